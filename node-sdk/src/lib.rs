@@ -1,0 +1,1 @@
+//! Join a hive, publish and subscribe.

@@ -1,0 +1,1 @@
+//! Shared memory and lock-free rings.
