@@ -1,0 +1,175 @@
+//! The two-process harness: `cargo run --release -p hivemind-benches --bin harness`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hivemind_benches::cases::{self, Against, CASES, Case, Counts};
+use hivemind_benches::error::HarnessError;
+use hivemind_benches::floor::{ATTEMPTS, Floor, agree};
+use hivemind_benches::machine::Machine;
+use hivemind_benches::peer::{self, Order, Peer};
+use hivemind_benches::pinning;
+use hivemind_benches::readings::clock_cost_ns;
+use hivemind_benches::report::{Finding, Report, Run};
+
+/// Measure messages between two pinned processes beside the raw round trip of a cache line.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Runs of each case; medians are reported.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// One run with tiny counts: shows that everything works and claims nothing.
+    #[arg(long)]
+    smoke: bool,
+    /// Only the cases whose name contains this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// The cores of the parent and of the peer; the first two usable ones otherwise.
+    #[arg(long, value_name = "A,B", value_parser = core_pair)]
+    cores: Option<(usize, usize)>,
+    /// Exit with status 1 if a promised ratio is exceeded in steady runs.
+    #[arg(long)]
+    check: bool,
+    /// Print the cases and how each is read, and measure nothing.
+    #[arg(long)]
+    list: bool,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The second process; started by the harness itself.
+    #[command(hide = true)]
+    Peer { core: usize, segment: String },
+}
+
+fn core_pair(text: &str) -> Result<(usize, usize), String> {
+    let pair = text.split_once(',').and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
+    match pair {
+        Some((first, second)) if first != second => Ok((first, second)),
+        _ => Err("expected two different core numbers, as in 0,1".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Role::Peer { core, segment }) = &arguments.role {
+        return match peer::serve(*core, segment) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("harness peer: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let chosen: Vec<Case> = CASES
+        .iter()
+        .filter(|case| {
+            arguments.only.is_empty() || arguments.only.iter().any(|text| case.name.contains(text.as_str()))
+        })
+        .copied()
+        .collect();
+    if chosen.is_empty() {
+        eprintln!("harness: no case is called {:?}; `--list` names them all", arguments.only);
+        return ExitCode::FAILURE;
+    }
+    if arguments.list {
+        for case in &chosen {
+            println!("{:<28} {}: {}", case.name, case.operation, case.reading);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let report = measure(&arguments, &chosen);
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).expect("a report has no map keys that are not text"));
+    } else {
+        print!("{}", report.table());
+    }
+    let exceeded = arguments.check && report.findings.iter().any(Finding::exceeds_its_bound);
+    if exceeded || !report.failures.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs all chosen cases. With fewer than two cores, or without leave to pin, says so and measures nothing.
+fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
+    let mut report = Report {
+        machine: Machine::here(pinning::usable_cores().map_or(0, |cores| cores.len())),
+        cores: None,
+        runs: if arguments.smoke { 1 } else { arguments.runs.into() },
+        counts: if arguments.smoke { Counts::SMOKE } else { Counts::FULL },
+        smoke: arguments.smoke,
+        clock_ns: 0,
+        skipped: None,
+        findings: Vec::new(),
+        failures: Vec::new(),
+    };
+    let placed = pinning::choose(arguments.cores).and_then(|(parent, peer)| {
+        // The peer's core is tried first, so that a refusal is known before anything starts.
+        pinning::pin(peer)?;
+        pinning::pin(parent)?;
+        Ok((parent, peer))
+    });
+    match placed {
+        Ok(cores) => report.cores = Some(cores),
+        Err(error) => report.skipped = Some(error.to_string()),
+    }
+    report.clock_ns = clock_cost_ns();
+    if !arguments.json {
+        print!("{}", report.head());
+    }
+    let Some((_parent, peer_core)) = report.cores else { return report };
+    for case in chosen {
+        let runs: Result<Vec<Run>, HarnessError> =
+            (0..report.runs).map(|_| steady_run(case, &report, peer_core)).collect();
+        match runs {
+            Ok(runs) => report.findings.push(Finding::new(case, runs)),
+            Err(error) => report.failures.push((case.name, error.to_string())),
+        }
+    }
+    report.relate(chosen);
+    report
+}
+
+/// One run between two floors that agree, or the last of several attempts.
+fn steady_run(case: &Case, report: &Report, peer_core: usize) -> Result<Run, HarnessError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let floor = Floor::create()?;
+        let mut peer = Peer::start(peer_core, &floor)?;
+        let floor_before = measure_floor(case.against, report, &floor, &mut peer)?;
+        let summary = cases::run(case, report.counts, report.clock_ns, &mut peer, &floor)?;
+        let floor_after = measure_floor(case.against, report, &floor, &mut peer)?;
+        let steady = agree(floor_before, floor_after);
+        if steady || report.smoke || attempts == ATTEMPTS {
+            return Ok(Run { summary, floor_before, floor_after, steady, attempts });
+        }
+    }
+}
+
+/// The median of the floor, in nanoseconds.
+fn measure_floor(
+    against: Against,
+    report: &Report,
+    floor: &Floor,
+    peer: &mut Peer,
+) -> Result<f64, HarnessError> {
+    let Counts { floor_batches, futex_rounds, .. } = report.counts;
+    floor.reset();
+    let summary = match against {
+        Against::Line => {
+            peer.order(&Order::Floor { batches: floor_batches })?;
+            floor.ask(floor_batches)?
+        }
+        Against::Futex => {
+            peer.order(&Order::FloorAsleep { rounds: futex_rounds })?;
+            floor.ask_asleep(futex_rounds, report.clock_ns)?
+        }
+    };
+    peer.answer()?;
+    Ok(summary.p50)
+}
