@@ -1,0 +1,295 @@
+//! The few system calls of the control path that no safe crate offers without losing descriptors.
+//!
+//! *Receiving*: a packet and the descriptors that came with it. Every descriptor the kernel installed is owned
+//! before anything can fail, also when the kernel says that it had to drop some: a peer cannot make us leak one.
+//! *Liveness*: a pidfd for a process id, on kernels whose sockets cannot give one.
+//! *Forks*: descriptors that a forked child must not keep open, because open they would claim that this process lives.
+//!
+//! If a process dies in here, the kernel closes what it held; nothing is shared.
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::libc;
+
+/// The most descriptors one packet can bring. A peer that sends more loses the surplus in the kernel.
+pub const MAX_DESCRIPTORS: usize = 8;
+
+/// The most descriptors of this process that [`keep_from_children`] looks after.
+pub const MAX_KEPT: usize = 128;
+
+/// Bytes of the control buffer: one header (16 bytes) and [`MAX_DESCRIPTORS`] numbers, in words of 8 bytes.
+const CONTROL_WORDS: usize = 2 + MAX_DESCRIPTORS.div_ceil(2);
+
+/// What [`receive`] found besides the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes written to the start of the buffer. 0: the peer has closed (nobody sends empty packets).
+    pub length: usize,
+    /// The packet was longer than the buffer; the rest is gone.
+    pub truncated: bool,
+    /// The kernel dropped descriptors: this process is out of them, or the peer sent more than [`MAX_DESCRIPTORS`].
+    pub descriptors_lost: bool,
+}
+
+/// Takes one packet from a non-blocking socket; its descriptors are appended to `descriptors`, close-on-exec.
+///
+/// # Errors
+/// Those of `recvmsg`; `WouldBlock` when no packet waits.
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<Received> {
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `msghdr` is plain C data for which all zeroes is a valid value (null pointers, zero lengths).
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    // SAFETY: `header` points to `slice` and `control`, both alive, exclusive to this call and of the lengths given;
+    // `slice` points to `buffer`, exclusively borrowed and in bounds by its own length.
+    let result = unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
+    };
+    let length = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
+    take_descriptors(&header, descriptors);
+    Ok(Received {
+        length,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+        descriptors_lost: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// Owns every descriptor in the control data of a `recvmsg` that has just succeeded.
+fn take_descriptors(header: &libc::msghdr, descriptors: &mut Vec<OwnedFd>) {
+    // SAFETY: `header` comes from a successful `recvmsg`, so its control fields are initialised and in bounds.
+    let mut entry = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // Bounded: the control buffer has room for at most CONTROL_WORDS / 2 headers of 16 bytes.
+    for _ in 0..CONTROL_WORDS / 2 {
+        if entry.is_null() {
+            return;
+        }
+        // SAFETY: a non-null entry lies in bounds of the control buffer, whose words the kernel initialised, and is
+        // aligned to 8 as the buffer and every step are.
+        let found: libc::cmsghdr = unsafe { ptr::read(entry) };
+        // SAFETY: CMSG_LEN only computes.
+        let head = unsafe { libc::CMSG_LEN(0) } as usize;
+        if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_RIGHTS {
+            let count = found.cmsg_len.saturating_sub(head) / size_of::<RawFd>();
+            // SAFETY: computes the address of the data behind the header, in bounds for `cmsg_len` bytes.
+            let data = unsafe { libc::CMSG_DATA(entry) }.cast::<RawFd>();
+            for index in 0..count.min(MAX_DESCRIPTORS) {
+                // SAFETY: `index` < `count`, so the address is in bounds of this entry's data.
+                let place = unsafe { data.add(index) };
+                // SAFETY: in bounds (above), initialised by the kernel; read unaligned, so alignment does not matter.
+                let descriptor = unsafe { ptr::read_unaligned(place) };
+                // SAFETY: the kernel has just installed this descriptor for us; nobody else knows its number, so we
+                // are its exclusive owner. Each entry is visited once.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            }
+        }
+        // SAFETY: `header` and `entry` are those of the successful `recvmsg`; the result is null or in bounds.
+        entry = unsafe { libc::CMSG_NXTHDR(header, entry) };
+    }
+}
+
+/// A descriptor that becomes readable when process `pid` is gone. The number may have been reused before the call:
+/// prefer the pidfd that the kernel gives for a connected socket.
+///
+/// # Errors
+/// Those of `pidfd_open`; `ESRCH` when there is no such process.
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0 as libc::c_long) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let number = RawFd::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel has just made this descriptor for us; we are its exclusive owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor that children forked from now on close at once. Dropping this ends the arrangement (and closes it here).
+///
+/// A lock or a listening socket that a forked child inherits outlives the process that used it, and makes the dead look
+/// alive. (Close-on-exec does not help a child that never calls `exec`.)
+#[derive(Debug)]
+pub struct Kept {
+    place: Option<usize>,
+    descriptor: OwnedFd,
+}
+
+impl Kept {
+    /// The descriptor.
+    #[must_use]
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            // Relaxed: the entry is a number on its own; `fork` copies whatever it is at that moment.
+            KEPT[place].store(-1, Ordering::Relaxed);
+        }
+    }
+}
+
+static KEPT: [AtomicI32; MAX_KEPT] = [const { AtomicI32::new(-1) }; MAX_KEPT];
+static REGISTER: Once = Once::new();
+
+/// Makes children that this process forks close `descriptor` at once. When [`MAX_KEPT`] are looked after already, the
+/// descriptor is handed back unprotected inside [`Kept`]; nothing else changes.
+#[must_use]
+pub fn keep_from_children(descriptor: OwnedFd) -> Kept {
+    REGISTER.call_once(|| {
+        // SAFETY: `close_kept` is a function of the required type that lives as long as the program. A failure (out of
+        // memory) only means that children keep the descriptors.
+        unsafe { libc::pthread_atfork(None, None, Some(close_kept)) };
+    });
+    let number = descriptor.as_raw_fd();
+    // Relaxed: nothing else is published through the entry.
+    let place = KEPT.iter().position(|entry| {
+        entry.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    });
+    Kept { place, descriptor }
+}
+
+/// Runs in a forked child before `fork` returns there: only calls that are safe after a fork of a threaded process.
+extern "C" fn close_kept() {
+    for entry in &KEPT {
+        // Relaxed: the child has one thread, and its memory is a copy made at the fork.
+        let number = entry.swap(-1, Ordering::Relaxed);
+        if number >= 0 {
+            // SAFETY: the number was open in the parent at the fork (its `Kept` removes the entry before it closes),
+            // so this closes the child's copy. The child never uses it: the threads that would are not in the child.
+            unsafe { libc::close(number) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let mut ends = [0; 2];
+        // SAFETY: `ends` has room for the two numbers the call writes.
+        let result = unsafe {
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+        };
+        assert_eq!(result, 0);
+        // SAFETY: just made, exclusively ours.
+        let first = unsafe { OwnedFd::from_raw_fd(ends[0]) };
+        // SAFETY: just made, exclusively ours.
+        (first, unsafe { OwnedFd::from_raw_fd(ends[1]) })
+    }
+
+    fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) {
+        let mut control = vec![0u64; 2 + descriptors.len().div_ceil(2)];
+        let slice = IoSlice::new(bytes);
+        // SAFETY: all zeroes is valid for this plain C data.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = (&raw const slice).cast_mut().cast();
+        header.msg_iovlen = 1;
+        if !descriptors.is_empty() {
+            header.msg_control = control.as_mut_ptr().cast();
+            // SAFETY: only computes.
+            header.msg_controllen = unsafe { libc::CMSG_LEN(size_of_val(descriptors) as u32) } as usize;
+            control[0] = header.msg_controllen as u64;
+            control[1] = (libc::SOL_SOCKET as u64) | ((libc::SCM_RIGHTS as u64) << 32);
+            for (index, number) in descriptors.iter().enumerate() {
+                control[2 + index / 2] |= u64::from(*number as u32) << (32 * (index % 2));
+            }
+        }
+        // SAFETY: `header` points to `slice` and `control`, both alive.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
+        assert_eq!(sent, bytes.len() as isize, "{}", io::Error::last_os_error());
+    }
+
+    fn open_descriptors() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    #[test]
+    fn descriptors_arrive_owned_and_in_order() {
+        let (here, there) = pair();
+        let first = memfd_create(c"first", MFdFlags::empty()).unwrap();
+        let second = memfd_create(c"second", MFdFlags::empty()).unwrap();
+        nix::unistd::ftruncate(&second, 77).unwrap();
+        send(&here, b"hello", &[first.as_raw_fd(), second.as_raw_fd()]);
+        let (mut buffer, mut descriptors) = ([0u8; 16], Vec::new());
+        let received = receive(there.as_fd(), &mut buffer, &mut descriptors).unwrap();
+        assert_eq!(received, Received { length: 5, truncated: false, descriptors_lost: false });
+        assert_eq!(&buffer[..5], b"hello");
+        assert_eq!(descriptors.len(), 2);
+        assert_eq!(std::fs::File::from(descriptors.remove(1)).metadata().unwrap().len(), 77);
+    }
+
+    #[test]
+    fn a_peer_that_sends_too_many_descriptors_leaks_none() {
+        let (here, there) = pair();
+        let one = memfd_create(c"one", MFdFlags::empty()).unwrap();
+        for _ in 0..200 {
+            send(&here, b"x", &[one.as_raw_fd(); 40]);
+            let (mut buffer, mut descriptors) = ([0u8; 16], Vec::new());
+            let received = receive(there.as_fd(), &mut buffer, &mut descriptors).unwrap();
+            assert!(received.descriptors_lost);
+            assert_eq!(descriptors.len(), MAX_DESCRIPTORS);
+        }
+        // Other tests of this binary open a few of their own meanwhile; a leak would be 200 * 8 and more.
+        assert!(open_descriptors() < 500);
+    }
+
+    #[test]
+    fn a_long_packet_is_marked_truncated() {
+        let (here, there) = pair();
+        send(&here, &[7; 100], &[]);
+        let (mut buffer, mut descriptors) = ([0u8; 16], Vec::new());
+        assert!(receive(there.as_fd(), &mut buffer, &mut descriptors).unwrap().truncated);
+        assert!(buffer == [7; 16] && descriptors.is_empty());
+    }
+
+    #[test]
+    fn a_pidfd_of_this_process_opens_and_one_of_nobody_does_not() {
+        open_pidfd(std::process::id() as i32).unwrap();
+        assert_eq!(open_pidfd(i32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    /// The child of the fork holds the pipe's writing end only if the arrangement failed: then the read would not end
+    /// while the child lives. The child lives until the test closes the second pipe.
+    #[test]
+    fn a_forked_child_does_not_hold_a_kept_descriptor() {
+        let (reading, writing) = nix::unistd::pipe().unwrap();
+        let (stay, leave) = nix::unistd::pipe().unwrap();
+        let kept = keep_from_children(writing);
+        // SAFETY: the child only calls functions that are safe after a fork: close, read, _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: the child's own copy; it does not use it.
+            unsafe { libc::close(leave.as_raw_fd()) };
+            let mut byte = 0u8;
+            // SAFETY: `byte` has room for the one byte.
+            unsafe { libc::read(stay.as_raw_fd(), (&raw mut byte).cast(), 1) };
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(0) };
+        }
+        drop(kept);
+        let mut byte = [0u8];
+        assert_eq!(nix::unistd::read(&reading, &mut byte).unwrap(), 0, "end of file while the child lives");
+        drop(leave);
+        let mut status = 0;
+        // SAFETY: `status` is ours to write.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    }
+}
