@@ -155,9 +155,9 @@ pub fn keep_from_children(descriptor: OwnedFd) -> Kept {
     });
     let number = descriptor.as_raw_fd();
     // Relaxed: nothing else is published through the entry.
-    let place = KEPT.iter().position(|entry| {
-        entry.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    });
+    let place = KEPT
+        .iter()
+        .position(|entry| entry.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok());
     Kept { place, descriptor }
 }
 

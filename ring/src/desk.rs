@@ -1,0 +1,196 @@
+//! The list of a publisher's readers: the node's control thread changes it, the publisher reads it.
+//!
+//! The publisher keeps a copy of its own and refreshes it when `version` has moved, so a send costs one load of a word
+//! that hardly ever changes, however many readers there are.
+//!
+//! Attaching must not miss a message, and no chunk may be reused under a pin that the publisher has not heard of:
+//!
+//! ```text
+//! control thread                          publisher
+//! list += reader; version += 1            commit message m-1
+//! fence(SeqCst)                 (edge     fence(SeqCst)
+//! first = head - history        attach)   version? ── old: message m is sent without the new reader
+//! ```
+//!
+//! Either the publisher sees the new version, or the control thread sees a head of at least m: a message that was
+//! sent without the reader lies before or at `first + history`, and overwrites nothing that the reader was promised, since
+//! a history is shorter than the ring. For pins the same pair of fences stands in `Writer::reclaim` and `Reader::hold`.
+
+use crate::bell;
+use crate::layout::SEAT_TAKEN;
+use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+
+/// Most readers of one publisher.
+pub const READERS_MAX: usize = 4096;
+
+/// Where the readers of one publisher register. Shared between the publisher and its node's control thread.
+pub struct Desk<M: Memory> {
+    ring: Arc<M::Ring>,
+    version: AtomicU64,
+    readers: Mutex<Vec<Arc<Peer<M>>>>,
+}
+
+/// One attached reader, as its publisher sees it.
+pub struct Peer<M: Memory> {
+    pub(crate) seats: Arc<M::Seats>,
+    pub(crate) seat: usize,
+    pub(crate) bell: M::Bell,
+    /// Where it began: a lower bound until `Desk::attach` returned.
+    pub(crate) first: AtomicU64,
+    /// Which subscriber: the life of its node and its index there.
+    pub subscriber: (u64, u32),
+}
+
+/// Why a reader was not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachReaderError {
+    /// This publisher has as many readers as it may. Detach one, or publish the service twice.
+    #[error("the publisher has {limit} readers already; detach one first")]
+    ReadersOut {
+        /// [`READERS_MAX`].
+        limit: usize,
+    },
+    /// The reader segment has no such seat, or the seat is not taken: the subscriber is at fault, and is not attached.
+    #[error("the subscriber names seat {seat}, which its segment does not have or has not taken")]
+    NoSuchSeat {
+        /// What the subscriber said.
+        seat: u32,
+    },
+}
+
+impl<M: Memory> std::fmt::Debug for Desk<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").field("readers", &self.count()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Memory> Desk<M> {
+    pub(crate) fn new(ring: Arc<M::Ring>) -> Self {
+        Desk { ring, version: AtomicU64::new(0), readers: Mutex::new(Vec::new()) }
+    }
+
+    /// Registers a reader and returns the sequence of its first message. From the return on, its pins and, on a reliable
+    /// ring, its cursor count. Attaching the same subscriber again replaces its former registration.
+    pub fn attach(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        bell: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        let seat_index = seat as usize;
+        // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
+        let taken = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
+        if taken != Some(SEAT_TAKEN) {
+            return Err(AttachReaderError::NoSuchSeat { seat });
+        }
+        let mut readers = lock(&self.readers);
+        readers.retain(|peer| peer.subscriber != subscriber);
+        if readers.len() >= READERS_MAX {
+            return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
+        }
+        let header = self.ring.header();
+        // Relaxed: written once, before the desk existed.
+        let history = header.history.load(Ordering::Relaxed);
+        // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
+        // could be promised. Relaxed: a lower bound will do.
+        let provisional = header.head.load(Ordering::Relaxed).saturating_sub(history);
+        let peer =
+            Arc::new(Peer { seats, seat: seat_index, bell, first: AtomicU64::new(provisional), subscriber });
+        readers.push(Arc::clone(&peer));
+        // edge attach: the list is complete before the version moves.
+        self.version.fetch_add(1, Ordering::Release);
+        // edge attach: pairs with the fence after each commit; see the head of this module.
+        fence(Ordering::SeqCst);
+        // Acquire: the messages before `head` are complete.
+        let head = header.head.load(Ordering::Acquire);
+        // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as lost.
+        let tail = header.tail.load(Ordering::Relaxed);
+        let first = head.saturating_sub(history).max(tail).min(head);
+        // Relaxed: a publisher that still sees the provisional start keeps more than it must.
+        peer.first.store(first, Ordering::Relaxed);
+        Ok(first)
+    }
+
+    /// Forgets a reader; its pins and its cursor no longer count. Returns whether it was there.
+    pub fn detach(&self, subscriber: (u64, u32)) -> bool {
+        self.forget(|peer| peer.subscriber == subscriber) > 0
+    }
+
+    /// Forgets all readers of a node, because the kernel says that it is gone. Returns how many there were.
+    pub fn detach_node(&self, node: u64) -> usize {
+        self.forget(|peer| peer.subscriber.0 == node)
+    }
+
+    fn forget(&self, which: impl Fn(&Peer<M>) -> bool) -> usize {
+        let mut readers = lock(&self.readers);
+        let before = readers.len();
+        readers.retain(|peer| !which(peer));
+        let forgotten = before - readers.len();
+        if forgotten > 0 {
+            // edge attach: the list is complete before the version moves.
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        forgotten
+    }
+
+    /// Forgets the readers that ended in order and hold nothing any more.
+    pub fn prune(&self) {
+        self.forget(|peer| peer.closed() && !peer.pins());
+    }
+
+    /// How many readers are attached and have not ended.
+    pub fn count(&self) -> usize {
+        lock(&self.readers).iter().filter(|peer| !peer.closed()).count()
+    }
+
+    /// The subscribers that are attached.
+    pub fn subscribers(&self) -> Vec<(u64, u32)> {
+        lock(&self.readers).iter().map(|peer| peer.subscriber).collect()
+    }
+
+    /// Moves whenever a reader came or went.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        // Relaxed: the list itself is read under its lock; how soon a change is seen is explained at the head.
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// The present list and its version.
+    pub(crate) fn readers(&self) -> (u64, Vec<Arc<Peer<M>>>) {
+        let readers = lock(&self.readers);
+        // Acquire: the version of at least this list (edge attach).
+        (self.version.load(Ordering::Acquire), readers.clone())
+    }
+
+    /// Wakes every reader that says it sleeps; for the end of a publisher.
+    pub(crate) fn wake_all(&self) {
+        for peer in lock(&self.readers).iter() {
+            peer.wake_if_sleeping();
+        }
+    }
+}
+
+impl<M: Memory> Peer<M> {
+    /// Whether the reader ended in order. It makes no new pins then, but may still hold some.
+    pub(crate) fn closed(&self) -> bool {
+        // edge close. Acquire: its last reads of slots are done.
+        self.seats.header().closed.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the reader still holds a chunk of this ring.
+    fn pins(&self) -> bool {
+        // edge unpin. Acquire: the last read of a chunk is done when its pin is gone.
+        self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(Ordering::Acquire) != 0)
+    }
+
+    /// Rings the reader's bell when it said that it sleeps. At most one system call.
+    pub(crate) fn wake_if_sleeping(&self) {
+        // Acquire (edge sleep): pairs with the reader's store before it set `sleepers`.
+        if self.seats.header().sleeping.load(Ordering::Acquire) != 0 {
+            bell::ring(&self.bell.bell().wake);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What lies where in the segments. Every field is an atomic, because another process may look at any time.
+//!
+//! ```text
+//! ring segment                                     reader segment
+//! ┌──────────────────────────────┐ 0               ┌──────────────────────────────┐ 0
+//! │ constants (RingHeader)       │                 │ constants (ReaderHeader)     │
+//! ├──────────────────────────────┤ 128             ├──────────────────────────────┤ 64
+//! │ head, on a line of its own   │                 │ sleeping, closed             │
+//! ├──────────────────────────────┤ 192             ├──────────────────────────────┤ 128
+//! │ tail, blocked, closed, bytes │                 │ (to the start of the seats)  │
+//! ├──────────────────────────────┤ 256             ├──────────────────────────────┤ 512
+//! │ slot 0 … capacity, 64 B each │                 │ seat 0 … seats, 512 B each:  │
+//! ├──────────────────────────────┤ page            │  cursor, lost, first, whose  │
+//! │ chunk memory, up to a bound  │                 │  pins, 56 words              │
+//! └──────────────────────────────┘                 └──────────────────────────────┘
+//! ```
+//!
+//! A slot is one cache line: a stamp and 56 bytes. The stamp says which message lies there and how:
+//!
+//! ```text
+//!  63                                    8 7        0
+//! ┌───────────────────────────────────────┬──────────┐
+//! │ sequence + 1                          │ kind     │   0 … 56  message of so many bytes, in the slot
+//! └───────────────────────────────────────┴──────────┘   KIND_CHUNK      words 0, 1 = offset and length of a chunk
+//!   0 = never written                                    KIND_WITHDRAWN  was given up before it was overwritten
+//!                                                        KIND_BUSY       is being written now
+//! ```
+
+use crate::sync::AtomicU64;
+
+/// First word of a ring segment: `HIVERING`.
+pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"HIVERING");
+/// First word of a reader segment: `HIVEREAD`.
+pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"HIVEREAD");
+/// Version of both layouts; a peer of another version is refused.
+pub const LAYOUT_VERSION: u64 = 1;
+
+/// Bytes of a cache line, of a slot, and the granularity of chunks.
+pub const LINE_BYTES: u64 = 64;
+/// Messages up to this many bytes travel inside the slot.
+pub const INLINE_BYTES: usize = if cfg!(loom) { 16 } else { 56 };
+/// The same, in words.
+pub const INLINE_WORDS: usize = INLINE_BYTES / 8;
+/// Fewest slots of a ring.
+pub const CAPACITY_MIN: u64 = 2;
+/// Most slots of a ring.
+pub const CAPACITY_MAX: u64 = 1 << 20;
+/// Largest message of any ring, in bytes.
+pub const MESSAGE_BYTES_MAX: u64 = 256 << 20;
+/// Largest chunk memory of one ring, in bytes.
+pub const CHUNK_MEMORY_MAX: u64 = 64 << 30;
+/// Samples in chunks that one subscriber may hold of one publisher at a time.
+pub const PINS: usize = if cfg!(loom) { 2 } else { 56 };
+/// Most publishers that one subscriber may be attached to at a time.
+pub const SEATS_MAX: u64 = 16_384;
+/// Largest sequence number: 2^55, which a publisher of 100 million messages a second reaches after eleven years.
+pub const SEQUENCE_MAX: u64 = 1 << 55;
+
+/// Kind of a slot whose message lies in a chunk.
+pub const KIND_CHUNK: u64 = 0xF0;
+/// Kind of a slot whose message was given up early, because its memory was needed.
+pub const KIND_WITHDRAWN: u64 = 0xFE;
+/// Kind of a slot that is being written.
+pub const KIND_BUSY: u64 = 0xFF;
+
+/// Flag in [`RingHeader::mode`]: the publisher waits for its subscribers instead of overwriting.
+pub const MODE_RELIABLE: u64 = 1;
+
+/// Words that only fill a cache line; under loom, where every atomic costs states, there are none.
+const fn fill(words: usize) -> usize {
+    if cfg!(loom) { 0 } else { words }
+}
+
+/// The stamp of message `sequence` with this kind.
+#[inline]
+pub(crate) const fn stamp(sequence: u64, kind: u64) -> u64 {
+    (sequence + 1) << 8 | kind
+}
+
+/// One place of the ring; exactly one cache line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Slot {
+    /// Which message and of which kind; see the head of this module. Its store is the commit.
+    pub stamp: AtomicU64,
+    /// The message itself, or offset and length of its chunk.
+    pub words: [AtomicU64; INLINE_WORDS],
+}
+
+/// The start of a ring segment. Constants are written once, before the descriptor leaves the process.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct RingHeader {
+    /// [`RING_MAGIC`].
+    pub magic: AtomicU64,
+    /// [`LAYOUT_VERSION`].
+    pub version: AtomicU64,
+    /// The life of the publisher's node; never reused.
+    pub node: AtomicU64,
+    /// Which end of that node.
+    pub index: AtomicU64,
+    /// Lower half of the fingerprint of the type.
+    pub fingerprint_low: AtomicU64,
+    /// Upper half.
+    pub fingerprint_high: AtomicU64,
+    /// Number of slots, a power of two.
+    pub capacity: AtomicU64,
+    /// Byte offset of slot 0.
+    pub slots_offset: AtomicU64,
+    /// Byte offset of the chunk memory.
+    pub chunks_offset: AtomicU64,
+    /// Bytes of chunk memory, reserved as address space; backed by pages up to `committed`.
+    pub chunks_length: AtomicU64,
+    /// Largest message in bytes.
+    pub message_max: AtomicU64,
+    /// Flags, such as [`MODE_RELIABLE`].
+    pub mode: AtomicU64,
+    /// How many past messages a late subscriber gets.
+    pub history: AtomicU64,
+    /// Line of this publisher in its node's doorbell segment.
+    pub bell: AtomicU64,
+    padding: [AtomicU64; fill(2)],
+    /// Number of messages committed so far: stored after the stamp, so a stamp may be one ahead of it.
+    pub head: AtomicU64,
+    head_padding: [AtomicU64; fill(7)],
+    /// Oldest message that was not withdrawn.
+    pub tail: AtomicU64,
+    /// Odd while the publisher waits for space; grows by one at each change.
+    pub blocked: AtomicU64,
+    /// 1 once the publisher ended in order.
+    pub closed: AtomicU64,
+    /// Bytes of chunk memory that are backed by pages.
+    pub committed: AtomicU64,
+    state_padding: [AtomicU64; fill(4)],
+}
+
+/// The start of a reader segment.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct ReaderHeader {
+    /// [`READER_MAGIC`].
+    pub magic: AtomicU64,
+    /// [`LAYOUT_VERSION`].
+    pub version: AtomicU64,
+    /// The life of the subscriber's node.
+    pub node: AtomicU64,
+    /// Which end of that node.
+    pub index: AtomicU64,
+    /// Number of seats.
+    pub seats: AtomicU64,
+    /// Line of this subscriber in its node's doorbell segment.
+    pub bell: AtomicU64,
+    padding: [AtomicU64; fill(2)],
+    /// 1 while the subscriber is about to sleep or sleeps.
+    pub sleeping: AtomicU64,
+    /// 1 once the subscriber ended in order: its pins and cursors no longer count.
+    pub closed: AtomicU64,
+    state_padding: [AtomicU64; fill(6)],
+    seats_padding: [AtomicU64; fill(48)],
+}
+
+/// Where a subscriber stands with one publisher.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Seat {
+    /// Sequence of the message that is read next.
+    pub cursor: AtomicU64,
+    /// Messages of this publisher that were missed for good.
+    pub lost: AtomicU64,
+    /// Where this subscriber began.
+    pub first: AtomicU64,
+    /// The publisher: the life of its node …
+    pub publisher_node: AtomicU64,
+    /// … and which end of that node.
+    pub publisher_index: AtomicU64,
+    /// Pins beyond this index were never used.
+    pub pins_used: AtomicU64,
+    /// [`SEAT_FREE`] or [`SEAT_TAKEN`].
+    pub state: AtomicU64,
+    padding: [AtomicU64; fill(1)],
+    /// Sequence + 1 of each message whose chunk is being read, or 0.
+    pub pins: [AtomicU64; PINS],
+}
+
+/// [`Seat::state`] of a seat that nobody has.
+pub const SEAT_FREE: u64 = 0;
+/// [`Seat::state`] of a seat in use.
+pub const SEAT_TAKEN: u64 = 1;
+
+/// Byte offset of the slots in a ring segment.
+pub const SLOTS_OFFSET: u64 = size_of::<RingHeader>() as u64;
+/// Byte offset of the seats in a reader segment.
+pub const SEATS_OFFSET: u64 = size_of::<ReaderHeader>() as u64;
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Slot>() == LINE_BYTES as usize);
+    assert!(size_of::<RingHeader>() == 256);
+    assert!(std::mem::offset_of!(RingHeader, head) == 128);
+    assert!(std::mem::offset_of!(RingHeader, tail) == 192);
+    assert!(size_of::<ReaderHeader>() == 512);
+    assert!(std::mem::offset_of!(ReaderHeader, sleeping) == 64);
+    assert!(size_of::<Seat>() == 512);
+    assert!(std::mem::offset_of!(Seat, pins) == 64);
+};
+
+/// Words of zeros, as fresh pages are.
+fn zeros<const N: usize>() -> [AtomicU64; N] {
+    std::array::from_fn(|_| AtomicU64::new(0))
+}
+
+impl Slot {
+    pub(crate) fn zeroed() -> Self {
+        Slot { stamp: AtomicU64::new(0), words: zeros() }
+    }
+}
+
+impl RingHeader {
+    pub(crate) fn zeroed() -> Self {
+        let word = || AtomicU64::new(0);
+        RingHeader {
+            magic: word(),
+            version: word(),
+            node: word(),
+            index: word(),
+            fingerprint_low: word(),
+            fingerprint_high: word(),
+            capacity: word(),
+            slots_offset: word(),
+            chunks_offset: word(),
+            chunks_length: word(),
+            message_max: word(),
+            mode: word(),
+            history: word(),
+            bell: word(),
+            padding: zeros(),
+            head: word(),
+            head_padding: zeros(),
+            tail: word(),
+            blocked: word(),
+            closed: word(),
+            committed: word(),
+            state_padding: zeros(),
+        }
+    }
+}
+
+impl ReaderHeader {
+    pub(crate) fn zeroed() -> Self {
+        let word = || AtomicU64::new(0);
+        ReaderHeader {
+            magic: word(),
+            version: word(),
+            node: word(),
+            index: word(),
+            seats: word(),
+            bell: word(),
+            padding: zeros(),
+            sleeping: word(),
+            closed: word(),
+            state_padding: zeros(),
+            seats_padding: zeros(),
+        }
+    }
+}
+
+impl Seat {
+    pub(crate) fn zeroed() -> Self {
+        let word = || AtomicU64::new(0);
+        Seat {
+            cursor: word(),
+            lost: word(),
+            first: word(),
+            publisher_node: word(),
+            publisher_index: word(),
+            pins_used: word(),
+            state: word(),
+            padding: zeros(),
+            pins: zeros(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the heap.
+
+use crate::bell::Bell;
+use crate::layout::{ReaderHeader, RingHeader, Seat, Slot};
+use crate::sync::Arc;
+use std::ptr::NonNull;
+
+/// One kind of memory: mapped segments ([`crate::mapped::Mapped`]) or the heap ([`Heap`]).
+pub trait Memory: 'static {
+    /// The publisher's segment.
+    type Ring: RingMemory;
+    /// The subscriber's segment.
+    type Seats: SeatMemory;
+    /// One line of a doorbell segment.
+    type Bell: BellMemory;
+}
+
+/// A ring segment. The slices never change their length, and the number of slots is a power of two.
+pub trait RingMemory: Send + Sync {
+    /// The header.
+    fn header(&self) -> &RingHeader;
+    /// All slots.
+    fn slots(&self) -> &[Slot];
+    /// Start and length in bytes of the chunk memory; aligned to a cache line.
+    fn chunks(&self) -> (NonNull<u8>, u64);
+    /// Backs the first `bytes` of chunk memory with pages, so that touching them cannot fail later.
+    fn reserve(&self, bytes: u64) -> Result<(), ReserveError>;
+}
+
+/// A reader segment.
+pub trait SeatMemory: Send + Sync {
+    /// The header.
+    fn header(&self) -> &ReaderHeader;
+    /// All seats.
+    fn seats(&self) -> &[Seat];
+    /// Backs the first `seats` seats with pages, so that touching them cannot fail later.
+    fn reserve(&self, seats: usize) -> Result<(), ReserveError>;
+}
+
+/// One line of a doorbell segment.
+pub trait BellMemory: Send + Sync {
+    /// The line.
+    fn bell(&self) -> &Bell;
+}
+
+/// The operating system had no memory for a segment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the system refused {bytes} bytes of shared memory ({reason})")]
+pub struct ReserveError {
+    /// Bytes that were asked for.
+    pub bytes: u64,
+    /// What the system said.
+    pub reason: String,
+}
+
+/// Memory of this process: for loom, Miri and property tests.
+#[derive(Debug)]
+pub enum Heap {}
+
+impl Memory for Heap {
+    type Ring = HeapRing;
+    type Seats = HeapSeats;
+    type Bell = Arc<Bell>;
+}
+
+impl BellMemory for Arc<Bell> {
+    fn bell(&self) -> &Bell {
+        self
+    }
+}
+
+/// A ring on the heap.
+#[derive(Debug)]
+pub struct HeapRing {
+    header: RingHeader,
+    slots: Box<[Slot]>,
+    chunks: NonNull<u8>,
+    chunks_layout: std::alloc::Layout,
+}
+
+// SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes is what
+// the algorithms of `writer` and `reader` decide, as they do for mapped memory.
+unsafe impl Send for HeapRing {}
+// SAFETY: as for Send; all other fields are atomics.
+unsafe impl Sync for HeapRing {}
+
+impl HeapRing {
+    /// An empty ring with `capacity` slots (a power of two) and `chunk_bytes` of chunk memory (at least one line).
+    pub fn new(capacity: usize, chunk_bytes: usize) -> Self {
+        assert!(capacity.is_power_of_two(), "the number of slots is a power of two");
+        let size = chunk_bytes.max(64).next_multiple_of(64);
+        let chunks_layout = std::alloc::Layout::from_size_align(size, 64).expect("a sane amount of memory");
+        // SAFETY: the layout has a size of at least 64 bytes, so it is not zero.
+        let chunks = unsafe { std::alloc::alloc_zeroed(chunks_layout) };
+        let chunks = NonNull::new(chunks).unwrap_or_else(|| std::alloc::handle_alloc_error(chunks_layout));
+        let slots = (0..capacity).map(|_| Slot::zeroed()).collect();
+        HeapRing { header: RingHeader::zeroed(), slots, chunks, chunks_layout }
+    }
+}
+
+impl Drop for HeapRing {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this very layout, freed only here.
+        unsafe { std::alloc::dealloc(self.chunks.as_ptr(), self.chunks_layout) };
+    }
+}
+
+impl RingMemory for HeapRing {
+    fn header(&self) -> &RingHeader {
+        &self.header
+    }
+    fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+    fn chunks(&self) -> (NonNull<u8>, u64) {
+        (self.chunks, self.chunks_layout.size() as u64)
+    }
+    fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
+        if bytes <= self.chunks_layout.size() as u64 {
+            Ok(())
+        } else {
+            Err(ReserveError { bytes, reason: "beyond the heap ring".to_owned() })
+        }
+    }
+}
+
+/// A reader segment on the heap.
+#[derive(Debug)]
+pub struct HeapSeats {
+    header: ReaderHeader,
+    seats: Box<[Seat]>,
+}
+
+impl HeapSeats {
+    /// `seats` free seats.
+    pub fn new(seats: usize) -> Self {
+        HeapSeats { header: ReaderHeader::zeroed(), seats: (0..seats).map(|_| Seat::zeroed()).collect() }
+    }
+}
+
+impl SeatMemory for HeapSeats {
+    fn header(&self) -> &ReaderHeader {
+        &self.header
+    }
+    fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+    fn reserve(&self, _seats: usize) -> Result<(), ReserveError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,578 @@
+//! The subscriber's end of a ring, its seats, and how it sleeps.
+//!
+//! A reader polls the slot of the message that comes next, and touches no other line of the publisher's memory until
+//! that message is there:
+//!
+//! ```text
+//! message in the slot                      message in a chunk
+//! stamp (Acquire, edge commit)             stamp (Acquire, edge commit)
+//! copy the words                           copy offset and length
+//! fence(Acquire) (edge rewrite)            pin = sequence + 1; fence(SeqCst) (edge pin)
+//! stamp unchanged ? it is whole            stamp unchanged ? the chunk stays until the pin is dropped
+//! ```
+//!
+//! A stamp from the future says that the reader was overtaken: it goes on at the oldest message that is still there, and counts what
+//! it missed, exactly. If the publisher dies, what it committed stays readable for as long as the reader lives. If the
+//! reader dies, its seat vanishes from the publisher's list as soon as the publisher's node hears it from the kernel.
+//!
+//! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
+//! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
+
+use crate::bell::{self, Woken};
+use crate::layout::{
+    INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE,
+    SEAT_TAKEN, SEQUENCE_MAX, stamp,
+};
+use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
+use crate::sync::{Arc, Mutex, Ordering, fence, lock};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+/// So often a reader that is overtaken again while it catches up jumps further ahead within one poll; the last jump goes to
+/// the newest message.
+const CATCH_UP_ATTEMPTS: u64 = 8;
+/// Withdrawn messages that one poll steps over before it gives control back.
+const WITHDRAWN_STEPS: usize = 1024;
+
+/// The seats of one subscriber: who takes a place with which publisher. Written by this process alone.
+pub struct Seats<M: Memory> {
+    memory: Arc<M::Seats>,
+    bell: M::Bell,
+    book: Mutex<SeatBook>,
+}
+
+#[derive(Debug, Default)]
+struct SeatBook {
+    /// No seat before this one is free, so low seats are taken again first and few pages are touched.
+    next: usize,
+    /// So many seats are backed by pages.
+    backed: usize,
+}
+
+impl<M: Memory> std::fmt::Debug for Seats<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seats").field("seats", &self.memory.seats().len()).finish_non_exhaustive()
+    }
+}
+
+/// Why a subscriber has no seat for one more publisher.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeatError {
+    /// It is attached to as many publishers as it may. Use a narrower filter.
+    #[error("the subscriber is attached to {limit} publishers, all that it may; use a narrower filter")]
+    SeatsOut {
+        /// Number of seats.
+        limit: usize,
+    },
+    /// The system has no memory for it. Free some, or raise the limit of the container.
+    #[error("{0}; free memory, or raise the limit of this container")]
+    System(#[from] crate::memory::ReserveError),
+}
+
+impl<M: Memory> Seats<M> {
+    pub(crate) fn new(memory: Arc<M::Seats>, bell: M::Bell) -> Self {
+        Seats { memory, bell, book: Mutex::default() }
+    }
+
+    /// The segment.
+    pub fn memory(&self) -> &Arc<M::Seats> {
+        &self.memory
+    }
+
+    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's descriptor
+    /// goes to that publisher.
+    pub fn take(&self, publisher: (u64, u32)) -> Result<u32, SeatError> {
+        let mut book = lock(&self.book);
+        let seats = self.memory.seats();
+        for index in book.next..seats.len() {
+            if index >= book.backed {
+                self.memory.reserve(index + 1)?;
+                book.backed = index + 1;
+            }
+            let seat = &seats[index];
+            // Acquire: pairs with `leave`, so the former reader's last store to this seat comes before ours.
+            // (A seat whose samples outlive its reader is skipped, and found again after a lower one was left.)
+            let free = seat.state.load(Ordering::Acquire) == SEAT_FREE
+                // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
+                && seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0);
+            if free {
+                book.next = index + 1;
+                let words = [
+                    (&seat.cursor, 0),
+                    (&seat.lost, 0),
+                    (&seat.first, 0),
+                    (&seat.publisher_node, publisher.0),
+                    (&seat.publisher_index, u64::from(publisher.1)),
+                    (&seat.state, SEAT_TAKEN),
+                ];
+                for (word, value) in words {
+                    // Relaxed: the socket that carries the seat's number to the publisher orders these stores.
+                    word.store(value, Ordering::Relaxed);
+                }
+                return Ok(index as u32);
+            }
+        }
+        Err(SeatError::SeatsOut { limit: seats.len() })
+    }
+
+    /// Gives a seat back. Samples that are still held keep it from being taken again.
+    pub fn leave(&self, seat: u32) {
+        let mut book = lock(&self.book);
+        book.next = book.next.min(seat as usize);
+        if let Some(seat) = self.memory.seats().get(seat as usize) {
+            // Release: see `take`.
+            seat.state.store(SEAT_FREE, Ordering::Release);
+        }
+    }
+
+    /// Says in shared memory that this subscriber ended: no cursor of it counts any more. To be called when no reader of it
+    /// polls again; `readers` are told so that their publishers look.
+    pub fn close<'a>(&self, readers: impl Iterator<Item = &'a Reader<M>>)
+    where
+        M: 'a,
+    {
+        // edge close: after the last read of any slot.
+        self.memory.header().closed.store(1, Ordering::Release);
+        for reader in readers {
+            // Release (edge sleep): the publisher that sees this also sees `closed`.
+            reader.bell.bell().sleepers.fetch_or(1, Ordering::AcqRel);
+            if reader.reliable {
+                bell::ring(&reader.bell.bell().space);
+            }
+        }
+    }
+
+    /// Wakes the subscriber if it sleeps or is about to: something other than a message is new.
+    pub fn wake(&self) {
+        bell::ring(&self.bell.bell().wake);
+    }
+
+    /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over. Returns at once
+    /// when `news` says so; it is asked after the publishers know that this subscriber sleeps, so nothing is missed.
+    /// May return for no reason.
+    ///
+    /// ```text
+    /// subscriber                                publisher
+    /// w = wake; sleeping = 1                    commit
+    /// sleepers |= 1 at every publisher          fence(SeqCst)
+    /// fence(SeqCst)                             sleepers != 0 ? sleepers = 0, and for each reader
+    /// nothing new ? wait(wake == w)                sleeping ? wake += 1, wake-up
+    /// sleeping = 0
+    /// ```
+    /// One of the two fences comes first: either the publisher sees the sleeper, or the sleeper sees the message.
+    pub fn sleep<'a>(
+        &self,
+        readers: impl Iterator<Item = &'a Reader<M>>,
+        mut news: impl FnMut() -> bool,
+        timeout: Option<Duration>,
+    ) -> Woken {
+        let bell = self.bell.bell();
+        let sleeping = &self.memory.header().sleeping;
+        // Acquire: what was rung for up to here is seen below.
+        let seen = bell.wake.load(Ordering::Acquire);
+        // Relaxed: `sleepers` carries it.
+        sleeping.store(1, Ordering::Relaxed);
+        for reader in readers {
+            // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
+            reader.bell.bell().sleepers.fetch_or(1, Ordering::AcqRel);
+        }
+        // edge sleep: see above.
+        fence(Ordering::SeqCst);
+        let woken = if news() { Woken::LookAgain } else { bell::wait(&bell.wake, seen, timeout) };
+        // Relaxed: a publisher that still sees 1 rings in vain.
+        sleeping.store(0, Ordering::Relaxed);
+        woken
+    }
+}
+
+/// The end of one subscriber at one publisher.
+pub struct Reader<M: Memory> {
+    ring: Arc<M::Ring>,
+    seats: Arc<M::Seats>,
+    seat: usize,
+    bell: M::Bell,
+    cursor: u64,
+    lost: u64,
+    first: u64,
+    mask: u64,
+    message_max: u64,
+    reliable: bool,
+    /// The pin to try first.
+    pin_hint: usize,
+    /// The publisher's `blocked` that was answered last.
+    answered: u64,
+    /// Not `Sync`, though all its parts are: two threads must not poll at once.
+    one_thread: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+/// A message that a poll found.
+pub enum Taken<M: Memory> {
+    /// A copy of a message that travelled in its slot.
+    Inline {
+        /// Number of the message.
+        sequence: u64,
+        /// Bytes that count.
+        length: usize,
+        /// The bytes, in words.
+        words: [u64; INLINE_WORDS],
+    },
+    /// A message in a chunk, pinned until this is dropped.
+    Held(Held<M>),
+}
+
+impl<M: Memory> std::fmt::Debug for Taken<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Taken::Inline { sequence, length, .. } => f
+                .debug_struct("Inline")
+                .field("sequence", sequence)
+                .field("length", length)
+                .finish_non_exhaustive(),
+            Taken::Held(held) => held.fmt(f),
+        }
+    }
+}
+
+/// A pinned chunk: its publisher does not touch it before this is dropped. May be dropped on any thread.
+pub struct Held<M: Memory> {
+    ring: Arc<M::Ring>,
+    seats: Arc<M::Seats>,
+    seat: usize,
+    pin: usize,
+    sequence: u64,
+    offset: u64,
+    length: u64,
+}
+
+/// Why a poll gave no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PollError {
+    /// As many samples of this publisher are held as can be. Nothing was lost: drop one (or copy it out), then read on.
+    #[error("{limit} samples of this publisher are held, all that can be; drop some, or copy them out")]
+    HeldOut {
+        /// [`PINS`].
+        limit: usize,
+    },
+    /// The publisher's memory contradicts itself. Detach from it: nothing that it says can be relied upon.
+    #[error("the publisher's ring is corrupt at message {sequence}: {what}; detach from it")]
+    Corrupt {
+        /// The message that was to be read.
+        sequence: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl<M: Memory> std::fmt::Debug for Reader<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader")
+            .field("cursor", &self.cursor)
+            .field("lost", &self.lost)
+            .field("first", &self.first)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Memory> Reader<M> {
+    /// Begins to read `ring` at message `first`, as the publisher said when it registered `seat` of `seats`. `bell` is the
+    /// publisher's.
+    pub fn new(
+        ring: Arc<M::Ring>,
+        bell: M::Bell,
+        seats: &Seats<M>,
+        seat: u32,
+        first: u64,
+    ) -> Result<Self, PollError> {
+        if first > SEQUENCE_MAX {
+            return Err(PollError::Corrupt {
+                sequence: first,
+                what: "the first sequence is beyond all bounds",
+            });
+        }
+        let memory = Arc::clone(seats.memory());
+        let own = &memory.seats()[seat as usize];
+        // Relaxed: observers read these; the publisher takes the larger of `cursor` and its own `first`.
+        own.first.store(first, Ordering::Relaxed);
+        own.cursor.store(first, Ordering::Relaxed);
+        let header = ring.header();
+        // Relaxed: constants, checked when the segment was opened.
+        let reliable = header.mode.load(Ordering::Relaxed) & MODE_RELIABLE != 0;
+        let message_max = header.message_max.load(Ordering::Relaxed);
+        let mask = ring.slots().len() as u64 - 1;
+        Ok(Reader {
+            ring,
+            seats: memory,
+            seat: seat as usize,
+            bell,
+            cursor: first,
+            lost: 0,
+            first,
+            mask,
+            message_max,
+            reliable,
+            pin_hint: 0,
+            answered: 0,
+            one_thread: std::marker::PhantomData,
+        })
+    }
+
+    /// The seat of this reader.
+    pub fn seat(&self) -> u32 {
+        self.seat as u32
+    }
+
+    /// Sequence of the message that is read next. `cursor - first = received + lost`.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Messages that were missed for good.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Where this reader began.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Whether the publisher waits for this reader instead of overwriting.
+    pub fn reliable(&self) -> bool {
+        self.reliable
+    }
+
+    /// Messages committed but not read yet; a look that disturbs nobody.
+    pub fn lag(&self) -> u64 {
+        // Relaxed: a figure.
+        self.ring.header().head.load(Ordering::Relaxed).saturating_sub(self.cursor)
+    }
+
+    /// Whether a poll would find something (a message, or news about lost ones).
+    #[inline]
+    pub fn ready(&self) -> bool {
+        let slot = &self.ring.slots()[(self.cursor & self.mask) as usize];
+        // Relaxed: only a hint; the poll that follows acquires.
+        let found = slot.stamp.load(Ordering::Relaxed);
+        let next = self.cursor + 1;
+        found >> 8 > next || (found >> 8 == next && found & 0xFF != KIND_BUSY)
+    }
+
+    /// Whether the publisher ended in order and everything was read.
+    pub fn finished(&self) -> bool {
+        // edge close. Acquire: the last commit comes before it.
+        self.ring.header().closed.load(Ordering::Acquire) != 0 && !self.ready()
+    }
+
+    /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
+    /// of a reliable ring waits for this reader).
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Taken<M>>, PollError> {
+        let mut attempt = 0;
+        for _ in 0..WITHDRAWN_STEPS {
+            let sequence = self.cursor;
+            let slot = &self.ring.slots()[(sequence & self.mask) as usize];
+            // edge commit. Acquire: the bytes of the message come before its stamp.
+            let found = slot.stamp.load(Ordering::Acquire);
+            let kind = found & 0xFF;
+            if found >> 8 != sequence + 1 {
+                if found >> 8 < sequence + 1 {
+                    // The message of an earlier round, or none: the next one is not there yet.
+                    self.drained();
+                    return Ok(None);
+                }
+                self.overtaken(found >> 8, &mut attempt)?;
+                if attempt > CATCH_UP_ATTEMPTS {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if kind <= INLINE_BYTES as u64 {
+                let mut words = [0; INLINE_WORDS];
+                for (word, place) in words.iter_mut().zip(&slot.words) {
+                    // Relaxed: the stamp is looked at again.
+                    *word = place.load(Ordering::Relaxed);
+                }
+                // edge rewrite: if one of the words was of a later message, the stamp below is busy or later too.
+                fence(Ordering::Acquire);
+                if slot.stamp.load(Ordering::Relaxed) != found {
+                    continue;
+                }
+                self.advance();
+                return Ok(Some(Taken::Inline { sequence, length: kind as usize, words }));
+            }
+            match kind {
+                KIND_CHUNK => {
+                    // Relaxed: the stamp is looked at again in `hold`.
+                    let offset = slot.words[0].load(Ordering::Relaxed);
+                    let length = slot.words[1].load(Ordering::Relaxed);
+                    let Some(pin) = self.hold(sequence)? else { continue };
+                    // The words are now known to belong to this message; they are a stranger's nevertheless.
+                    let (_, bytes) = self.ring.chunks();
+                    let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
+                    let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
+                    let held = Held {
+                        ring: Arc::clone(&self.ring),
+                        seats: Arc::clone(&self.seats),
+                        seat: self.seat,
+                        pin,
+                        sequence,
+                        offset,
+                        length,
+                    };
+                    if !within || !aligned || length > self.message_max {
+                        return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
+                    }
+                    self.advance();
+                    return Ok(Some(Taken::Held(held)));
+                }
+                KIND_WITHDRAWN => {
+                    self.lost += 1;
+                    self.store_lost();
+                    self.advance();
+                }
+                KIND_BUSY => {
+                    self.drained();
+                    return Ok(None);
+                }
+                _ => return Err(PollError::Corrupt { sequence, what: "its kind is unknown" }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pins message `sequence` and says where the pin is; `None` if the message was overwritten meanwhile.
+    fn hold(&mut self, sequence: u64) -> Result<Option<usize>, PollError> {
+        let seat = &self.seats.seats()[self.seat];
+        let mut pin = self.pin_hint;
+        let mut looked = 0;
+        // edge unpin. Acquire: another thread may have dropped the sample; its reads come before our next pin here.
+        while seat.pins[pin].load(Ordering::Acquire) != 0 {
+            looked += 1;
+            if looked == PINS {
+                return Err(PollError::HeldOut { limit: PINS });
+            }
+            pin = (pin + 1) % PINS;
+        }
+        // Prefer low pins: the publisher looks no further than the highest that was ever used.
+        self.pin_hint = if looked == 0 { pin } else { 0 };
+        // Relaxed: only this process writes it.
+        if seat.pins_used.load(Ordering::Relaxed) <= pin as u64 {
+            // Relaxed: the fence below comes before the pin counts.
+            seat.pins_used.store(pin as u64 + 1, Ordering::Relaxed);
+        }
+        // Release: carries the edge unpin of the pin's former use on to whoever sees this one.
+        seat.pins[pin].store(sequence + 1, Ordering::Release);
+        // edge pin: either the publisher sees the pin when it reclaims, or we see below that the slot was overwritten.
+        fence(Ordering::SeqCst);
+        let slot = &self.ring.slots()[(sequence & self.mask) as usize];
+        // Relaxed: ordered by the fence; also the second look of the edge rewrite for offset and length.
+        if slot.stamp.load(Ordering::Relaxed) == stamp(sequence, KIND_CHUNK) {
+            return Ok(Some(pin));
+        }
+        // edge unpin: nothing was read.
+        seat.pins[pin].store(0, Ordering::Release);
+        Ok(None)
+    }
+
+    /// Goes on at the oldest message that is still there; `newer` is the stamp (sequence + 1) that was found instead of the
+    /// one expected. At each further attempt it leaves the publisher more of a lead.
+    #[cold]
+    fn overtaken(&mut self, newer: u64, attempt: &mut u64) -> Result<(), PollError> {
+        let capacity = self.mask + 1;
+        // Acquire: the messages before it are complete.
+        let head = self.ring.header().head.load(Ordering::Acquire);
+        // The slot holds message newer - 1, or it is being written: all of newer - 1 - capacity and before is gone.
+        let end = newer.max(head);
+        let lead = capacity * (*attempt).min(CATCH_UP_ATTEMPTS) / CATCH_UP_ATTEMPTS;
+        let oldest = end.saturating_sub(capacity) + lead.min(capacity - 1);
+        *attempt += 1;
+        if oldest <= self.cursor || oldest > SEQUENCE_MAX {
+            return Err(PollError::Corrupt {
+                sequence: self.cursor,
+                what: "its stamp is of an impossible message",
+            });
+        }
+        self.lost += oldest - self.cursor;
+        self.cursor = oldest;
+        self.store_lost();
+        self.store_cursor();
+        Ok(())
+    }
+
+    fn store_lost(&self) {
+        // Relaxed: a figure for observers.
+        self.seats.seats()[self.seat].lost.store(self.lost, Ordering::Relaxed);
+    }
+
+    fn store_cursor(&self) {
+        // edge consume: the last read of the slots before the cursor is done.
+        self.seats.seats()[self.seat].cursor.store(self.cursor, Ordering::Release);
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        self.cursor += 1;
+        self.store_cursor();
+        // Four times a round is often enough to keep a blocked publisher going, and seldom enough to let it do much at once.
+        if self.reliable && self.cursor & (self.mask >> 2) == 0 {
+            self.answer_blocked();
+        }
+    }
+
+    /// Nothing is left to read.
+    #[inline]
+    fn drained(&mut self) {
+        if self.reliable {
+            self.answer_blocked();
+        }
+    }
+
+    /// Rings for a publisher that waits for space, once for each time that it waits.
+    #[inline]
+    fn answer_blocked(&mut self) {
+        // Relaxed: a hint; the publisher looks by itself when it is missed (see `BLOCKED_RECHECK`).
+        let blocked = self.ring.header().blocked.load(Ordering::Relaxed);
+        if blocked & 1 != 0 && blocked != self.answered {
+            self.answered = blocked;
+            bell::ring(&self.bell.bell().space);
+        }
+    }
+}
+
+impl<M: Memory> Held<M> {
+    /// Number of the message.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Byte offset within the chunk memory, and length in bytes; within the bounds of the segment.
+    pub fn location(&self) -> (u64, u64) {
+        (self.offset, self.length)
+    }
+
+    /// Address and length of the message.
+    pub fn memory(&self) -> NonNull<[u8]> {
+        let (base, _) = self.ring.chunks();
+        // SAFETY: in bounds: `poll` checked offset + length against the length of this very chunk memory.
+        let start = unsafe { base.add(self.offset as usize) };
+        NonNull::slice_from_raw_parts(start, self.length as usize)
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Held<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held")
+            .field("sequence", &self.sequence)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Memory> Drop for Held<M> {
+    fn drop(&mut self) {
+        // edge unpin: the last read of the chunk is done.
+        self.seats.seats()[self.seat].pins[self.pin].store(0, Ordering::Release);
+    }
+}

@@ -1,0 +1,558 @@
+//! The publisher's end of a ring.
+//!
+//! A message is committed by one store, the stamp of its slot:
+//!
+//! ```text
+//! slot.stamp = busy(n)     from here on the message n - capacity is gone
+//! fence(Release)           edge rewrite: no word of n is seen under the old stamp
+//! slot.words = …           the message, or where its chunk lies
+//! slot.stamp = n, kind     edge commit: the message exists
+//! head = n + 1
+//! fence(SeqCst)            edge sleep, edge attach
+//! sleepers != 0 ?          ring the bell
+//! ```
+//!
+//! If the publisher dies before the commit, the message never existed (and the one that it would have overwritten is
+//! gone, as overwritten messages are). If it dies right after, every reader finds the message by its stamp; `head` may stay
+//! one behind and is never trusted to be the newest.
+//!
+//! A chunk whose slot was overwritten is *retired*. When memory is needed the publisher looks once at the pins of all
+//! readers for the whole batch of retired chunks, and frees those that nobody pins (edges pin, unpin). All
+//! book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
+//!
+//! When memory runs out, a lossy publisher *withdraws* its oldest messages early; readers count these as lost. A reliable
+//! one says so and lets the caller wait.
+
+use crate::allocator::{Chunk, ChunkAllocator};
+use crate::bell;
+use crate::desk::{Desk, Peer};
+use crate::layout::{
+    CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
+    MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
+};
+use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
+use crate::sync::{Arc, Ordering, fence};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::time::{Duration, Instant};
+
+/// So many retired chunks are looked at together, at the cost of one fence and one look at all pins.
+const RECLAIM_BATCH: usize = 16;
+/// Chunk memory grows by at least so many bytes at a time …
+const GROWTH_MIN: u64 = 64 << 10;
+/// … and at most by so many more than are needed at once.
+const GROWTH_MAX: u64 = 16 << 20;
+/// A blocked publisher looks by itself this often: readers do not pay a fence per message to make their wake-up certain,
+/// and a reader that pauses between two messages rings no bell.
+const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
+/// Looks at the readers before a blocked publisher sleeps.
+const BLOCKED_SPINS: u32 = 200;
+
+/// The publisher's end. `Send`, not `Sync`: one thread at a time.
+pub struct Writer<M: Memory> {
+    ring: Arc<M::Ring>,
+    desk: Arc<Desk<M>>,
+    bell: M::Bell,
+    /// Sequence of the next message; equals `head`, which only this writer stores.
+    next: u64,
+    /// Oldest message that was not withdrawn; equals `tail`.
+    tail: u64,
+    /// The first sequence that must not be written before the readers were asked again (cached, may be too low).
+    limit: u64,
+    reliable: bool,
+    message_max: u64,
+    readers: Vec<Arc<Peer<M>>>,
+    readers_version: u64,
+    /// How many of `readers` have not ended.
+    attached: usize,
+    /// Which chunk each slot holds; empty until the first chunk is sent.
+    occupants: Vec<Option<Chunk>>,
+    retired: VecDeque<(u64, Chunk)>,
+    allocator: ChunkAllocator,
+    /// The pins of all readers, collected anew for each reclaim.
+    pinned: Vec<u64>,
+    /// Not `Sync`, though all its parts are: two threads must not commit at once.
+    one_thread: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+/// The ring has no room, because a reader of a reliable ring has not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmitError {
+    /// A reader is `capacity` messages behind.
+    #[error(
+        "a subscriber is {capacity} messages behind; wait for it, or create the publisher with more `capacity`"
+    )]
+    Full {
+        /// Slots of the ring.
+        capacity: u64,
+    },
+    /// The ring has carried all the messages that it can number. Create the publisher anew.
+    #[error("the publisher has sent 2^55 messages, all that it can number; create it anew")]
+    SequencesOut,
+}
+
+/// Why there is no chunk for a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AllocateError {
+    /// The message is larger than this ring allows.
+    #[error("{bytes} bytes are more than the {limit} that a message may have; raise `max_message`")]
+    TooLarge {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bytes that a message may have.
+        limit: u64,
+    },
+    /// All memory up to the bound is in messages that may not be given up: pinned by subscribers, or not yet read on a
+    /// reliable ring.
+    #[error(
+        "no room for {bytes} bytes: all {limit} bytes are in messages that subscribers hold or have yet to read; \
+         wait until they let go, or raise `max_memory`"
+    )]
+    MemoryOut {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bound of the chunk memory.
+        limit: u64,
+    },
+    /// The operating system refused more memory. Free some, or raise the limit of the container.
+    #[error("no room for {bytes} bytes: {source}; free memory, or raise the limit of this container")]
+    System {
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// What the system said.
+        source: ReserveError,
+    },
+}
+
+/// What a ring is made to do. See the fields' meaning in [`crate::layout::RingHeader`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingConfig {
+    /// The life of the publisher's node.
+    pub node: u64,
+    /// Which end of that node.
+    pub index: u32,
+    /// Fingerprint of the type.
+    pub fingerprint: u128,
+    /// Number of slots; rounded up to a power of two within the bounds of [`crate::layout`].
+    pub capacity: u64,
+    /// Largest message in bytes.
+    pub message_max: u64,
+    /// Bound of the chunk memory in bytes.
+    pub chunk_memory: u64,
+    /// Wait for readers instead of overwriting.
+    pub reliable: bool,
+    /// Past messages that a late reader gets; at most `capacity - 1` are kept.
+    pub history: u64,
+    /// Line in the node's doorbell segment.
+    pub bell: u32,
+}
+
+impl RingConfig {
+    /// Slots that the ring will have.
+    pub fn slots(&self) -> u64 {
+        self.capacity.clamp(CAPACITY_MIN, CAPACITY_MAX).next_power_of_two()
+    }
+
+    /// Writes the constants. `chunks_offset` and `chunks_length` say where the memory has its chunks.
+    pub(crate) fn write(&self, ring: &impl RingMemory, chunks_offset: u64, chunks_length: u64) {
+        let header = ring.header();
+        let constants = [
+            (&header.version, crate::layout::LAYOUT_VERSION),
+            (&header.node, self.node),
+            (&header.index, u64::from(self.index)),
+            (&header.fingerprint_low, self.fingerprint as u64),
+            (&header.fingerprint_high, (self.fingerprint >> 64) as u64),
+            (&header.capacity, self.slots()),
+            (&header.slots_offset, crate::layout::SLOTS_OFFSET),
+            (&header.chunks_offset, chunks_offset),
+            (&header.chunks_length, chunks_length),
+            (&header.message_max, self.message_max),
+            (&header.mode, if self.reliable { MODE_RELIABLE } else { 0 }),
+            (&header.history, self.history.min(self.slots() - 1)),
+            (&header.bell, u64::from(self.bell)),
+            (&header.magic, crate::layout::RING_MAGIC),
+        ];
+        for (word, value) in constants {
+            // Relaxed: nobody else has the segment yet; the socket that hands it over orders these stores.
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Writer<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("next", &self.next)
+            .field("readers", &self.readers.len())
+            .field("allocator", &self.allocator)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Memory> Writer<M> {
+    /// Takes over a fresh ring, whose constants `config` wrote.
+    pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell, config: &RingConfig) -> Self {
+        let (_, chunk_memory) = ring.chunks();
+        let desk = Arc::new(Desk::new(Arc::clone(&ring)));
+        Writer {
+            ring,
+            desk,
+            bell,
+            next: 0,
+            tail: 0,
+            limit: if config.reliable { 0 } else { SEQUENCE_MAX },
+            reliable: config.reliable,
+            message_max: config.message_max,
+            readers: Vec::new(),
+            readers_version: 0,
+            attached: 0,
+            occupants: Vec::new(),
+            retired: VecDeque::new(),
+            allocator: ChunkAllocator::new(chunk_memory),
+            pinned: Vec::new(),
+            one_thread: std::marker::PhantomData,
+        }
+    }
+
+    /// Where this publisher's readers register.
+    pub fn desk(&self) -> &Arc<Desk<M>> {
+        &self.desk
+    }
+
+    /// The segment.
+    pub fn ring(&self) -> &Arc<M::Ring> {
+        &self.ring
+    }
+
+    /// Messages committed so far; also the sequence of the next one.
+    #[inline]
+    pub fn published(&self) -> u64 {
+        self.next
+    }
+
+    /// Readers that were attached when this publisher last sent.
+    #[inline]
+    pub fn readers(&self) -> usize {
+        self.attached
+    }
+
+    /// Largest message in bytes.
+    #[inline]
+    pub fn message_max(&self) -> u64 {
+        self.message_max
+    }
+
+    /// Bytes of chunk memory in use, committed by the system, and allowed.
+    pub fn memory(&self) -> (u64, u64, u64) {
+        (self.allocator.in_use(), self.allocator.committed(), self.allocator.limit())
+    }
+
+    /// Makes sure that one message may be committed. Never blocks. Once this said yes, it stays yes until that commit:
+    /// a reader that attaches meanwhile begins late enough.
+    #[inline]
+    pub fn admit(&mut self) -> Result<(), AdmitError> {
+        if self.desk.version() != self.readers_version {
+            self.refresh();
+        }
+        if self.next >= self.limit { self.rescan() } else { Ok(()) }
+    }
+
+    /// As [`Writer::admit`], but waits for space, at most for `timeout`. Spins briefly, then sleeps.
+    pub fn admit_within(&mut self, timeout: Duration) -> Result<(), AdmitError> {
+        let mut outcome = self.admit();
+        let start = Instant::now();
+        let mut looks = 0;
+        while let Err(AdmitError::Full { .. }) = outcome {
+            let Some(left) = timeout.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+                return outcome;
+            };
+            looks += 1;
+            if looks < BLOCKED_SPINS {
+                crate::sync::spin_loop();
+                outcome = self.admit();
+            } else {
+                outcome = self.sleep_for_space(left.min(BLOCKED_RECHECK));
+            }
+        }
+        outcome
+    }
+
+    /// Says that it is blocked, looks once more, sleeps until a reader made space or `timeout` is over.
+    fn sleep_for_space(&mut self, timeout: Duration) -> Result<(), AdmitError> {
+        // Acquire: pairs with the reader's count, after it moved its cursor (edge consume).
+        let seen = self.bell.bell().space.load(Ordering::Acquire);
+        let blocked = &self.ring.header().blocked;
+        // Relaxed: only this writer stores it, readers use it as a hint (see BLOCKED_RECHECK).
+        let calm = blocked.load(Ordering::Relaxed) & !1;
+        blocked.store(calm + 1, Ordering::Relaxed);
+        // Pairs with nothing that must not be missed, but makes the hint visible before the last look.
+        fence(Ordering::SeqCst);
+        if self.admit().is_err() {
+            bell::wait(&self.bell.bell().space, seen, Some(timeout));
+        }
+        // Relaxed: as above.
+        self.ring.header().blocked.store(calm + 2, Ordering::Relaxed);
+        self.admit()
+    }
+
+    /// Commits a message of up to 56 bytes, which travels in the slot. Call [`Writer::admit`] first. Never blocks;
+    /// one system call for each reader that sleeps, otherwise none. Returns how many readers are attached.
+    #[inline]
+    pub fn send_inline(&mut self, words: &[u64; INLINE_WORDS], length: usize) -> usize {
+        assert!(length <= INLINE_BYTES, "a message in the slot has at most 56 bytes");
+        self.commit(words, length as u64, None)
+    }
+
+    /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as [`Writer::send_inline`].
+    #[inline]
+    pub fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
+        assert!(length <= chunk.length, "the message lies in its chunk");
+        let mut words = [0; INLINE_WORDS];
+        words[0] = chunk.offset;
+        words[1] = length;
+        self.commit(&words, KIND_CHUNK, Some(chunk))
+    }
+
+    #[inline]
+    fn commit(&mut self, words: &[u64; INLINE_WORDS], kind: u64, chunk: Option<Chunk>) -> usize {
+        debug_assert!(self.next < self.limit, "admitted before");
+        let sequence = self.next;
+        let slots = self.ring.slots();
+        let index = (sequence as usize) & (slots.len() - 1);
+        let slot = &slots[index];
+        // Relaxed: the fence below orders it before the words.
+        slot.stamp.store(stamp(sequence, KIND_BUSY), Ordering::Relaxed);
+        // edge rewrite: a reader that sees one of the new words also sees the busy stamp.
+        fence(Ordering::Release);
+        for (word, value) in slot.words.iter().zip(words) {
+            // Relaxed: the stamp on both sides of the words orders them.
+            word.store(*value, Ordering::Relaxed);
+        }
+        // edge commit: all bytes of the message, also those in its chunk, are written before its stamp can be seen.
+        slot.stamp.store(stamp(sequence, kind), Ordering::Release);
+        self.next = sequence + 1;
+        // Release: whoever starts from `head` finds the messages before it complete.
+        self.ring.header().head.store(self.next, Ordering::Release);
+        if chunk.is_some() || !self.occupants.is_empty() {
+            self.occupy(sequence, index, chunk);
+        }
+        // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at the desk.
+        fence(Ordering::SeqCst);
+        // Relaxed: the fence orders it; a stale 0 means that the sleeper's own look comes after the commit.
+        if self.bell.bell().sleepers.load(Ordering::Relaxed) != 0 {
+            self.ring_bell();
+        }
+        self.attached
+    }
+
+    /// Records which chunk the slot holds now, and retires the one that it held.
+    fn occupy(&mut self, sequence: u64, index: usize, chunk: Option<Chunk>) {
+        if self.occupants.is_empty() {
+            self.occupants.resize_with(self.ring.slots().len(), || None);
+        }
+        if let Some(former) = std::mem::replace(&mut self.occupants[index], chunk) {
+            // A former message lay here, so the sequence is at least the number of slots.
+            self.retired.push_back((sequence - self.ring.slots().len() as u64, former));
+        }
+    }
+
+    /// Wakes all readers that sleep: at most one system call each.
+    #[cold]
+    fn ring_bell(&mut self) {
+        // edge sleep. Acquire: whoever set this also set its `sleeping` before. Release keeps the chain of setters
+        // unbroken for the next swap.
+        self.bell.bell().sleepers.swap(0, Ordering::AcqRel);
+        if self.desk.version() != self.readers_version {
+            self.refresh();
+        }
+        for reader in &self.readers {
+            reader.wake_if_sleeping();
+        }
+        // A reader that ends sets `sleepers` too, so that its end is noticed here without a root.
+        self.desk.prune();
+    }
+
+    /// Fetches the list of readers and asks a reliable ring's readers anew at the next send.
+    #[cold]
+    fn refresh(&mut self) {
+        (self.readers_version, self.readers) = self.desk.readers();
+        self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
+        if self.reliable {
+            self.limit = self.next.min(self.limit);
+        }
+    }
+
+    /// Asks all readers where they are. On a reliable ring nothing is overwritten that one of them has yet to read.
+    #[cold]
+    fn rescan(&mut self) -> Result<(), AdmitError> {
+        if self.next >= SEQUENCE_MAX {
+            return Err(AdmitError::SequencesOut);
+        }
+        let capacity = self.ring.slots().len() as u64;
+        let mut slowest = self.next;
+        for reader in &self.readers {
+            if reader.closed() {
+                continue;
+            }
+            // Relaxed: a lower bound, written under the desk's lock.
+            let first = reader.first.load(Ordering::Relaxed);
+            // edge consume. Acquire: the reader's last read of the slots before its cursor is done. It is a stranger's
+            // word, so it is brought into bounds: a reader can hold up this ring, which is its right, and no more.
+            let cursor = reader.seats.seats()[reader.seat].cursor.load(Ordering::Acquire);
+            slowest = slowest.min(cursor.clamp(first.min(self.next), self.next));
+        }
+        self.limit = (slowest + capacity).min(SEQUENCE_MAX);
+        if self.next < self.limit { Ok(()) } else { Err(AdmitError::Full { capacity }) }
+    }
+
+    /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
+    /// (lossy rings) that of the oldest messages. Never blocks.
+    pub fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
+        if length > self.message_max {
+            return Err(AllocateError::TooLarge { bytes: length, limit: self.message_max });
+        }
+        if self.retired.len() >= RECLAIM_BATCH {
+            self.reclaim();
+        }
+        if let Some(chunk) = self.allocator.allocate(length) {
+            return Ok(chunk);
+        }
+        self.reclaim();
+        if let Some(chunk) = self.allocator.allocate(length) {
+            return Ok(chunk);
+        }
+        let refused = self.grow(length).err();
+        if let Some(chunk) = self.allocator.allocate(length) {
+            return Ok(chunk);
+        }
+        if !self.reliable
+            && let Some(chunk) = self.allocate_by_withdrawing(length)
+        {
+            return Ok(chunk);
+        }
+        Err(match refused {
+            Some(source) => AllocateError::System { bytes: length, source },
+            None => AllocateError::MemoryOut { bytes: length, limit: self.allocator.limit() },
+        })
+    }
+
+    /// Gives back what a message did not need at the end of its chunk.
+    pub fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
+        self.allocator.shrink(chunk, length.max(1));
+    }
+
+    /// Gives back a chunk that was never sent.
+    pub fn release(&mut self, chunk: Chunk) {
+        self.allocator.free(chunk);
+    }
+
+    /// The memory of a chunk that was not sent yet; `chunk` proves that nobody else has it.
+    pub fn chunk_memory(&self, chunk: &Chunk) -> NonNull<[u8]> {
+        let (base, bytes) = self.ring.chunks();
+        let end = chunk.offset.checked_add(chunk.length);
+        assert!(end.is_some_and(|end| end <= bytes), "the allocator stays within the chunk memory");
+        // SAFETY: in bounds: the line above; the result stays within the one mapping (or heap block) of the chunks.
+        let start = unsafe { base.add(chunk.offset as usize) };
+        NonNull::slice_from_raw_parts(start, chunk.length as usize)
+    }
+
+    /// Takes more memory from the system, up to the bound; enough for `length` where the bound allows it.
+    fn grow(&mut self, length: u64) -> Result<(), ReserveError> {
+        let committed = self.allocator.committed();
+        let room = self.allocator.limit() - committed;
+        let generous = committed.clamp(GROWTH_MIN, GROWTH_MAX);
+        let step = length.next_multiple_of(GROWTH_MIN).max(generous).min(room) & !63;
+        if step == 0 {
+            return Ok(());
+        }
+        self.ring.reserve(committed + step)?;
+        self.allocator.extend(step);
+        // Relaxed: a figure for observers.
+        self.ring.header().committed.store(committed + step, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give up.
+    #[cold]
+    fn allocate_by_withdrawing(&mut self, length: u64) -> Option<Chunk> {
+        let capacity = self.ring.slots().len() as u64;
+        self.tail = self.tail.max(self.next.saturating_sub(capacity));
+        let mut batch = 1;
+        // At most `capacity` messages lie between tail and next, and the batches double: a few dozen rounds at the most.
+        while self.tail < self.next {
+            let end = self.next.min(self.tail + batch);
+            while self.tail < end {
+                self.withdraw(self.tail);
+                self.tail += 1;
+            }
+            // Relaxed: where late readers begin; an older value costs them messages that count as lost.
+            self.ring.header().tail.store(self.tail, Ordering::Relaxed);
+            batch *= 2;
+            self.reclaim();
+            if let Some(chunk) = self.allocator.allocate(length) {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    /// Marks a message as given up and retires its chunk. Messages in the slot stay readable.
+    fn withdraw(&mut self, sequence: u64) {
+        let index = (sequence as usize) & (self.ring.slots().len() - 1);
+        if let Some(chunk) = self.occupants.get_mut(index).and_then(Option::take) {
+            // Relaxed: ordered before the look at the pins by the fence in `reclaim`, as a busy stamp is.
+            self.ring.slots()[index].stamp.store(stamp(sequence, KIND_WITHDRAWN), Ordering::Relaxed);
+            self.retired.push_back((sequence, chunk));
+        }
+    }
+
+    /// Frees the retired chunks that no reader pins. One fence and one look at all pins for the whole batch.
+    pub fn reclaim(&mut self) {
+        if self.retired.is_empty() {
+            return;
+        }
+        // edge pin: the stamps of the retired messages were overwritten before; a reader whose pin is not seen below
+        // sees that when it looks at the stamp again.
+        fence(Ordering::SeqCst);
+        if self.desk.version() != self.readers_version {
+            self.refresh();
+        }
+        self.pinned.clear();
+        for reader in &self.readers {
+            // A reader that ended may still hold samples: its pins count until the last is dropped.
+            let seat = &reader.seats.seats()[reader.seat];
+            // Relaxed: stored before the pin that it counts; the fences of the edge pin cover both.
+            let used = seat.pins_used.load(Ordering::Relaxed).min(PINS as u64);
+            for pin in &seat.pins[..used as usize] {
+                // edge unpin. Acquire: the reader's last read of the chunk is done when its pin is gone.
+                let pinned = pin.load(Ordering::Acquire);
+                if pinned != 0 {
+                    self.pinned.push(pinned);
+                }
+            }
+        }
+        self.pinned.sort_unstable();
+        let mut looks = self.retired.len();
+        while looks > 0 {
+            looks -= 1;
+            let Some((sequence, chunk)) = self.retired.pop_front() else { break };
+            if self.pinned.binary_search(&(sequence + 1)).is_ok() {
+                self.retired.push_back((sequence, chunk));
+            } else {
+                self.allocator.free(chunk);
+            }
+        }
+    }
+}
+
+impl<M: Memory> Drop for Writer<M> {
+    fn drop(&mut self) {
+        // edge close: after the last message.
+        self.ring.header().closed.store(1, Ordering::Release);
+        // Pairs with the fence before a sleeper's last look.
+        fence(Ordering::SeqCst);
+        self.desk.wake_all();
+    }
+}
