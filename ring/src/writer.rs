@@ -21,7 +21,7 @@
 //! book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
 //!
 //! When memory runs out, a lossy publisher *withdraws* its oldest messages early; readers count these as lost. A reliable
-//! one says so and lets the caller wait.
+//! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
 
 use crate::allocator::{Chunk, ChunkAllocator};
 use crate::bell;
@@ -59,6 +59,8 @@ pub struct Writer<M: Memory> {
     tail: u64,
     /// The first sequence that must not be written before the readers were asked again (cached, may be too low).
     limit: u64,
+    /// The cursor of the slowest reader when they were last asked.
+    slowest: u64,
     reliable: bool,
     message_max: u64,
     readers: Vec<Arc<Peer<M>>>,
@@ -203,6 +205,7 @@ impl<M: Memory> Writer<M> {
             next: 0,
             tail: 0,
             limit: if config.reliable { 0 } else { SEQUENCE_MAX },
+            slowest: 0,
             reliable: config.reliable,
             message_max: config.message_max,
             readers: Vec::new(),
@@ -403,6 +406,7 @@ impl<M: Memory> Writer<M> {
             let cursor = reader.seats.seats()[reader.seat].cursor.load(Ordering::Acquire);
             slowest = slowest.min(cursor.clamp(first.min(self.next), self.next));
         }
+        self.slowest = slowest;
         self.limit = (slowest + capacity).min(SEQUENCE_MAX);
         if self.next < self.limit { Ok(()) } else { Err(AdmitError::Full { capacity }) }
     }
@@ -427,9 +431,7 @@ impl<M: Memory> Writer<M> {
         if let Some(chunk) = self.allocator.allocate(length) {
             return Ok(chunk);
         }
-        if !self.reliable
-            && let Some(chunk) = self.allocate_by_withdrawing(length)
-        {
+        if let Some(chunk) = self.allocate_by_withdrawing(length) {
             return Ok(chunk);
         }
         Err(match refused {
@@ -474,15 +476,29 @@ impl<M: Memory> Writer<M> {
         Ok(())
     }
 
+    /// The first message that may not be given up early: on a lossy ring, the next one; on a reliable ring, the first that
+    /// a reader has yet to read, or that belongs to the history which a late reader was promised.
+    fn keep_from(&mut self) -> u64 {
+        if !self.reliable {
+            return self.next;
+        }
+        // Full or not does not matter here; `slowest` is what was asked for.
+        let _ = self.rescan();
+        // Relaxed: a constant of this ring.
+        let history = self.ring.header().history.load(Ordering::Relaxed);
+        self.slowest.min(self.next.saturating_sub(history))
+    }
+
     /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give up.
     #[cold]
     fn allocate_by_withdrawing(&mut self, length: u64) -> Option<Chunk> {
         let capacity = self.ring.slots().len() as u64;
         self.tail = self.tail.max(self.next.saturating_sub(capacity));
+        let keep_from = self.keep_from();
         let mut batch = 1;
         // At most `capacity` messages lie between tail and next, and the batches double: a few dozen rounds at the most.
-        while self.tail < self.next {
-            let end = self.next.min(self.tail + batch);
+        while self.tail < keep_from {
+            let end = keep_from.min(self.tail + batch);
             while self.tail < end {
                 self.withdraw(self.tail);
                 self.tail += 1;
