@@ -1,0 +1,593 @@
+//! Mapped memory objects, each with one owner that made it and peers that were handed it.
+//!
+//! ```text
+//!      owner                                        peer
+//!   create ── length, sharing ──▶ memory object
+//!   map: read and write             │
+//!   seal ──────────────────────────▶│
+//!   handle ─────────── Handle ──────┼────────────▶ open: check seals and length, then map:
+//!                                   │                SingleWriter: only to read
+//!   reserve: pages for a range      │                Doorbell: to read and write
+//!   drop ──▶ lives until the last mapping is gone ◀── drop
+//! ```
+//!
+//! | who   | [`Sharing::SingleWriter`]     | [`Sharing::Doorbell`]              | length                                 |
+//! | ----- | ----------------------------- | ---------------------------------- | -------------------------------------- |
+//! | owner | writes through its mapping    | writes                             | fixed when it is created, whole pages  |
+//! | peer  | reads                         | writes; so nothing may rely on it  | checked against [`LengthBounds`], once |
+//!
+//! Two backends stand behind [`Backend`]: [`Anonymous`], where the kernel enforces every line of that table, and,
+//! with the feature `named-segments`, [`Named`], where it is a promise of well-behaved peers. One conformance suite
+//! holds both to the rest.
+//!
+//! **Memory is sparse.** A segment may be far longer than what is ever used: pages come into being when they are
+//! reserved or touched. Whoever touches a page that was not reserved risks a `SIGBUS` when there is no memory, and
+//! that includes *reading* it: so the owner reserves a range before anybody learns that it is there, and a failed
+//! [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory limit of a control
+//! group: when it is reached, the kernel may kill instead of refusing.
+//!
+//! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and the
+//! memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its process
+//! (named ones: see [`named`]).
+//!
+//! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the dead
+//! alive, or be a second writer. Dropping a `Segment` in such a child does not unmap anything, since another
+//! mapping may have taken the place.
+
+mod anonymous;
+#[cfg(feature = "named-segments")]
+pub mod named;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::resource::{Resource, getrlimit};
+
+pub use anonymous::Anonymous;
+#[cfg(feature = "named-segments")]
+pub use named::Named;
+
+/// The longest segment there may be, in bytes: an eighth of the address space of a process on the smallest
+/// supported machine.
+pub const LONGEST: u64 = 1 << 44;
+
+/// Pages are reserved in steps of this many bytes, because a signal makes the kernel undo the step it interrupts.
+const RESERVE_STEP: u64 = 1 << 20;
+/// After every interruption the step is halved, down to this many bytes (16 pages).
+const SMALLEST_RESERVE_STEP: u64 = 16 * 4096;
+/// So many interruptions are taken before [`Segment::reserve`] gives up.
+const MOST_INTERRUPTIONS: u32 = 1000;
+/// Before so many bytes are reserved at once, the machine is asked how many it has; asking takes some 20 us.
+const ASK_BEFORE_RESERVING: u64 = 1 << 20;
+
+/// Makes and opens segments. Safe to use from any thread; no call waits for another process.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it to
+    /// read and write.
+    ///
+    /// Takes no memory but for the mapping itself: see [`Segment::reserve`]. `label` is for people who look at
+    /// `/proc/<pid>/maps`, nothing depends on it. Holds one descriptor as long as the segment lives.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError`], each variant with its remedy.
+    fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError>;
+
+    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps no
+    /// descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means: cut
+    /// that peer off.
+    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError>;
+}
+
+/// What travels to a peer so that it can [`open`](Backend::open) a segment.
+#[derive(Debug)]
+pub enum Handle {
+    /// A descriptor of the memory object, sent as ancillary data of a Unix socket.
+    Descriptor(OwnedFd),
+    /// The name of the memory object.
+    Name(String),
+}
+
+impl Handle {
+    /// Another handle of the same segment.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::OutOfDescriptors`] and [`SegmentError::Refused`], for descriptors only.
+    pub fn try_clone(&self) -> Result<Self, SegmentError> {
+        match self {
+            Self::Descriptor(descriptor) => duplicate(descriptor).map(Self::Descriptor),
+            Self::Name(name) => Ok(Self::Name(name.clone())),
+        }
+    }
+}
+
+/// Who may write a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Only the process that created it.
+    SingleWriter,
+    /// Everybody who has it. Its content can be anything at any moment, so it may carry hints only.
+    Doorbell,
+}
+
+/// Between which lengths, in bytes, a stranger's segment must be to be mapped. Both ends belong to it; `max` is
+/// rounded up to whole pages, as [`Backend::create`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LengthBounds {
+    /// The least the reader needs.
+    pub min: u64,
+    /// The most the reader is willing to map.
+    pub max: u64,
+}
+
+/// A mapped memory object; unmapped when dropped.
+///
+/// `Send` and `Sync`: it is a place, not its content. Whoever reads or writes through it brings its own proof
+/// (crate [head](crate)).
+pub struct Segment {
+    /// `Some` until it is dropped.
+    hold: Option<Hold>,
+    base: NonNull<u8>,
+    length: u64,
+    /// The process that mapped it.
+    process: u32,
+}
+
+/// What keeps a segment mapped.
+enum Hold {
+    Peer {
+        map: MmapRaw,
+        writable: bool,
+    },
+    Owner {
+        map: MmapRaw,
+        descriptor: Option<OwnedFd>,
+    },
+    #[cfg(feature = "named-segments")]
+    NamedOwner(named::Created),
+}
+
+// SAFETY: a `Segment` owns its mapping, which belongs to the process and not to a thread: moving it moves an
+// address and a descriptor, both plain data. `named::Created`, the only part that is not `Send` by itself, holds
+// such an address, too.
+unsafe impl Send for Segment {}
+// SAFETY: every method with `&self` only reads the fields, which change under `&mut self` alone, or makes system
+// calls that may be made from several threads at once. None reads or writes the mapped bytes.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    fn new(hold: Hold) -> Self {
+        let (base, length) = match &hold {
+            Hold::Peer { map, .. } | Hold::Owner { map, .. } => (map.as_mut_ptr(), map.len()),
+            #[cfg(feature = "named-segments")]
+            Hold::NamedOwner(created) => (created.base(), created.len()),
+        };
+        // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by itself.
+        let base = NonNull::new(base).expect("a mapping is never at address 0");
+        Self { hold: Some(hold), base, length: length as u64, process: std::process::id() }
+    }
+
+    /// Its length in bytes; never 0, never changes. Whole pages if hivemind made it.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a segment is never empty")]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether this process may write it: the owner always, a peer when it is a [`Sharing::Doorbell`].
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        !matches!(self.hold, Some(Hold::Peer { writable: false, .. }))
+    }
+
+    /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment is
+    /// dropped if it is a descriptor, and does not if it is a name.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`].
+    pub fn handle(&self) -> Result<Handle, SegmentError> {
+        match &self.hold {
+            Some(Hold::Owner { descriptor: Some(descriptor), .. }) => {
+                duplicate(descriptor).map(Handle::Descriptor)
+            }
+            #[cfg(feature = "named-segments")]
+            Some(Hold::NamedOwner(created)) => Ok(Handle::Name(created.name().to_owned())),
+            _ => Err(SegmentError::NotOwner { operation: "make a handle of" }),
+        }
+    }
+
+    /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot fail
+    /// later. What was reserved stays so until the segment is gone; its content does not change.
+    ///
+    /// For the owner. Takes about 0.3 us for each page that had no memory yet, and blocks for no longer. After an
+    /// error some of the pages may have been reserved; it may be tried again. A range is expected to be reserved
+    /// once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is long, even if
+    /// its pages are already there.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError::OutOfMemory`] and [`SegmentError::StoreFull`] when there is no memory,
+    /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a peer's
+    /// segment, [`SegmentError::Interrupted`].
+    pub fn reserve(&self, range: Range<u64>) -> Result<(), SegmentError> {
+        if range.start > range.end || range.end > self.length {
+            let Range { start, end } = range;
+            return Err(SegmentError::OutOfBounds { start, end, length: self.length });
+        }
+        match &self.hold {
+            Some(Hold::Owner { descriptor: Some(descriptor), .. }) => {
+                reserve_pages(descriptor.as_fd(), &range)
+            }
+            #[cfg(feature = "named-segments")]
+            Some(Hold::NamedOwner(created)) => created.reserve(&range),
+            _ => Err(SegmentError::NotOwner { operation: "reserve memory of" }),
+        }
+    }
+
+    /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping stays.
+    ///
+    /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens there.
+    pub fn close_descriptor(&mut self) {
+        if let Some(Hold::Owner { descriptor, .. }) = &mut self.hold {
+            *descriptor = None;
+        }
+    }
+
+    /// The address of the first byte, aligned to a page; `len()` bytes are mapped from there as long as this
+    /// segment lives.
+    ///
+    /// Only an address: writing through it where [`writable`](Self::writable) is false, or touching a page that is
+    /// not [reserved](Self::reserve) when memory is exhausted, ends in a signal; and whatever is read is a
+    /// stranger's input.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The address of the first byte. See [`as_ptr`](Self::as_ptr).
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        if self.process == std::process::id() {
+            return;
+        }
+        // A forked child: the mapping did not come along and its address may be somebody else's now, so nothing is
+        // unmapped and no name removed. The descriptor did come along, and is closed.
+        match hold {
+            Hold::Peer { map, .. } => std::mem::forget(map),
+            Hold::Owner { map, descriptor } => {
+                std::mem::forget(map);
+                drop(descriptor);
+            }
+            #[cfg(feature = "named-segments")]
+            Hold::NamedOwner(created) => std::mem::forget(created),
+        }
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match &self.hold {
+            Some(Hold::Peer { .. }) | None => "peer",
+            Some(Hold::Owner { .. }) => "owner",
+            #[cfg(feature = "named-segments")]
+            Some(Hold::NamedOwner(_)) => "owner, named",
+        };
+        formatter
+            .debug_struct("Segment")
+            .field("role", &role)
+            .field("length", &self.length)
+            .field("writable", &self.writable())
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a segment could not be made, opened, handed on or given memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// This process has as many descriptors as it may. Raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or
+    /// keep fewer publishers, subscribers and files open in one process.
+    #[error(
+        "this process has all {limit} file descriptors open that it may: raise `ulimit -n` (systemd: LimitNOFILE=), \
+         or keep fewer publishers and subscribers in one process"
+    )]
+    OutOfDescriptors {
+        /// The soft limit `RLIMIT_NOFILE`.
+        limit: u64,
+    },
+    /// All descriptors of the machine are in use. Close programs, or let the administrator raise `fs.file-max`.
+    #[error("no program on this machine can open another file: close some, or raise `sysctl fs.file-max`")]
+    OutOfDescriptorsEverywhere,
+    /// There is no memory. Free some on the machine, or lower what is asked for (`max_memory`, `capacity`).
+    #[error(
+        "no memory for {needed} bytes{}: free some on this machine, or lower `max_memory` or `capacity`",
+        .available.map_or_else(String::new, |bytes| format!(" ({bytes} are available)"))
+    )]
+    OutOfMemory {
+        /// The bytes asked for.
+        needed: u64,
+        /// What the machine said it has, if it was asked and said.
+        available: Option<u64>,
+    },
+    /// The file system of named segments is full. Remove files there, or remount it larger.
+    #[error(
+        "/dev/shm has no room for {needed} bytes: remove files there, or `mount -o remount,size=... /dev/shm`"
+    )]
+    StoreFull {
+        /// The bytes asked for.
+        needed: u64,
+    },
+    /// This process may have no further mapping of this length. Raise `vm.max_map_count` or `ulimit -v`, or lower
+    /// the length.
+    #[error(
+        "this process may not map {length} more bytes: raise `sysctl vm.max_map_count` or `ulimit -v`, \
+         or lower `max_memory`"
+    )]
+    OutOfMappings {
+        /// The length of the mapping, in bytes.
+        length: u64,
+    },
+    /// Files of this process may not be so long, and memory counts as a file. Raise `ulimit -f`, or lower the length.
+    #[error(
+        "{length} bytes pass this process's file size limit of {limit}: raise `ulimit -f`, or lower `max_memory`"
+    )]
+    FileSizeLimit {
+        /// The length of the segment, in bytes.
+        length: u64,
+        /// The soft limit `RLIMIT_FSIZE`, in bytes.
+        limit: u64,
+    },
+    /// A segment must have at least one byte and at most [`LONGEST`]. Lower `capacity` or `max_memory`.
+    #[error("a segment has 1 to {LONGEST} bytes, not {length}: lower `capacity` or `max_memory`")]
+    BadLength {
+        /// The bytes asked for.
+        length: u64,
+    },
+    /// A peer's segment is too short or too long to be what it says it is. Cut the peer off; it may be another
+    /// version.
+    #[error(
+        "the peer's segment has {length} bytes where {min} to {max} are right: the peer is of another version or corrupt"
+    )]
+    WrongLength {
+        /// The bytes it has.
+        length: u64,
+        /// The least it may have.
+        min: u64,
+        /// The most it may have.
+        max: u64,
+    },
+    /// A peer's descriptor is no memory object at all. Cut the peer off.
+    #[error("the peer's descriptor is no memfd: do not use this peer")]
+    NotMemory,
+    /// A peer's memory could still be cut short under us or be written by others (or, for a doorbell, not be
+    /// written by us). Cut the peer off.
+    #[error("the peer's memory lacks the seal {missing} (it has {found}): do not use this peer")]
+    WrongSeals {
+        /// What is missing.
+        missing: &'static str,
+        /// The seals it has.
+        found: String,
+    },
+    /// A peer's descriptor was opened without the rights that are needed. Cut the peer off.
+    #[error("the peer's descriptor may not be mapped {wanted}: do not use this peer")]
+    WrongAccess {
+        /// What was wanted: "to read", "to read and write".
+        wanted: &'static str,
+    },
+    /// A handle of the other backend. Run all nodes of a hive with the same backend.
+    #[error(
+        "a segment came as a {found} where a {expected} is used: run all nodes of a hive with the same segments"
+    )]
+    WrongHandle {
+        /// The kind of handle this backend opens.
+        expected: &'static str,
+        /// The kind that came.
+        found: &'static str,
+    },
+    /// There is no segment of that name any more: its owner is gone. Wait for the owner to be announced anew.
+    #[error("the segment {name} is gone, and its owner with it: wait until it is announced anew")]
+    Vanished {
+        /// The name.
+        name: String,
+    },
+    /// A name that this hive does not give. For a peer's name: cut the peer off. For a prefix: use letters, digits,
+    /// `.`, `_`, `-`, 64 at most.
+    #[error(
+        "{name:?} is no name of a segment of this hive: names begin with {prefix:?}, letters, digits and .-_ only"
+    )]
+    BadName {
+        /// The name or prefix.
+        name: String,
+        /// What it should begin with.
+        prefix: String,
+    },
+    /// An object of that name is somebody else's, or others may touch it. Do not use it; find out who put it there.
+    #[error(
+        "{name} is not a private memory object of this user (owner {owner}, mode {mode:o}): find out who put it there"
+    )]
+    NotPrivate {
+        /// The name.
+        name: String,
+        /// The user id of its owner.
+        owner: u32,
+        /// Its type and permissions, as `stat` has them.
+        mode: u32,
+    },
+    /// Every name that was tried was taken or removed at once. Try again; if it persists, something removes files
+    /// in `/dev/shm`.
+    #[error(
+        "no free segment name after {attempts} attempts: try again; if it persists, something removes files in /dev/shm"
+    )]
+    NoFreeName {
+        /// How many names were tried.
+        attempts: u32,
+    },
+    /// Only the process that made the segment, and still has its descriptor, can do this. Ask it.
+    #[error("only the owner of a segment can {operation} it: ask the process that created it")]
+    NotOwner {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// A range that ends beyond the segment, or before it begins. Ask for less; the length is fixed.
+    #[error(
+        "bytes {start}..{end} are no range within the segment's {length}: the length is fixed, ask for less"
+    )]
+    OutOfBounds {
+        /// First byte.
+        start: u64,
+        /// First byte after the range.
+        end: u64,
+        /// What the segment has.
+        length: u64,
+    },
+    /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler, a
+    /// timer) come less often.
+    #[error(
+        "{attempts} signals interrupted the reservation of memory: try again, or signal this process less often"
+    )]
+    Interrupted {
+        /// How many interruptions there were.
+        attempts: u32,
+    },
+    /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
+    #[error("{call} was refused: allow it in this sandbox, and use Linux 5.10 or newer")]
+    Refused {
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl SegmentError {
+    /// The error for a system call that has no meaning of its own here.
+    fn of(call: &'static str, errno: Errno, bytes: u64) -> Self {
+        match errno {
+            Errno::EMFILE => Self::OutOfDescriptors { limit: soft_limit(Resource::RLIMIT_NOFILE) },
+            Errno::ENFILE => Self::OutOfDescriptorsEverywhere,
+            Errno::ENOMEM if call == "mmap" => Self::OutOfMappings { length: bytes },
+            Errno::ENOMEM | Errno::ENOSPC => Self::OutOfMemory { needed: bytes, available: None },
+            Errno::EFBIG => Self::FileSizeLimit { length: bytes, limit: soft_limit(Resource::RLIMIT_FSIZE) },
+            _ => Self::Refused { call, source: errno.into() },
+        }
+    }
+}
+
+/// `length` in whole pages, if a segment can be so long.
+fn whole_pages(length: u64) -> Result<u64, SegmentError> {
+    if !(1..=LONGEST).contains(&length) {
+        return Err(SegmentError::BadLength { length });
+    }
+    let length = length.next_multiple_of(page_size());
+    // Passing this limit would not only fail: the kernel sends SIGXFSZ, which kills.
+    let limit = soft_limit(Resource::RLIMIT_FSIZE);
+    if length > limit {
+        return Err(SegmentError::FileSizeLimit { length, limit });
+    }
+    Ok(length)
+}
+
+impl LengthBounds {
+    /// Whether an object of that length may be mapped.
+    fn check(self, length: u64) -> Result<(), SegmentError> {
+        let Self { min, max } = self;
+        let max = max.min(LONGEST).next_multiple_of(page_size());
+        if length == 0 || length < min || length > max {
+            return Err(SegmentError::WrongLength { length, min, max });
+        }
+        Ok(())
+    }
+}
+
+/// Maps all `length` bytes of an object so that no fork copies the mapping.
+fn map(descriptor: BorrowedFd<'_>, length: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
+    let mut options = MmapOptions::new();
+    // Fits: lengths were checked against LONGEST, and a usize has 64 bits on every supported machine.
+    options.len(length as usize).no_reserve_swap();
+    let (map, wanted) = if writable {
+        (options.map_raw(&descriptor), "to read and write")
+    } else {
+        (options.map_raw_read_only(&descriptor), "to read")
+    };
+    let map = map.map_err(|error| match errno_of(&error) {
+        Errno::EACCES | Errno::EPERM | Errno::EBADF => SegmentError::WrongAccess { wanted },
+        errno => SegmentError::of("mmap", errno, length),
+    })?;
+    map.advise(Advice::DontFork).map_err(|error| SegmentError::of("madvise", errno_of(&error), length))?;
+    Ok(map)
+}
+
+/// Another descriptor of the same object, closed on exec.
+fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
+    descriptor.try_clone().map_err(|error| SegmentError::of("fcntl(F_DUPFD_CLOEXEC)", errno_of(&error), 0))
+}
+
+/// Gives every page of the range memory, step by step. The range is within the object.
+fn reserve_pages(descriptor: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), SegmentError> {
+    let needed = range.end - range.start;
+    if needed >= ASK_BEFORE_RESERVING {
+        // Without this question the kernel would not refuse: it would first kill processes to find the memory.
+        let available = available_memory();
+        if available.is_some_and(|available| available < needed) {
+            return Err(SegmentError::OutOfMemory { needed, available });
+        }
+    }
+    let (mut start, mut step, mut interruptions) = (range.start, RESERVE_STEP, 0);
+    while start < range.end {
+        let length = step.min(range.end - start);
+        // Both casts fit: the range is within a segment, at most LONGEST.
+        match fallocate(descriptor, FallocateFlags::empty(), start as i64, length as i64) {
+            Ok(()) => start += length,
+            Err(Errno::EINTR) if interruptions < MOST_INTERRUPTIONS => {
+                interruptions += 1;
+                step = (step / 2).max(SMALLEST_RESERVE_STEP);
+            }
+            Err(Errno::EINTR) => return Err(SegmentError::Interrupted { attempts: interruptions }),
+            Err(errno) => return Err(SegmentError::of("fallocate", errno, needed)),
+        }
+    }
+    Ok(())
+}
+
+/// The bytes this machine could hand out without killing anything, if it says so.
+fn available_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let bytes = |key: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    bytes("MemAvailable:")?.checked_add(bytes("SwapFree:")?)
+}
+
+fn page_size() -> u64 {
+    // Holds because every Linux answers this question, from the C library's own memory.
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    size.ok().flatten().expect("the page size is known") as u64
+}
+
+fn soft_limit(resource: Resource) -> u64 {
+    getrlimit(resource).map_or(u64::MAX, |(soft, _)| soft)
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+}

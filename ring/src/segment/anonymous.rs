@@ -1,0 +1,121 @@
+//! Segments without a name: memfds, sealed so that the kernel enforces who writes.
+//!
+//! The order is what makes it safe: the owner maps its object to write, *then* seals it. From there on nobody, the
+//! owner included, gets another writable mapping, changes its length or takes the seals off.
+//!
+//! | seal           | on            | without it a stranger could                                    |
+//! | -------------- | ------------- | -------------------------------------------------------------- |
+//! | `SHRINK`       | all           | cut the memory off under a reader: SIGBUS                      |
+//! | `GROW`         | all           | fill the machine's memory through our object                   |
+//! | `FUTURE_WRITE` | single writer | map it to write, `write` to it, punch holes into it            |
+//! | `SEAL`         | all           | add a seal under the owner                                     |
+//! | `EXEC`         | all, from 6.3 | make it executable (comes with `MFD_NOEXEC_SEAL`)              |
+//!
+//! `open` looks for the seals *it* relies on, `SHRINK` and `FUTURE_WRITE` (or the stronger `WRITE`); seals are
+//! never taken off, so looking once is enough. Nothing has a name: when the last descriptor and the last mapping
+//! are gone, however their holders died, the kernel frees the memory.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc::MFD_NOEXEC_SEAL;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::ftruncate;
+
+use super::{Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, whole_pages};
+
+/// Memory without a name, passed on as a descriptor: the backend to use wherever descriptors can be passed.
+///
+/// ```
+/// use hivemind_ring::segment::{Anonymous, Backend, LengthBounds, Sharing};
+///
+/// let segment = Anonymous.create("example", 5000, Sharing::SingleWriter)?;
+/// let handle = segment.handle()?; // to be sent to a peer, which does:
+/// let bounds = LengthBounds { min: 5000, max: 5000 };
+/// let mapped = Anonymous.open(handle, Sharing::SingleWriter, bounds)?;
+/// assert!(segment.writable() && !mapped.writable());
+/// assert_eq!(mapped.len(), segment.len());
+/// # Ok::<(), hivemind_ring::segment::SegmentError>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anonymous;
+
+impl Backend for Anonymous {
+    fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError> {
+        let length = whole_pages(length)?;
+        let descriptor = new_memfd(label, length)?;
+        // The cast fits: whole_pages bounds the length.
+        ftruncate(&descriptor, length as i64).map_err(|e| SegmentError::of("ftruncate", e, length))?;
+        let map = map(descriptor.as_fd(), length, true)?;
+        fcntl(&descriptor, FcntlArg::F_ADD_SEALS(seals_for(sharing)))
+            .map_err(|errno| SegmentError::of("fcntl(F_ADD_SEALS)", errno, length))?;
+        Ok(Segment::new(Hold::Owner { map, descriptor: Some(descriptor) }))
+    }
+
+    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError> {
+        let Handle::Descriptor(descriptor) = handle else {
+            return Err(SegmentError::WrongHandle { expected: "descriptor", found: "name" });
+        };
+        check_seals(&descriptor, sharing)?;
+        // Only after the seals are known: from here on the length cannot fall.
+        let status = fstat(&descriptor).map_err(|errno| SegmentError::of("fstat", errno, 0))?;
+        let length = u64::try_from(status.st_size).unwrap_or(0);
+        bounds.check(length)?;
+        let writable = sharing == Sharing::Doorbell;
+        let map = map(descriptor.as_fd(), length, writable)?;
+        Ok(Segment::new(Hold::Peer { map, writable }))
+    }
+}
+
+/// An empty memory object. `length` is for the error only.
+fn new_memfd(label: &str, length: u64) -> Result<OwnedFd, SegmentError> {
+    /// The kernel allows 249 bytes.
+    const LONGEST_LABEL: usize = 200;
+    let readable = label.chars().filter(char::is_ascii_graphic);
+    let label: String = readable.take(LONGEST_LABEL).collect();
+
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    match memfd_create(label.as_str(), flags | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL)) {
+        // Kernels before 6.3 do not know the flag; there is nothing to lose then.
+        Err(Errno::EINVAL) => memfd_create(label.as_str(), flags),
+        result => result,
+    }
+    .map_err(|errno| SegmentError::of("memfd_create", errno, length))
+}
+
+fn seals_for(sharing: Sharing) -> SealFlag {
+    let all = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    match sharing {
+        Sharing::SingleWriter => all | SealFlag::F_SEAL_FUTURE_WRITE,
+        Sharing::Doorbell => all,
+    }
+}
+
+/// Whether a stranger's descriptor is ordinary shared memory with the seals that `sharing` needs.
+fn check_seals(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), SegmentError> {
+    let seals = match fcntl(descriptor, FcntlArg::F_GET_SEALS) {
+        Ok(bits) => SealFlag::from_bits_retain(bits),
+        // EINVAL: no object that can have seals. EBADF: opened as a mere path.
+        Err(Errno::EINVAL | Errno::EBADF) => return Err(SegmentError::NotMemory),
+        Err(errno) => return Err(SegmentError::of("fcntl(F_GET_SEALS)", errno, 0)),
+    };
+    // A memfd of huge pages has seals, too, but even reading a hole in one can end in a SIGBUS.
+    let store = fstatfs(descriptor).map_err(|errno| SegmentError::of("fstatfs", errno, 0))?;
+    if store.filesystem_type() != TMPFS_MAGIC {
+        return Err(SegmentError::NotMemory);
+    }
+    let frozen = seals.intersects(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE);
+    let missing = if !seals.contains(SealFlag::F_SEAL_SHRINK) {
+        "SHRINK"
+    } else if sharing == Sharing::SingleWriter && !frozen {
+        "FUTURE_WRITE"
+    } else if sharing == Sharing::Doorbell && frozen {
+        return Err(SegmentError::WrongAccess { wanted: "to read and write" });
+    } else {
+        return Ok(());
+    };
+    Err(SegmentError::WrongSeals { missing, found: format!("{seals:?}") })
+}
