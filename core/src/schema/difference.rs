@@ -1,0 +1,208 @@
+//! The first difference between two types, for the text of an error.
+//!
+//! Both tables are walked side by side, nearest differences first. A pair of types is compared once, so this ends
+//! after at most as many steps as there are pairs of types that face each other, and after [`MAX_PAIRS`] at the
+//! latest, which only tables made for it reach.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::canonical::type_name;
+use super::{Argument, EnumDef, Fields, Schema, StructDef, TypeDef, TypeRef};
+
+/// How many pairs of types are compared.
+const MAX_PAIRS: usize = 8192;
+
+pub(super) fn first(here: &Schema, there: &Schema) -> Option<String> {
+    let mut comparison = Comparison { here, there, seen: HashSet::new(), waiting: VecDeque::new() };
+    comparison.face(here.root, there.root, String::new());
+    while let Some(pair) = comparison.waiting.pop_front() {
+        if let Some(difference) = comparison.compare(&pair) {
+            return Some(difference);
+        }
+    }
+    // All pairs that were compared agree. What is left is sharing (one type there stands for two of that name here),
+    // or what lies beyond the bound.
+    (here.text() != there.text())
+        .then(|| format!("{}: other types of the same names here and there", here.type_name()))
+}
+
+struct Pair {
+    here: TypeRef,
+    there: TypeRef,
+    /// Where the pair stands: `Pose.x`. Empty for the message itself.
+    place: String,
+}
+
+struct Comparison<'a> {
+    here: &'a Schema,
+    there: &'a Schema,
+    seen: HashSet<(TypeRef, TypeRef)>,
+    waiting: VecDeque<Pair>,
+}
+
+impl Comparison<'_> {
+    fn face(&mut self, here: TypeRef, there: TypeRef, place: String) {
+        if self.seen.len() < MAX_PAIRS && self.seen.insert((here, there)) {
+            self.waiting.push_back(Pair { here, there, place });
+        }
+    }
+
+    fn compare(&mut self, pair: &Pair) -> Option<String> {
+        let (here, there) = (self.here.def(pair.here), self.there.def(pair.there));
+        match (here, there) {
+            (TypeDef::Struct(ours), TypeDef::Struct(theirs)) => self.structs(pair, ours, theirs),
+            (TypeDef::Enum(ours), TypeDef::Enum(theirs)) => self.enums(pair, ours, theirs),
+            _ => self.unnamed(pair, here, there),
+        }
+    }
+
+    fn structs(&mut self, pair: &Pair, ours: &StructDef, theirs: &StructDef) -> Option<String> {
+        self.names(pair, (&ours.name, &ours.arguments), (&theirs.name, &theirs.arguments))
+            .or_else(|| self.fields(&ours.name, &ours.fields, &theirs.fields))
+    }
+
+    fn enums(&mut self, pair: &Pair, ours: &EnumDef, theirs: &EnumDef) -> Option<String> {
+        if let Some(difference) =
+            self.names(pair, (&ours.name, &ours.arguments), (&theirs.name, &theirs.arguments))
+        {
+            return Some(difference);
+        }
+        let name = &ours.name;
+        for (position, (our, their)) in ours.variants.iter().zip(&theirs.variants).enumerate() {
+            if our.name != their.name {
+                let has = |variants: &[super::Variant], wanted: &str| {
+                    variants.iter().any(|variant| variant.name == wanted)
+                };
+                return Some(if !has(&theirs.variants, &our.name) {
+                    format!("{name}::{} is missing there", our.name)
+                } else if !has(&ours.variants, &their.name) {
+                    format!("{name}::{} is missing here", their.name)
+                } else {
+                    format!("{name}: variant {} is {} here, {} there", position + 1, our.name, their.name)
+                });
+            }
+            if our.tag != their.tag {
+                return Some(format!("{name}::{}: tag {} here, {} there", our.name, our.tag, their.tag));
+            }
+            if let Some(difference) =
+                self.fields(&format!("{name}::{}", our.name), &our.fields, &their.fields)
+            {
+                return Some(difference);
+            }
+        }
+        surplus(&ours.variants, &theirs.variants, |variant| format!("{name}::{}", variant.name))
+    }
+
+    fn names(
+        &mut self,
+        pair: &Pair,
+        ours: (&str, &[Argument]),
+        theirs: (&str, &[Argument]),
+    ) -> Option<String> {
+        let kinds = |argument: &Argument| match argument {
+            Argument::Type(_) => None,
+            Argument::Const(value) => Some(value.clone()),
+        };
+        let same = ours.0 == theirs.0 && ours.1.iter().map(kinds).eq(theirs.1.iter().map(kinds));
+        if !same {
+            return Some(self.plainly(pair));
+        }
+        for (our, their) in ours.1.iter().zip(theirs.1) {
+            if let (Argument::Type(our), Argument::Type(their)) = (our, their) {
+                self.face(*our, *their, pair.place.clone());
+            }
+        }
+        None
+    }
+
+    fn fields(&mut self, owner: &str, ours: &Fields, theirs: &Fields) -> Option<String> {
+        match (ours, theirs) {
+            (Fields::Unit, Fields::Unit) => None,
+            (Fields::Unnamed(our), Fields::Unnamed(their)) => {
+                for (position, (our, their)) in our.iter().zip(their).enumerate() {
+                    self.face(*our, *their, format!("{owner}.{position}"));
+                }
+                (our.len() != their.len())
+                    .then(|| format!("{owner} has {} fields here, {} there", our.len(), their.len()))
+            }
+            (Fields::Named(our), Fields::Named(their)) => {
+                for (position, (ours, theirs)) in our.iter().zip(their).enumerate() {
+                    if ours.name != theirs.name {
+                        let has = |fields: &[super::Field], wanted: &str| {
+                            fields.iter().any(|field| field.name == wanted)
+                        };
+                        return Some(if !has(their, &ours.name) {
+                            format!("{owner}.{} is missing there", ours.name)
+                        } else if !has(our, &theirs.name) {
+                            format!("{owner}.{} is missing here", theirs.name)
+                        } else {
+                            format!(
+                                "{owner}: field {} is {} here, {} there",
+                                position + 1,
+                                ours.name,
+                                theirs.name
+                            )
+                        });
+                    }
+                    self.face(ours.of, theirs.of, format!("{owner}.{}", ours.name));
+                }
+                surplus(our, their, |field| format!("{owner}.{}", field.name))
+            }
+            _ => Some(format!("{owner} has {} here, {} there", kind(ours), kind(theirs))),
+        }
+    }
+
+    fn unnamed(&mut self, pair: &Pair, here: &TypeDef, there: &TypeDef) -> Option<String> {
+        let (ours, theirs) = (here.expression_parts(), there.expression_parts());
+        let lengths = |def: &TypeDef| if let TypeDef::Array(_, length) = def { *length } else { 0 };
+        let same = match (here, there) {
+            (TypeDef::Primitive(our), TypeDef::Primitive(their)) => our == their,
+            _ => {
+                std::mem::discriminant(here) == std::mem::discriminant(there)
+                    && lengths(here) == lengths(there)
+                    && ours.len() == theirs.len()
+            }
+        };
+        if !same {
+            return Some(self.plainly(pair));
+        }
+        // Two expressions whose names differ are shown whole, `Vec<f64> here, Vec<f32> there`. Equal names may still
+        // hide different fields.
+        if self.name_here(pair) != self.name_there(pair) {
+            return Some(self.plainly(pair));
+        }
+        for (our, their) in ours.into_iter().zip(theirs) {
+            self.face(our, their, pair.place.clone());
+        }
+        None
+    }
+
+    fn plainly(&self, pair: &Pair) -> String {
+        let colon = if pair.place.is_empty() { "" } else { ": " };
+        format!("{}{colon}{} here, {} there", pair.place, self.name_here(pair), self.name_there(pair))
+    }
+
+    fn name_here(&self, pair: &Pair) -> String {
+        type_name(&self.here.types, pair.here)
+    }
+
+    fn name_there(&self, pair: &Pair) -> String {
+        type_name(&self.there.types, pair.there)
+    }
+}
+
+/// What one side has behind the end of the other.
+fn surplus<T>(ours: &[T], theirs: &[T], name: impl Fn(&T) -> String) -> Option<String> {
+    if let Some(more) = ours.get(theirs.len()) {
+        return Some(format!("{} is missing there", name(more)));
+    }
+    theirs.get(ours.len()).map(|more| format!("{} is missing here", name(more)))
+}
+
+fn kind(fields: &Fields) -> &'static str {
+    match fields {
+        Fields::Unit => "no fields",
+        Fields::Unnamed(_) => "fields without names",
+        Fields::Named(_) => "fields with names",
+    }
+}

@@ -1,0 +1,342 @@
+//! A schema as bytes, and the rules that a table from a stranger must keep.
+//!
+//! ```text
+//! +--------+-----------+---------------------------------------+
+//! | "hmsc" | version   | rkyv archive of the table, root last  |
+//! | 4 bytes| u32, LE   |                                       |
+//! +--------+-----------+---------------------------------------+
+//! ```
+//!
+//! The version stands in front, so that a later form of the table is recognised instead of misread.
+
+use std::collections::HashSet;
+
+use rkyv::rancor;
+use rkyv::util::AlignedVec;
+
+use super::layout::{self, Layout};
+use super::{Argument, Fields, Schema, TypeDef, TypeRef};
+
+/// The version of the bytes and of the text under the fingerprint.
+pub const SCHEMA_VERSION: u32 = 1;
+/// The longest schema that travels, in bytes. It must leave room beside it in a control message of 64 KiB.
+pub const MAX_SCHEMA_BYTES: usize = 32 * 1024;
+/// The most types that a schema may contain.
+pub const MAX_TYPES: usize = 2048;
+/// The longest name of a type, field or variant, in bytes.
+pub const MAX_NAME_BYTES: usize = 200;
+/// How deep types may be nested in each other by value, and how deep a type expression such as `Vec<Option<..>>` may
+/// be.
+pub const MAX_NESTING: usize = 128;
+/// The most types that all type expressions of a schema may be written with, together. Keeps the text under the
+/// fingerprint short.
+pub const MAX_EXPRESSION_NODES: usize = 64 * 1024;
+
+const MAGIC: [u8; 4] = *b"hmsc";
+const HEAD_BYTES: usize = 8;
+
+/// Why a schema is refused. None of these can happen between programs built with the same version of hivemind: the
+/// peer is of another version, or faulty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// The schema has more bytes than may travel. Split the type into several services.
+    #[error(
+        "the schema has {length} bytes, at most {limit} are allowed; split the type into several services"
+    )]
+    TooLong {
+        /// The length found, in bytes.
+        length: usize,
+        /// [`MAX_SCHEMA_BYTES`].
+        limit: usize,
+    },
+    /// The bytes do not begin like a schema. Check that the peer speaks hivemind.
+    #[error("these {length} bytes are no schema; check what the peer runs")]
+    NoSchema {
+        /// How many bytes there were.
+        length: usize,
+    },
+    /// The schema has another version. Build both programs with the same release of hivemind.
+    #[error(
+        "the schema has version {found}, this program knows {known}; build both with the same release of hivemind"
+    )]
+    Version {
+        /// The version found.
+        found: u32,
+        /// [`SCHEMA_VERSION`].
+        known: u32,
+    },
+    /// The bytes are damaged. Check what the peer runs.
+    #[error("the schema is corrupt behind its head; check what the peer runs")]
+    Corrupt,
+    /// More types than allowed. Split the type into several services.
+    #[error(
+        "the schema has {count} types, at most {limit} are allowed; split the type into several services"
+    )]
+    TooManyTypes {
+        /// How many there are.
+        count: usize,
+        /// [`MAX_TYPES`].
+        limit: usize,
+    },
+    /// A type refers to one that is not in the table. Check what the peer runs.
+    #[error("the schema refers to type {index} of {count}; check what the peer runs")]
+    NoSuchType {
+        /// The index referred to.
+        index: usize,
+        /// How many types there are.
+        count: usize,
+    },
+    /// A name that no Rust type, field or variant can have, or a longer one than [`MAX_NAME_BYTES`]. Check what the
+    /// peer runs, or shorten the name.
+    #[error(
+        "the name {name:?} in the schema is no identifier of at most {limit} bytes; check what the peer runs, or shorten the name"
+    )]
+    BadName {
+        /// The name, cut to the allowed length.
+        name: String,
+        /// [`MAX_NAME_BYTES`].
+        limit: usize,
+    },
+    /// Two fields, two variants or two tags of variants are the same. Check what the peer runs.
+    #[error("`{name}` in the schema has {what} twice; check what the peer runs")]
+    Twice {
+        /// The type.
+        name: String,
+        /// What is there twice.
+        what: String,
+    },
+    /// An enum without variants: it has no values, so it cannot be sent. Give it a variant.
+    #[error("the enum `{name}` in the schema has no variants; give it one")]
+    NoVariants {
+        /// The enum.
+        name: String,
+    },
+    /// `[u8]` within another type. Use `Vec<u8>` there.
+    #[error("the schema contains `[u8]` within another type; use `Vec<u8>` there")]
+    BytesInside,
+    /// A type contains itself by value. Put a `Box` or a `Vec` in between.
+    #[error("`{name}` in the schema contains itself and would never end; put a Box in between")]
+    Infinite {
+        /// The type.
+        name: String,
+    },
+    /// The archived form of a type is too large. Put its bulk behind a `Vec` or a `Box`.
+    #[error(
+        "`{name}` in the schema takes {size} bytes, at most {limit} are allowed; put its bulk behind a Vec"
+    )]
+    TooLarge {
+        /// The type.
+        name: String,
+        /// The size, as far as it was counted.
+        size: u64,
+        /// [`MAX_ARCHIVED_SIZE`](super::MAX_ARCHIVED_SIZE).
+        limit: u64,
+    },
+    /// Types are nested too deep. Flatten them.
+    #[error("the types in the schema are nested more than {limit} deep; flatten them")]
+    TooDeep {
+        /// [`MAX_NESTING`].
+        limit: usize,
+    },
+    /// The type expressions are too long when written out. Give names to parts of them, as structs.
+    #[error(
+        "the types of the schema, written out, have more than {limit} parts; name some of them as structs"
+    )]
+    TooIntricate {
+        /// [`MAX_EXPRESSION_NODES`].
+        limit: usize,
+    },
+}
+
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Table {
+    root: TypeRef,
+    types: Vec<TypeDef>,
+}
+
+pub(super) fn to_bytes(schema: &Schema) -> Vec<u8> {
+    let table = Table { root: schema.root, types: schema.types.clone() };
+    // Serializing into memory that grows fails only when the offsets overflow 31 bits, which `MAX_TYPES` and
+    // `MAX_NAME_BYTES` exclude.
+    let archive = rkyv::to_bytes::<rancor::Panic>(&table).unwrap_or_else(|never| match never {});
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + archive.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&SCHEMA_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&archive);
+    bytes
+}
+
+pub(super) fn from_bytes(bytes: &[u8]) -> Result<Schema, SchemaError> {
+    let length = bytes.len();
+    if length > MAX_SCHEMA_BYTES {
+        return Err(SchemaError::TooLong { length, limit: MAX_SCHEMA_BYTES });
+    }
+    let Some((magic, rest)) = bytes.split_first_chunk::<4>() else {
+        return Err(SchemaError::NoSchema { length });
+    };
+    let Some((version, archive)) = rest.split_first_chunk::<4>() else {
+        return Err(SchemaError::NoSchema { length });
+    };
+    if *magic != MAGIC {
+        return Err(SchemaError::NoSchema { length });
+    }
+    let found = u32::from_le_bytes(*version);
+    if found != SCHEMA_VERSION {
+        return Err(SchemaError::Version { found, known: SCHEMA_VERSION });
+    }
+    // The bytes come at any address; archives want theirs aligned.
+    let mut aligned: AlignedVec = AlignedVec::with_capacity(archive.len());
+    aligned.extend_from_slice(archive);
+    let table = rkyv::from_bytes::<Table, rancor::Failure>(&aligned).map_err(|_| SchemaError::Corrupt)?;
+    Schema::check(table.root, table.types)
+}
+
+/// Checks every rule; gives the layouts, which are computed on the way.
+pub(super) fn check(root: TypeRef, types: &[TypeDef]) -> Result<Vec<Layout>, SchemaError> {
+    if types.len() > MAX_TYPES {
+        return Err(SchemaError::TooManyTypes { count: types.len(), limit: MAX_TYPES });
+    }
+    check_reference(root, types)?;
+    for (index, def) in types.iter().enumerate() {
+        if *def == TypeDef::Bytes && index != root.index() {
+            return Err(SchemaError::BytesInside);
+        }
+        check_def(def, types)?;
+    }
+    // Names before layouts: the errors about layouts name types.
+    check_expressions(types)?;
+    layout::of_table(types)
+}
+
+fn check_reference(reference: TypeRef, types: &[TypeDef]) -> Result<(), SchemaError> {
+    match types.get(reference.index()) {
+        Some(_) => Ok(()),
+        None => Err(SchemaError::NoSuchType { index: reference.index(), count: types.len() }),
+    }
+}
+
+fn check_def(def: &TypeDef, types: &[TypeDef]) -> Result<(), SchemaError> {
+    for part in def.expression_parts().into_iter().chain(def.field_types()) {
+        check_reference(part, types)?;
+        if types[part.index()] == TypeDef::Bytes {
+            return Err(SchemaError::BytesInside);
+        }
+    }
+    match def {
+        TypeDef::Struct(def) => {
+            check_name(&def.name)?;
+            check_arguments(&def.arguments)?;
+            check_fields(&def.name, &def.fields)
+        }
+        TypeDef::Enum(def) => {
+            check_name(&def.name)?;
+            check_arguments(&def.arguments)?;
+            if def.variants.is_empty() {
+                return Err(SchemaError::NoVariants { name: def.name.clone() });
+            }
+            let mut names = HashSet::new();
+            let mut tags = HashSet::new();
+            for variant in &def.variants {
+                check_name(&variant.name)?;
+                if !names.insert(&variant.name) {
+                    let what = format!("the variant {}", variant.name);
+                    return Err(SchemaError::Twice { name: def.name.clone(), what });
+                }
+                if !tags.insert(variant.tag) {
+                    let what = format!("the tag {}", variant.tag);
+                    return Err(SchemaError::Twice { name: def.name.clone(), what });
+                }
+                check_fields(&def.name, &variant.fields)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_fields(owner: &str, fields: &Fields) -> Result<(), SchemaError> {
+    let Fields::Named(fields) = fields else { return Ok(()) };
+    let mut names = HashSet::new();
+    for field in fields {
+        check_name(&field.name)?;
+        if !names.insert(&field.name) {
+            return Err(SchemaError::Twice {
+                name: owner.to_owned(),
+                what: format!("the field {}", field.name),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_arguments(arguments: &[Argument]) -> Result<(), SchemaError> {
+    arguments.iter().try_for_each(|argument| match argument {
+        Argument::Const(text) => check_name(text.strip_prefix('-').unwrap_or(text)),
+        Argument::Type(_) => Ok(()),
+    })
+}
+
+/// A name consists of what Rust allows in identifiers, roughly: no ASCII but letters, digits and `_`, no white
+/// space, nothing that steers a terminal. So the text under the fingerprint is unambiguous, and names can be
+/// printed as they are.
+fn check_name(name: &str) -> Result<(), SchemaError> {
+    let allowed = |c: char| match c {
+        _ if c.is_ascii() => c.is_ascii_alphanumeric() || c == '_',
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => false,
+        _ => !c.is_control() && !c.is_whitespace(),
+    };
+    if !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(SchemaError::BadName { name: name.chars().take(MAX_NAME_BYTES).collect(), limit: MAX_NAME_BYTES })
+}
+
+/// Type expressions must end, must not be too deep, and must not be too long when written out (sharing in the table
+/// could make them so).
+fn check_expressions(types: &[TypeDef]) -> Result<(), SchemaError> {
+    let mut weights = vec![Weight::Unknown; types.len()];
+    let mut total: usize = 0;
+    for (index, def) in types.iter().enumerate() {
+        let mut written = weigh(index, types, &mut weights, 0)?;
+        for field in def.field_types() {
+            written = written.saturating_add(weigh(field.index(), types, &mut weights, 0)?);
+        }
+        total = total.saturating_add(written);
+        if total > MAX_EXPRESSION_NODES {
+            return Err(SchemaError::TooIntricate { limit: MAX_EXPRESSION_NODES });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Weight {
+    Unknown,
+    Open,
+    Known(usize),
+}
+
+fn weigh(
+    index: usize,
+    types: &[TypeDef],
+    weights: &mut [Weight],
+    depth: usize,
+) -> Result<usize, SchemaError> {
+    match weights[index] {
+        Weight::Known(weight) => return Ok(weight),
+        // An expression that contains itself never ends; Rust has no such types.
+        Weight::Open => return Err(SchemaError::TooDeep { limit: MAX_NESTING }),
+        Weight::Unknown => {}
+    }
+    if depth > MAX_NESTING {
+        return Err(SchemaError::TooDeep { limit: MAX_NESTING });
+    }
+    weights[index] = Weight::Open;
+    let mut weight: usize = 1;
+    for part in types[index].expression_parts() {
+        weight = weight.saturating_add(weigh(part.index(), types, weights, depth + 1)?);
+    }
+    weights[index] = Weight::Known(weight);
+    Ok(weight)
+}
