@@ -1,1 +1,7 @@
 //! The root of a hive.
+pub mod filter;
+pub mod name;
+pub mod protocol;
+pub mod runtime_dir;
+pub mod schema;
+mod socket;

@@ -7,6 +7,7 @@
 //!
 //! If a process dies in here, the kernel closes what it held; nothing is shared.
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Once;
@@ -119,20 +120,19 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
 /// A lock or a listening socket that a forked child inherits outlives the process that used it, and makes the dead look
 /// alive. (Close-on-exec does not help a child that never calls `exec`.)
 #[derive(Debug)]
-pub struct Kept {
+pub struct Kept<T> {
     place: Option<usize>,
-    descriptor: OwnedFd,
+    owner: T,
 }
 
-impl Kept {
-    /// The descriptor.
-    #[must_use]
-    pub fn descriptor(&self) -> &OwnedFd {
-        &self.descriptor
+impl<T> Deref for Kept<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.owner
     }
 }
 
-impl Drop for Kept {
+impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             // Relaxed: the entry is a number on its own; `fork` copies whatever it is at that moment.
@@ -144,21 +144,21 @@ impl Drop for Kept {
 static KEPT: [AtomicI32; MAX_KEPT] = [const { AtomicI32::new(-1) }; MAX_KEPT];
 static REGISTER: Once = Once::new();
 
-/// Makes children that this process forks close `descriptor` at once. When [`MAX_KEPT`] are looked after already, the
-/// descriptor is handed back unprotected inside [`Kept`]; nothing else changes.
+/// Makes children that this process forks close the descriptor of `owner` at once. When [`MAX_KEPT`] are looked after
+/// already, it is handed back unprotected inside [`Kept`]; nothing else changes.
 #[must_use]
-pub fn keep_from_children(descriptor: OwnedFd) -> Kept {
+pub fn keep_from_children<T: AsRawFd>(owner: T) -> Kept<T> {
     REGISTER.call_once(|| {
         // SAFETY: `close_kept` is a function of the required type that lives as long as the program. A failure (out of
         // memory) only means that children keep the descriptors.
         unsafe { libc::pthread_atfork(None, None, Some(close_kept)) };
     });
-    let number = descriptor.as_raw_fd();
+    let number = owner.as_raw_fd();
     // Relaxed: nothing else is published through the entry.
     let place = KEPT
         .iter()
         .position(|entry| entry.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok());
-    Kept { place, descriptor }
+    Kept { place, owner }
 }
 
 /// Runs in a forked child before `fork` returns there: only calls that are safe after a fork of a threaded process.

@@ -1,0 +1,929 @@
+//! The control protocol: what nodes and the root say to each other.
+//!
+//! One message is one packet of a SEQPACKET socket, at most [`MAX_PACKET`] bytes:
+//!
+//! ```text
+//! +--------------+-----------+------+---------------------------------------------+
+//! | magic "HMcp" | version   | zero | rkyv archive of `ToRoot` or `ToNode`        |
+//! | 4 bytes      | 4 bytes   | 8    | (its root is at the end; aligned to 16)     |
+//! +--------------+-----------+------+---------------------------------------------+
+//! ```
+//!
+//! The head never changes its form, so peers of different versions can tell each other so. Descriptors travel beside
+//! the packet, in the order in which its [`Carrier`]s stand; to a node, `Attach` and `Attached` end with one more: the
+//! pidfd of the peer. Every packet is a stranger's input: it is validated before it is read, a packet whose number
+//! of descriptors is not what it says is malformed, and texts and tables are bounded by the constants below.
+//!
+//! | step       | subscriber's node        | root                             | publisher's node              |
+//! | ---------- | ------------------------ | -------------------------------- | ----------------------------- |
+//! | admit      | `Hello` (+ bells)        | `Welcome`                        | `Hello` (+ bells)             |
+//! | announce   | `Demand`                 | `Accepted` or `Refused`, `Match` | `Offer`                       |
+//! | seat       | `Attach` (+ reader)      | `Attach` (+ bells, pidfd)        | maps reader, registers pins   |
+//! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring)           |
+//!
+//! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
+//! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
+#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+
+use rkyv::rancor;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// The version of this protocol. Nodes and roots of different versions refuse each other in words.
+pub const VERSION: u32 = 1;
+/// The longest packet, in bytes.
+pub const MAX_PACKET: usize = 64 * 1024;
+/// The longest description of a type, in bytes.
+pub const MAX_SCHEMA: usize = 32 * 1024;
+/// The longest explanation, in bytes; longer ones are cut.
+pub const MAX_REASON: usize = 1024;
+/// The longest name of a shared-memory segment, in bytes.
+pub const MAX_SEGMENT_NAME: usize = 255;
+/// The most established connections that one packet lists.
+pub const CONNECTED_PER_PACKET: usize = 1024;
+/// A page of a listing ends before it grows beyond this many bytes.
+pub const PAGE_BYTES: usize = 48 * 1024;
+/// The highest epoch a root may have. Above it is no epoch but a mistake.
+pub const MAX_EPOCH: u64 = 1 << 48;
+
+const MAGIC: [u8; 4] = *b"HMcp";
+/// Bytes before the archive.
+const HEAD: usize = 16;
+
+/// One end of a service, in one life of one node.
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
+pub struct EndId {
+    /// The epoch of the node: a random number of this life, never 0.
+    pub node: u64,
+    /// Which end of the node; never reused within its life.
+    pub index: u32,
+}
+
+impl fmt::Display for EndId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}:{}", self.node, self.index)
+    }
+}
+
+/// A number for a new life of a node: random, never 0.
+#[must_use]
+pub fn new_node_epoch() -> u64 {
+    loop {
+        // RandomState is keyed by the system's random numbers, so processes that start together differ too.
+        let epoch = RandomState::new().build_hasher().finish();
+        if epoch != 0 {
+            return epoch;
+        }
+    }
+}
+
+/// How a segment reaches a peer.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// The next descriptor beside the packet.
+    Descriptor,
+    /// A segment with this name.
+    Named(String),
+}
+
+/// A publisher, as its node announces it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Which end of the node.
+    pub index: u32,
+    /// The name of the service.
+    pub service: String,
+    /// The fingerprint of the type.
+    pub fingerprint: u128,
+    /// The description of the type, at most [`MAX_SCHEMA`] bytes.
+    pub schema: Vec<u8>,
+    /// True: the publisher waits instead of overwriting what was not read.
+    pub reliable: bool,
+    /// How many earlier messages a late subscriber gets.
+    pub history: u32,
+    /// Slots of the ring.
+    pub capacity: u32,
+}
+
+/// A type that a subscription insists on.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The fingerprint of the type.
+    pub fingerprint: u128,
+    /// The description of the type, at most [`MAX_SCHEMA`] bytes.
+    pub schema: Vec<u8>,
+}
+
+/// An established connection, as the subscriber's node tells a new root.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The publisher.
+    pub publisher: EndId,
+    /// The seat of the connection in the reader segment.
+    pub seat: u32,
+}
+
+/// A subscription, as its node announces it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Which end of the node.
+    pub index: u32,
+    /// Which services.
+    pub filter: String,
+    /// Which type; `None`: any.
+    pub expected: Option<Expected>,
+    /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see [`ToRoot::Connected`].)
+    pub connected: Vec<Connected>,
+}
+
+/// Where a listing goes on.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// After this node; 0 is before the first.
+    Nodes(u64),
+    /// After this service; the empty name is before the first.
+    Services(String),
+    /// After this publisher.
+    Publishers(EndId),
+    /// After this subscriber.
+    Subscribers(EndId),
+    /// After the connection of this publisher with this subscriber.
+    Connections(EndId, EndId),
+}
+
+/// One line of a listing.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A node.
+    Node(NodeInfo),
+    /// A service with at least one publisher, or whose type a subscriber fixes.
+    Service {
+        /// Its name.
+        service: String,
+        /// The fingerprint of its type.
+        fingerprint: u128,
+        /// The description of its type.
+        schema: Vec<u8>,
+    },
+    /// A publisher.
+    Publisher {
+        /// The end.
+        end: EndId,
+        /// Its service.
+        service: String,
+        /// True: loses nothing.
+        reliable: bool,
+        /// Messages that a late subscriber gets.
+        history: u32,
+        /// Slots of the ring.
+        capacity: u32,
+    },
+    /// A subscription.
+    Subscriber {
+        /// The end.
+        end: EndId,
+        /// Its filter.
+        filter: String,
+        /// The type it insists on, as a description.
+        expected: Option<Expected>,
+    },
+    /// An established connection.
+    Connection(ConnectionInfo),
+}
+
+/// A node, as a listing shows it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its epoch.
+    pub node: u64,
+    /// Its process, as the root's process sees it.
+    pub pid: i32,
+    /// True: it only looks.
+    pub observer: bool,
+    /// True: the root lives in it.
+    pub hosts_root: bool,
+}
+
+/// An established connection, as a listing shows it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Who writes.
+    pub publisher: EndId,
+    /// Who reads.
+    pub subscriber: EndId,
+    /// The seat in the subscriber's reader segment.
+    pub seat: u32,
+}
+
+/// What a node says.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum ToRoot {
+    /// The first message: who is here. One carrier.
+    Hello {
+        /// The node's name.
+        name: String,
+        /// The node's epoch.
+        node: u64,
+        /// True: it only looks; it claims no name and has no ends.
+        observer: bool,
+        /// True: it wants a dedicated root only.
+        external: bool,
+        /// True: an earlier root had admitted it in this life.
+        rejoin: bool,
+        /// True: it hosts this root.
+        hosts_root: bool,
+        /// The highest epoch of a root it has seen.
+        seen_epoch: u64,
+        /// Its doorbells.
+        bells: Carrier,
+    },
+    /// A publisher begins. Answered by `Accepted` or `Refused`.
+    Offer {
+        /// Comes back in the answer.
+        request: u64,
+        /// The publisher.
+        offer: Offer,
+    },
+    /// Connections that the coming `Demand` of this subscriber already has.
+    Connected {
+        /// The end that the `Demand` will name.
+        subscriber: u32,
+        /// At most [`CONNECTED_PER_PACKET`].
+        connections: Vec<Connected>,
+    },
+    /// A subscription begins. Answered by `Accepted` or `Refused`.
+    Demand {
+        /// Comes back in the answer.
+        request: u64,
+        /// The subscription; its `connected` is empty on the wire.
+        demand: Demand,
+    },
+    /// An end of this node is gone.
+    Withdraw {
+        /// Which.
+        index: u32,
+    },
+    /// Answer to `Match`: here is my seat. One carrier.
+    Attach {
+        /// The end of this node.
+        subscriber: u32,
+        /// With whom.
+        publisher: EndId,
+        /// Which seat of the reader segment.
+        seat: u32,
+        /// The reader segment.
+        reader: Carrier,
+    },
+    /// Answer to `Match`: not wanted any more.
+    Declined {
+        /// The end of this node.
+        subscriber: u32,
+        /// With whom.
+        publisher: EndId,
+    },
+    /// Answer to `Attach`: the seat counts; here is my ring. One carrier.
+    Attached {
+        /// The end of this node.
+        publisher: u32,
+        /// With whom.
+        subscriber: EndId,
+        /// The first sequence number that the subscriber gets.
+        start: u64,
+        /// The ring segment.
+        ring: Carrier,
+    },
+    /// Answer to `Attach`: no.
+    AttachRefused {
+        /// The end of this node.
+        publisher: u32,
+        /// With whom.
+        subscriber: EndId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// What is there? Answered by `Page`.
+    List {
+        /// Comes back in the answer.
+        request: u64,
+        /// Where to go on.
+        after: Cursor,
+    },
+    /// Let me look at a segment. Answered by `Inspected` or `Refused`.
+    Inspect {
+        /// Comes back in the answer.
+        request: u64,
+        /// Whose segment.
+        end: EndId,
+    },
+    /// Answer to `Inspect`: one carrier, or none when the end is gone.
+    Inspected {
+        /// From the question.
+        inquiry: u64,
+        /// The segment.
+        segment: Option<Carrier>,
+    },
+    /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or `Refused`.
+    HandOver,
+    /// This node is leaving.
+    Leave,
+}
+
+/// What the root says.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum ToNode {
+    /// Admitted.
+    Welcome {
+        /// The epoch of this root.
+        epoch: u64,
+        /// Its process, as it sees itself.
+        pid: i32,
+        /// True: it serves in a process of its own.
+        dedicated: bool,
+    },
+    /// An `Offer` or `Demand` stands.
+    Accepted {
+        /// Of the question.
+        request: u64,
+    },
+    /// A request was refused, or (without a number) the node itself is, and is cut off.
+    Refused {
+        /// Of the question.
+        request: Option<u64>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// There is a publisher for a subscription. Answered by `Attach` or `Declined`.
+    Match {
+        /// The end of this node.
+        subscriber: u32,
+        /// Who writes.
+        publisher: EndId,
+        /// The publisher's node.
+        node_name: String,
+        /// The service.
+        service: String,
+        /// The fingerprint of its type.
+        fingerprint: u128,
+        /// The description of its type.
+        schema: Vec<u8>,
+        /// True: loses nothing.
+        reliable: bool,
+        /// Messages that a late subscriber gets.
+        history: u32,
+        /// Slots of the ring.
+        capacity: u32,
+    },
+    /// A service matches a pattern but has another type.
+    Skipped {
+        /// The end of this node.
+        subscriber: u32,
+        /// The service.
+        service: String,
+        /// The fingerprint of its type.
+        fingerprint: u128,
+        /// The description of its type.
+        schema: Vec<u8>,
+    },
+    /// A subscriber wants in. Two carriers, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
+    Attach {
+        /// The end of this node.
+        publisher: u32,
+        /// Who reads.
+        subscriber: EndId,
+        /// The subscriber's node.
+        node_name: String,
+        /// Which seat of the reader segment.
+        seat: u32,
+        /// The reader segment.
+        reader: Carrier,
+        /// The doorbells of the subscriber's node.
+        bells: Carrier,
+    },
+    /// The publisher let us in. Two carriers, then the pidfd of the publisher's process.
+    Attached {
+        /// The end of this node.
+        subscriber: u32,
+        /// Who writes.
+        publisher: EndId,
+        /// The first sequence number to read.
+        start: u64,
+        /// The ring segment.
+        ring: Carrier,
+        /// The doorbells of the publisher's node.
+        bells: Carrier,
+    },
+    /// The pair does not come about.
+    AttachRefused {
+        /// The end of this node.
+        subscriber: u32,
+        /// With whom.
+        publisher: EndId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A part of a listing.
+    Page {
+        /// Of the question.
+        request: u64,
+        /// Lines, in order.
+        entries: Vec<Entry>,
+        /// Where to go on; `None`: this was the last page.
+        next: Option<Cursor>,
+    },
+    /// Somebody wants to look at a segment. Answered by `Inspected`.
+    Inspect {
+        /// Comes back in the answer.
+        inquiry: u64,
+        /// The end of this node.
+        index: u32,
+    },
+    /// The segment asked for. One carrier.
+    Inspected {
+        /// Of the question.
+        request: u64,
+        /// The segment.
+        segment: Carrier,
+    },
+    /// This root closes in order. `successor` is the process that takes over; 0: whoever is first.
+    Leaving {
+        /// A process, or 0.
+        successor: i32,
+    },
+    /// The lock is free, the socket closed: take over.
+    HandedOver,
+}
+
+/// Why the root says no.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The peer speaks another version. Use programs of one version in a hive.
+    Version {
+        /// What the root speaks.
+        root: u32,
+    },
+    /// The process belongs to another user.
+    Stranger {
+        /// Whose hive this is.
+        owner: u32,
+        /// Who asked.
+        user: u32,
+    },
+    /// A live node has this name.
+    NameTaken {
+        /// Its process.
+        pid: i32,
+    },
+    /// A live node has this epoch.
+    EpochTaken,
+    /// The root is embedded in a node, and a dedicated one is wanted.
+    NotDedicated {
+        /// The process that hosts it.
+        pid: i32,
+    },
+    /// A dedicated root hands over to nobody.
+    Dedicated {
+        /// Its process.
+        pid: i32,
+    },
+    /// The service has another type.
+    OtherType {
+        /// The service.
+        service: String,
+        /// The fingerprint of its type.
+        fingerprint: u128,
+        /// The description of its type.
+        schema: Vec<u8>,
+        /// A node that has it.
+        holder: String,
+    },
+    /// A table is full.
+    Limit {
+        /// Of what there are too many.
+        what: Table,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// A name or filter that does not parse.
+    Name {
+        /// Why, in words.
+        why: String,
+    },
+    /// There is no such end.
+    UnknownEnd {
+        /// Which.
+        end: EndId,
+    },
+    /// An end of this number lives already.
+    IndexTaken {
+        /// Which.
+        index: u32,
+    },
+    /// The root's process has no descriptors left.
+    OutOfDescriptors {
+        /// Its process.
+        pid: i32,
+    },
+    /// The message breaks the protocol.
+    Malformed {
+        /// How, in words.
+        why: String,
+    },
+}
+
+/// A bounded table of the root.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Nodes of the hive.
+    Nodes,
+    /// Ends of one node.
+    EndsOfNode,
+    /// Ends of the hive.
+    Ends,
+    /// Pairs of a publisher with a subscriber.
+    Pairs,
+    /// Connections that a node announces ahead of a `Demand`.
+    Announced,
+    /// Questions under way.
+    Inquiries,
+    /// Bytes of a type description.
+    SchemaBytes,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Table::Nodes => "nodes in the hive",
+            Table::EndsOfNode => "publishers and subscribers in one node",
+            Table::Ends => "publishers and subscribers in the hive",
+            Table::Pairs => "pairs of a publisher with a subscriber in the hive",
+            Table::Announced => "connections announced ahead of a subscription",
+            Table::Inquiries => "questions under way",
+            Table::SchemaBytes => "bytes in a type description",
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Version { root } => write!(
+                formatter,
+                "the root speaks protocol version {root}, this program {VERSION}; use programs of one version"
+            ),
+            Refusal::Stranger { owner, user } => write!(
+                formatter,
+                "this hive belongs to user {owner}, not to user {user}; set HIVEMIND_DIR to a folder of yours"
+            ),
+            Refusal::NameTaken { pid } => {
+                write!(formatter, "process {pid} is a live node of this name; choose another name or stop it")
+            }
+            Refusal::EpochTaken => formatter.write_str("a live node has the same epoch; join again"),
+            Refusal::NotDedicated { pid } => {
+                write!(formatter, "the root is embedded in process {pid}; start a dedicated one with `hm root`")
+            }
+            Refusal::Dedicated { pid } => {
+                write!(formatter, "process {pid} is a dedicated root of this hive; stop it first")
+            }
+            Refusal::OtherType { service, holder, .. } => {
+                write!(formatter, "{service} has another type in node {holder}; use that type or another name")
+            }
+            Refusal::Limit { what, limit } => {
+                write!(formatter, "there are too many {what}: {limit} are possible; use fewer")
+            }
+            Refusal::Name { why } => formatter.write_str(why),
+            Refusal::UnknownEnd { end } => write!(formatter, "there is no end {end}; it may have just gone"),
+            Refusal::IndexTaken { index } => {
+                write!(formatter, "this node has an end {index} already; give every end its own number")
+            }
+            Refusal::OutOfDescriptors { pid } => write!(
+                formatter,
+                "process {pid}, which hosts the root, has no file descriptors left; raise its `ulimit -n`"
+            ),
+            Refusal::Malformed { why } => {
+                write!(formatter, "{why}; this breaks the protocol, so look for a damaged or foreign program")
+            }
+        }
+    }
+}
+
+/// Why a packet is no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Shorter than its head, longer than any packet, or of another protocol. Something else uses this socket.
+    #[error("a packet of {length} bytes is not of this protocol")]
+    Foreign {
+        /// Its bytes.
+        length: usize,
+    },
+    /// Of another version. Use programs of one version in a hive.
+    #[error("a packet of protocol version {theirs}, here is {VERSION}")]
+    Version {
+        /// What the peer speaks.
+        theirs: u32,
+    },
+    /// The archive is damaged, or a text in it is longer than allowed. The peer is damaged or hostile.
+    #[error("a damaged packet of {length} bytes")]
+    Damaged {
+        /// Its bytes.
+        length: usize,
+    },
+    /// Surplus or missing descriptors. The peer is damaged or hostile, or this process has none left.
+    #[error("a packet that says {expected} descriptors came with {found}")]
+    Descriptors {
+        /// What the packet says.
+        expected: usize,
+        /// What came.
+        found: usize,
+    },
+}
+
+/// A message longer than a packet; shorten its schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a control message of {length} bytes; {MAX_PACKET} are possible, so describe a smaller type")]
+pub struct TooLong {
+    /// Its bytes.
+    pub length: usize,
+}
+
+/// Writes `message` over `packet`, head and all.
+///
+/// # Errors
+/// [`TooLong`]; `packet` then holds nothing of use.
+pub fn encode<M: Message>(message: &M, packet: &mut AlignedVec) -> Result<(), TooLong> {
+    packet.clear();
+    packet.extend_from_slice(&MAGIC);
+    packet.extend_from_slice(&VERSION.to_le_bytes());
+    packet.extend_from_slice(&[0; 8]);
+    message.append(packet);
+    if packet.len() > MAX_PACKET {
+        return Err(TooLong { length: packet.len() });
+    }
+    Ok(())
+}
+
+/// Reads a message out of a packet and checks everything that can be checked without knowing the state of a hive.
+/// `packet` must be aligned to 16, as an [`AlignedVec`] is.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode<M: Message>(packet: &[u8], descriptors: usize) -> Result<M, DecodeError> {
+    let length = packet.len();
+    if !(HEAD..=MAX_PACKET).contains(&length) || packet[..4] != MAGIC {
+        return Err(DecodeError::Foreign { length });
+    }
+    let theirs = u32::from_le_bytes([packet[4], packet[5], packet[6], packet[7]]);
+    if theirs != VERSION {
+        return Err(DecodeError::Version { theirs });
+    }
+    let message = M::read(&packet[HEAD..]).ok_or(DecodeError::Damaged { length })?;
+    if !message.is_bounded() {
+        return Err(DecodeError::Damaged { length });
+    }
+    let expected = message.descriptors();
+    if expected != descriptors {
+        return Err(DecodeError::Descriptors { expected, found: descriptors });
+    }
+    Ok(message)
+}
+
+/// [`ToRoot`] or [`ToNode`].
+pub trait Message: sealed::Sealed + Sized {
+    /// How many descriptors travel beside the packet.
+    fn descriptors(&self) -> usize;
+    #[doc(hidden)]
+    fn append(&self, packet: &mut AlignedVec);
+    #[doc(hidden)]
+    fn read(archive: &[u8]) -> Option<Self>;
+    #[doc(hidden)]
+    fn is_bounded(&self) -> bool;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::ToRoot {}
+    impl Sealed for super::ToNode {}
+}
+
+macro_rules! archive_by_rkyv {
+    () => {
+        fn append(&self, packet: &mut AlignedVec) {
+            let taken = std::mem::take(packet);
+            // Writing to memory that grows cannot fail: there are no shared pointers and no fixed bounds.
+            *packet = rkyv::api::high::to_bytes_in::<_, rancor::Panic>(self, taken).always_ok();
+        }
+
+        fn read(archive: &[u8]) -> Option<Self> {
+            rkyv::from_bytes::<Self, rancor::Failure>(archive).ok()
+        }
+    };
+}
+
+use rancor::ResultExt as _;
+
+impl Carrier {
+    fn descriptors(&self) -> usize {
+        usize::from(matches!(self, Carrier::Descriptor))
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            Carrier::Descriptor => true,
+            Carrier::Named(name) => name.len() <= MAX_SEGMENT_NAME,
+        }
+    }
+}
+
+impl Message for ToRoot {
+    archive_by_rkyv!();
+
+    fn descriptors(&self) -> usize {
+        match self {
+            ToRoot::Hello { bells: carrier, .. }
+            | ToRoot::Attach { reader: carrier, .. }
+            | ToRoot::Attached { ring: carrier, .. }
+            | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.descriptors(),
+            _ => 0,
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            ToRoot::Hello { bells: carrier, .. }
+            | ToRoot::Attach { reader: carrier, .. }
+            | ToRoot::Attached { ring: carrier, .. }
+            | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.is_bounded(),
+            ToRoot::Connected { connections, .. } => connections.len() <= CONNECTED_PER_PACKET,
+            ToRoot::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
+            // Names, filters and schemas are checked by the registry, which answers with the reason.
+            _ => true,
+        }
+    }
+}
+
+impl Message for ToNode {
+    archive_by_rkyv!();
+
+    fn descriptors(&self) -> usize {
+        match self {
+            ToNode::Attach { reader: carrier, bells, .. } | ToNode::Attached { ring: carrier, bells, .. } => {
+                carrier.descriptors() + bells.descriptors() + 1
+            }
+            ToNode::Inspected { segment, .. } => segment.descriptors(),
+            _ => 0,
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            ToNode::Attach { reader: carrier, bells, .. } | ToNode::Attached { ring: carrier, bells, .. } => {
+                carrier.is_bounded() && bells.is_bounded()
+            }
+            ToNode::Inspected { segment, .. } => segment.is_bounded(),
+            ToNode::Match { schema, .. } | ToNode::Skipped { schema, .. } => schema.len() <= MAX_SCHEMA,
+            ToNode::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
+            _ => true,
+        }
+    }
+}
+
+/// Cuts an explanation to [`MAX_REASON`] bytes.
+#[must_use]
+pub fn bounded_reason(mut reason: String) -> String {
+    if reason.len() > MAX_REASON {
+        let mut end = MAX_REASON;
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+    }
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn demand() -> ToRoot {
+        ToRoot::Demand {
+            request: 7,
+            demand: Demand {
+                index: 3,
+                filter: "sensors/*".into(),
+                expected: Some(Expected { fingerprint: u128::MAX - 5, schema: vec![1, 2, 3] }),
+                connected: vec![Connected { publisher: EndId { node: 9, index: 1 }, seat: 4 }],
+            },
+        }
+    }
+
+    fn packet<M: Message>(message: &M) -> AlignedVec {
+        let mut packet = AlignedVec::new();
+        encode(message, &mut packet).unwrap();
+        packet
+    }
+
+    #[test]
+    fn a_message_survives_the_way() {
+        let message = demand();
+        assert_eq!(decode::<ToRoot>(&packet(&message), 0), Ok(message));
+        let message = ToNode::Attached {
+            subscriber: 1,
+            publisher: EndId { node: 2, index: 3 },
+            start: 4,
+            ring: Carrier::Descriptor,
+            bells: Carrier::Named("bells".into()),
+        };
+        assert_eq!(decode::<ToNode>(&packet(&message), 2), Ok(message));
+    }
+
+    #[test]
+    fn surplus_and_missing_descriptors_are_malformed() {
+        let message = ToRoot::Attached {
+            publisher: 0,
+            subscriber: EndId { node: 1, index: 1 },
+            start: 0,
+            ring: Carrier::Descriptor,
+        };
+        for found in [0, 2] {
+            assert_eq!(
+                decode::<ToRoot>(&packet(&message), found),
+                Err(DecodeError::Descriptors { expected: 1, found })
+            );
+        }
+        assert!(decode::<ToRoot>(&packet(&ToRoot::Leave), 1).is_err());
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_damage() {
+        let mut packet = packet(&ToRoot::Leave);
+        packet[4] = 9;
+        assert_eq!(decode::<ToRoot>(&packet, 0), Err(DecodeError::Version { theirs: 9 }));
+        packet[0] = 0;
+        assert!(matches!(decode::<ToRoot>(&packet, 0), Err(DecodeError::Foreign { .. })));
+        assert!(matches!(decode::<ToRoot>(&packet[..3], 0), Err(DecodeError::Foreign { length: 3 })));
+    }
+
+    #[test]
+    fn the_longest_tables_fit_into_a_packet() {
+        let connections = vec![Connected { publisher: EndId { node: 1, index: 1 }, seat: 1 }; CONNECTED_PER_PACKET];
+        let length = packet(&ToRoot::Connected { subscriber: 1, connections }).len();
+        assert!(length <= MAX_PACKET, "{length}");
+        let schema = vec![0; MAX_SCHEMA];
+        let refusal = Refusal::OtherType {
+            service: "x".repeat(200),
+            fingerprint: 1,
+            schema,
+            holder: "y".repeat(64),
+        };
+        packet(&ToNode::Refused { request: Some(1), refusal });
+    }
+
+    #[test]
+    fn a_message_longer_than_a_packet_is_refused() {
+        let mut packet = AlignedVec::new();
+        let message = ToNode::Skipped {
+            subscriber: 0,
+            service: String::new(),
+            fingerprint: 0,
+            schema: vec![0; MAX_PACKET],
+        };
+        assert!(encode(&message, &mut packet).is_err());
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(bounded_reason("ä".repeat(1000)).len(), MAX_REASON);
+        assert_eq!(bounded_reason(format!("x{}", "ä".repeat(1000))).len(), MAX_REASON - 1);
+    }
+
+    proptest! {
+        /// Damaged packets are refused or mean something else; they never panic, and what they mean is no larger than
+        /// they are.
+        #[test]
+        fn a_damaged_packet_harms_nobody(place in 8usize..200, byte: u8, cut in 0usize..200, descriptors in 0usize..4) {
+            let mut packet = packet(&demand());
+            let place = place % packet.len();
+            packet[place] = byte;
+            let cut = packet.len() - cut.min(packet.len());
+            let _ = decode::<ToRoot>(&packet[..cut], descriptors);
+            let _ = decode::<ToNode>(&packet, descriptors);
+        }
+
+        #[test]
+        fn noise_behind_a_good_head_harms_nobody(noise in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut packet = packet(&ToRoot::Leave);
+            packet.resize(HEAD, 0);
+            packet.extend_from_slice(&noise);
+            let _ = decode::<ToRoot>(&packet, 0);
+            let _ = decode::<ToNode>(&packet, 0);
+        }
+    }
+}
