@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 mod hivemind {
     pub(crate) use hivemind_core::schema;
-    pub(crate) use rkyv;
+    pub(crate) use ::rkyv;
 }
 
 use hivemind_derive::message;

@@ -179,7 +179,12 @@ impl Comparison<'_> {
 
     fn plainly(&self, pair: &Pair) -> String {
         let colon = if pair.place.is_empty() { "" } else { ": " };
-        format!("{}{colon}{} here, {} there", pair.place, self.name_here(pair), self.name_there(pair))
+        let (mut here, mut there) = (self.name_here(pair), self.name_there(pair));
+        if here == there {
+            here.insert_str(0, article(self.here.def(pair.here)));
+            there.insert_str(0, article(self.there.def(pair.there)));
+        }
+        format!("{}{colon}{here} here, {there} there", pair.place)
     }
 
     fn name_here(&self, pair: &Pair) -> String {
@@ -197,6 +202,15 @@ fn surplus<T>(ours: &[T], theirs: &[T], name: impl Fn(&T) -> String) -> Option<S
         return Some(format!("{} is missing there", name(more)));
     }
     theirs.get(ours.len()).map(|more| format!("{} is missing here", name(more)))
+}
+
+/// Tells two types of the same name apart.
+fn article(def: &TypeDef) -> &'static str {
+    match def {
+        TypeDef::Struct(_) => "a struct ",
+        TypeDef::Enum(_) => "an enum ",
+        _ => "the built-in ",
+    }
 }
 
 fn kind(fields: &Fields) -> &'static str {

@@ -1,16 +1,23 @@
 //! The code that describes the type, and the `Debug` of its archived form.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
-use syn::{Data, DataEnum, DeriveInput, Fields, GenericParam, Generics, Ident, Path, Type, parse_quote};
+use syn::{
+    Data, DataEnum, DeriveInput, Fields, GenericParam, Generics, Ident, Path, parse_quote,
+    parse_quote_spanned,
+};
 
 use crate::Debug;
 use crate::attributes::{UserAttributes, fields};
-use crate::recursion::is_recursive;
+use crate::recursion::bounds_are_omitted;
 
 /// `impl Describe`.
+///
+/// It demands of every field type that it can be described, in its head rather than in its body, and stands before
+/// the type: so the compiler's first word about a field that is no message is about messages, at that field, and
+/// what it then says about rkyv comes second.
 pub(crate) fn implementation(input: &DeriveInput, hivemind: &Path) -> TokenStream {
     let schema = quote!(#hivemind::schema);
     let ident = &input.ident;
@@ -18,6 +25,12 @@ pub(crate) fn implementation(input: &DeriveInput, hivemind: &Path) -> TokenStrea
     let mut generics = input.generics.clone();
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(#schema::Describe));
+    }
+    let predicates = &mut generics.make_where_clause().predicates;
+    for field in fields(&input.data).into_iter().filter(|field| !bounds_are_omitted(&input.ident, field)) {
+        let of = &field.ty;
+        let schema = respanned(&schema, of.span());
+        predicates.push(parse_quote_spanned!(of.span()=> #of: #schema::Describe));
     }
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     let arguments = arguments(&input.generics);
@@ -29,12 +42,25 @@ pub(crate) fn implementation(input: &DeriveInput, hivemind: &Path) -> TokenStrea
     };
     quote! {
         #[automatically_derived]
+        #[allow(trivial_bounds)]
         impl #impl_generics #schema::Describe for #ident #type_generics #where_clause {
             fn describe(builder: &mut #schema::SchemaBuilder) -> #schema::TypeRef {
                 builder.#method::<Self>(#name, |builder| #arguments, |builder| #content)
             }
         }
     }
+}
+
+/// The compiler points at a bound as a whole, so all of it must claim to stand at the field.
+fn respanned(tokens: &TokenStream, span: Span) -> TokenStream {
+    tokens
+        .clone()
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(span);
+            token
+        })
+        .collect()
 }
 
 fn arguments(generics: &Generics) -> TokenStream {
@@ -59,8 +85,7 @@ fn described_fields(fields: &Fields, schema: &TokenStream) -> TokenStream {
         Fields::Unnamed(fields) => {
             let types = fields.unnamed.iter().map(|field| {
                 let of = &field.ty;
-                // The span of the type, so that "cannot be part of a message" points at the field.
-                quote_spanned!(of.span()=> <#of as #schema::Describe>::describe(builder))
+                quote!(<#of as #schema::Describe>::describe(builder))
             });
             let types = list(types);
             quote!(#schema::Fields::Unnamed(#types))
@@ -69,7 +94,7 @@ fn described_fields(fields: &Fields, schema: &TokenStream) -> TokenStream {
             let fields = fields.named.iter().map(|field| {
                 let of = &field.ty;
                 let name = field.ident.as_ref().map(|ident| ident.unraw().to_string());
-                quote_spanned!(of.span()=> builder.field::<#of>(#name))
+                quote!(builder.field::<#of>(#name))
             });
             let fields = list(fields);
             quote!(#schema::Fields::Named(#fields))
@@ -125,7 +150,7 @@ pub(crate) fn archived_debug(input: &DeriveInput, user: &UserAttributes, hivemin
     if user.derives_debug {
         return debug;
     }
-    if input.generics.type_params().next().is_none() {
+    if input.generics.params.is_empty() {
         debug.attribute = quote!(#[rkyv(derive(Debug))]);
         return debug;
     }
@@ -134,8 +159,8 @@ pub(crate) fn archived_debug(input: &DeriveInput, user: &UserAttributes, hivemin
     let mut generics = input.generics.clone();
     let bounds = generics.make_where_clause();
     for field in fields(&input.data) {
-        let of: &Type = &field.ty;
-        if !is_recursive(&input.ident, of) {
+        let of = &field.ty;
+        if !bounds_are_omitted(&input.ident, field) {
             bounds.predicates.push(parse_quote!(#of: #archive));
             bounds.predicates.push(parse_quote!(<#of as #archive>::Archived: ::core::fmt::Debug));
         }

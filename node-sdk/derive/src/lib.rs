@@ -30,8 +30,8 @@ use self::attributes::{Arguments, UserAttributes};
 /// that hivemind knows: integers of fixed size, floats, `bool`, `char`, `String`, `Box<str>`, `()`, `Option`,
 /// `Box`, `Vec`, `Box<[T]>`, arrays, tuples up to 8, `BTreeMap`, `BTreeSet`, `HashMap`, `HashSet`, `Duration`. Type
 /// parameters must be messages, lifetimes are not possible. A type that contains itself (`Option<Box<Self>>`,
-/// `Vec<Node>` in `Node`) just works; for two types that contain each other, add rkyv's `omit_bounds` to one of the
-/// fields as its documentation shows.
+/// `Vec<Node>` in `Node`) just works; for two types that contain each other, write `#[rkyv(omit_bounds)]` on the
+/// fields by which they do.
 ///
 /// Further attributes stay, `#[derive(Debug, Clone, PartialEq)]` as well as `#[rkyv(compare(PartialEq))]`; those
 /// that would change the archive (`with`, `niche`, `as`, `remote`) are refused.
@@ -55,12 +55,12 @@ fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream, Erro
     let bounds = recursion::omit_bounds(&mut input, &user, hivemind);
     let Debug { attribute: debug_attribute, implementation: debug_implementation } = debug;
     Ok(quote! {
+        #describe
         #[derive(#hivemind::rkyv::Archive, #hivemind::rkyv::Serialize, #hivemind::rkyv::Deserialize)]
         #[rkyv(crate = #hivemind::rkyv)]
         #debug_attribute
         #bounds
         #input
-        #describe
         #debug_implementation
     })
 }

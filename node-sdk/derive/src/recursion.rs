@@ -7,7 +7,7 @@
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens as _, quote};
-use syn::{DeriveInput, Path, Type, parse_quote};
+use syn::{Attribute, DeriveInput, Field, Ident, Path, Type, parse_quote};
 
 use crate::attributes::{UserAttributes, fields_mut, mentions};
 
@@ -40,9 +40,23 @@ fn replace(tokens: TokenStream, name: &TokenStream) -> TokenStream {
         .collect()
 }
 
-/// Whether a field of this type leads back to the type, as far as the name tells.
-pub(crate) fn is_recursive(ident: &syn::Ident, field: &Type) -> bool {
-    mentions(field.to_token_stream(), &ident.to_string())
+/// Whether there must be no bound on the type of the field: it leads back to the type, or the user said so.
+pub(crate) fn bounds_are_omitted(ident: &Ident, field: &Field) -> bool {
+    leads_back(ident, field) || is_marked(field)
+}
+
+/// As far as the name tells.
+fn leads_back(ident: &Ident, field: &Field) -> bool {
+    mentions(field.ty.to_token_stream(), &ident.to_string())
+}
+
+fn is_marked(field: &Field) -> bool {
+    let of_rkyv = |attribute: &&Attribute| attribute.path().is_ident("rkyv");
+    field
+        .attrs
+        .iter()
+        .filter(of_rkyv)
+        .any(|attribute| mentions(attribute.meta.to_token_stream(), "omit_bounds"))
 }
 
 /// Marks the fields that lead back, and gives the attributes that the item needs for them.
@@ -50,16 +64,10 @@ pub(crate) fn omit_bounds(input: &mut DeriveInput, user: &UserAttributes, hivemi
     let ident = input.ident.clone();
     let mut recursive = false;
     for field in fields_mut(&mut input.data) {
-        if !is_recursive(&ident, &field.ty) {
-            continue;
-        }
-        recursive = true;
-        let marked = field.attrs.iter().any(|attribute| {
-            attribute.path().is_ident("rkyv") && mentions(attribute.meta.to_token_stream(), "omit_bounds")
-        });
-        if !marked {
+        if leads_back(&ident, field) && !is_marked(field) {
             field.attrs.push(parse_quote!(#[rkyv(omit_bounds)]));
         }
+        recursive |= is_marked(field);
     }
     if !recursive {
         return TokenStream::new();

@@ -1,0 +1,6 @@
+use hivemind::message;
+
+#[message]
+fn pose() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use hivemind::message;
+
+#[message]
+enum Never {}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use hivemind::message;
+
+#[message]
+union Number {
+    integer: u32,
+    float: f32,
+}
+
+fn main() {}
