@@ -2,6 +2,7 @@
 pub mod filter;
 pub mod name;
 pub mod protocol;
+pub mod registry;
 pub mod runtime_dir;
 pub mod schema;
 mod socket;

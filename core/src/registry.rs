@@ -1,0 +1,1020 @@
+//! The registry: who is here, what they offer and want, and which pairs are under way.
+//!
+//! A pure state machine: [`Registry::handle`] takes an event and answers with actions. It does no input or output, reads
+//! no clock, and the same events give the same actions, so the code that runs in production also runs in property tests
+//! and in a fuzzer. Descriptors are opaque here: an action only says which one goes where ([`Attachment`]).
+//!
+//! ```text
+//!              Offer, Demand          Attach              Attached
+//!   (no pair) ───────────────▶ Matched ──────▶ Attaching ─────────▶ Connected
+//!                  │  ▲           │                │
+//!  window is full  ▼  │ room      │ Declined       │ AttachRefused
+//!               Waiting           └────▶ Failed ◀──┘                  a Withdraw or a death of either end: (no pair)
+//! ```
+//!
+//! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
+//!   of an earlier root) get none.
+//! - The type of a service is fixed by whoever is live first: a publisher, or a subscriber with an exact name and a type.
+//! - `Match` is sent ahead of its answers at most [`Limits::window`] times to one node, so that a node with thousands of pairs
+//!   needs neither thousands of queued packets nor thousands of descriptors.
+//! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a mistake: both may
+//!   be right, only late.
+//! - Every table has a bound ([`Limits`]); who would exceed it is refused in words.
+//!
+//! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::filter::Filter;
+use crate::name::{NodeName, ServiceName};
+use crate::protocol::{
+    CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
+    MAX_EPOCH, MAX_SCHEMA, Offer, Refusal, Table, ToNode, ToRoot, VERSION, bounded_reason,
+};
+
+mod listing;
+#[cfg(test)]
+mod tests;
+
+/// A connection of a node to the root; never reused within the life of a root.
+pub type ClientId = u64;
+
+/// The bounds of the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections of nodes, admitted or not.
+    pub clients: usize,
+    /// Publishers and subscribers of one node.
+    pub ends_per_node: usize,
+    /// Publishers and subscribers of the hive.
+    pub ends: usize,
+    /// Pairs of a publisher with a subscriber that match.
+    pub pairs: usize,
+    /// Connections that one node announces ahead of its subscriptions.
+    pub announced: usize,
+    /// Questions about segments under way.
+    pub inquiries: usize,
+    /// Unanswered `Match` messages to one node.
+    pub window: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            clients: 4096,
+            ends_per_node: 16_384,
+            ends: 65_536,
+            pairs: 262_144,
+            announced: 65_536,
+            inquiries: 1024,
+            window: 64,
+        }
+    }
+}
+
+/// What happens to the root.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A process connected.
+    Connected {
+        /// The new connection.
+        client: ClientId,
+        /// Its process.
+        pid: i32,
+    },
+    /// It said something.
+    Said {
+        /// Who.
+        client: ClientId,
+        /// What; its descriptors are [`Attachment::FromMessage`] in the actions that follow.
+        message: ToRoot,
+    },
+    /// It said something, but this process had no descriptors left to take those that came along.
+    DescriptorsLost {
+        /// Who.
+        client: ClientId,
+        /// What.
+        message: ToRoot,
+    },
+    /// It sent something that is no message.
+    Garbled {
+        /// Who.
+        client: ClientId,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// Its socket closed or its process is gone.
+    Gone {
+        /// Who.
+        client: ClientId,
+    },
+}
+
+/// What the root does next, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send a message with its descriptors.
+    Send {
+        /// To whom.
+        to: ClientId,
+        /// What.
+        message: ToNode,
+        /// The descriptors, in order.
+        attachments: Vec<Attachment>,
+    },
+    /// Keep the descriptor that came with this message: the doorbells of this client.
+    KeepBells {
+        /// Whose.
+        client: ClientId,
+    },
+    /// The root has a higher epoch from now on; write it down.
+    RaiseEpoch {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// Close the connection. The registry has forgotten it already.
+    CutOff {
+        /// Which.
+        client: ClientId,
+    },
+    /// Close in order and let the process behind this connection take over.
+    HandOver {
+        /// Which.
+        to: ClientId,
+    },
+}
+
+/// Which descriptor goes with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The descriptor of this position beside the message that is being handled.
+    FromMessage(usize),
+    /// The doorbells that this client gave.
+    BellsOf(ClientId),
+    /// The pidfd of this client's process.
+    PidfdOf(ClientId),
+}
+
+/// What this root is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootIdentity {
+    /// Which life of the root.
+    pub epoch: u64,
+    /// Its process.
+    pub pid: i32,
+    /// True: it serves in a process of its own.
+    pub dedicated: bool,
+}
+
+/// See the head of the module.
+#[derive(Debug)]
+pub struct Registry {
+    root: RootIdentity,
+    limits: Limits,
+    clients: BTreeMap<ClientId, Client>,
+    names: BTreeMap<NodeName, BTreeSet<ClientId>>,
+    nodes: BTreeMap<u64, ClientId>,
+    services: BTreeMap<ServiceName, Service>,
+    publishers: BTreeMap<EndId, Publisher>,
+    subscribers: BTreeMap<EndId, Subscriber>,
+    /// Subscribers whose filter is a pattern.
+    patterns: BTreeSet<EndId>,
+    pairs: BTreeMap<Pair, PairState>,
+    /// The same pairs, subscriber first.
+    pairs_of_subscribers: BTreeSet<(EndId, EndId)>,
+    inquiries: BTreeMap<u64, Inquiry>,
+    next_inquiry: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    pid: i32,
+    admitted: Option<Admitted>,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    name: NodeName,
+    node: u64,
+    observer: bool,
+    hosts_root: bool,
+    bells: Carrier,
+    ends: BTreeSet<u32>,
+    /// Connections announced for subscribers that are still to be announced themselves.
+    announced: BTreeMap<u32, Vec<Connected>>,
+    announced_count: usize,
+    /// Unanswered `Match` messages.
+    in_flight: usize,
+    /// Pairs whose `Match` waits for room in the window: subscriber, publisher.
+    waiting: BTreeSet<(EndId, EndId)>,
+}
+
+/// A service lives as long as a publisher or an exact subscriber of it.
+#[derive(Debug, Default)]
+struct Service {
+    kind: Option<Kind>,
+    publishers: BTreeSet<EndId>,
+    /// Subscribers by exactly this name.
+    subscribers: BTreeSet<EndId>,
+    /// How many of them fix the type.
+    typed_subscribers: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Kind {
+    fingerprint: u128,
+    schema: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Publisher {
+    client: ClientId,
+    service: ServiceName,
+    reliable: bool,
+    history: u32,
+    capacity: u32,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    client: ClientId,
+    filter: Filter,
+    expected: Option<Expected>,
+    /// Connections that it brought along, until their publisher announces itself too.
+    announced: BTreeMap<EndId, u32>,
+    /// How many those were; they count against the bound of the node until this subscriber is gone.
+    brought: usize,
+}
+
+impl Subscriber {
+    fn accepts(&self, kind: &Kind) -> bool {
+        self.expected.as_ref().is_none_or(|expected| expected.fingerprint == kind.fingerprint)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    publisher: EndId,
+    subscriber: EndId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PairState {
+    /// The subscriber's node has no room in its window.
+    Waiting,
+    /// It is the subscriber's node's turn.
+    Matched,
+    /// It is the publisher's node's turn.
+    Attaching { seat: u32 },
+    /// Done.
+    Connected { seat: u32 },
+    /// One of them does not want to; not tried again.
+    Failed,
+}
+
+#[derive(Debug)]
+struct Inquiry {
+    asker: ClientId,
+    request: u64,
+    asked: ClientId,
+    end: EndId,
+}
+
+type Actions = Vec<Action>;
+
+impl Registry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new(root: RootIdentity, limits: Limits) -> Registry {
+        Registry {
+            root,
+            limits,
+            clients: BTreeMap::new(),
+            names: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+            subscribers: BTreeMap::new(),
+            patterns: BTreeSet::new(),
+            pairs: BTreeMap::new(),
+            pairs_of_subscribers: BTreeSet::new(),
+            inquiries: BTreeMap::new(),
+            next_inquiry: 1,
+        }
+    }
+
+    /// What this root is now.
+    #[must_use]
+    pub fn root(&self) -> RootIdentity {
+        self.root
+    }
+
+    /// The clients that stand in the way of this `Hello`: of the same name or epoch. Whether they are alive is not known
+    /// here, so ask the kernel before handling the `Hello`.
+    #[must_use]
+    pub fn holders(&self, hello: &ToRoot) -> Vec<ClientId> {
+        let ToRoot::Hello { name, node, .. } = hello else { return Vec::new() };
+        let by_name = self.names.get(name.as_str()).into_iter().flatten();
+        by_name.chain(self.nodes.get(node)).copied().collect()
+    }
+
+    /// Takes one event; answers with what is to be done, in order.
+    #[must_use]
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Connected { client, pid } => self.connected(client, pid, &mut actions),
+            Event::Gone { client } => self.remove(client, &mut actions),
+            Event::Said { client, message } => self.said(client, message, &mut actions),
+            Event::DescriptorsLost { client, message } => {
+                self.descriptors_lost(client, message, &mut actions);
+            }
+            Event::Garbled { client, error } => {
+                let refusal = match error {
+                    DecodeError::Version { .. } => Refusal::Version { root: VERSION },
+                    other => Refusal::Malformed { why: other.to_string() },
+                };
+                self.expel(client, refusal, &mut actions);
+            }
+        }
+        actions
+    }
+
+    fn connected(&mut self, client: ClientId, pid: i32, actions: &mut Actions) {
+        if self.clients.len() >= self.limits.clients {
+            let limit = self.limits.clients as u64;
+            actions.push(refuse(client, None, Refusal::Limit { what: Table::Nodes, limit }));
+            actions.push(Action::CutOff { client });
+            return;
+        }
+        let earlier = self.clients.insert(client, Client { pid, admitted: None });
+        assert!(earlier.is_none(), "the root gives every connection its own number");
+    }
+
+    fn said(&mut self, client: ClientId, message: ToRoot, actions: &mut Actions) {
+        let Some(Client { admitted, pid }) = self.clients.get(&client) else { return };
+        let (pid, observer) = (*pid, admitted.as_ref().map(|admitted| admitted.observer));
+        match (message, observer) {
+            (ToRoot::HandOver, _) if self.root.dedicated => {
+                self.expel(client, Refusal::Dedicated { pid: self.root.pid }, actions);
+            }
+            (ToRoot::HandOver, _) => actions.push(Action::HandOver { to: client }),
+            (ToRoot::Leave, _) => {
+                self.remove(client, actions);
+                actions.push(Action::CutOff { client });
+            }
+            (hello @ ToRoot::Hello { .. }, None) => self.hello(client, pid, hello, actions),
+            (_, None) => self.expel(client, malformed("a message before `Hello`"), actions),
+            (ToRoot::Hello { .. }, _) => self.expel(client, malformed("a second `Hello`"), actions),
+            (ToRoot::List { request, after }, _) => {
+                let (entries, next) = self.page(after);
+                actions.push(send(client, ToNode::Page { request, entries, next }));
+            }
+            (ToRoot::Inspect { request, end }, _) => self.inspect(client, request, end, actions),
+            (_, Some(true)) => self.expel(client, malformed("an observer has no ends"), actions),
+            (message, Some(false)) => self.about_ends(client, message, actions),
+        }
+    }
+
+    fn about_ends(&mut self, client: ClientId, message: ToRoot, actions: &mut Actions) {
+        match message {
+            ToRoot::Offer { request, offer } => self.offer(client, request, offer, actions),
+            ToRoot::Connected { subscriber, connections } => {
+                self.announced(client, subscriber, connections, actions);
+            }
+            ToRoot::Demand { request, demand } => self.demand(client, request, demand, actions),
+            ToRoot::Withdraw { index } => self.withdraw(client, index, actions),
+            ToRoot::Attach { subscriber, publisher, seat, reader } => {
+                let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
+                self.attach(client, pair, seat, reader, actions);
+            }
+            ToRoot::Declined { subscriber, publisher } => {
+                let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
+                if self.pairs.get(&pair) == Some(&PairState::Matched) {
+                    self.set_state(pair, PairState::Failed, actions);
+                }
+            }
+            ToRoot::Attached { publisher, subscriber, start, ring } => {
+                let pair = Pair { publisher: self.end(client, publisher), subscriber };
+                self.attached(client, pair, start, ring, actions);
+            }
+            ToRoot::AttachRefused { publisher, subscriber, reason } => {
+                let pair = Pair { publisher: self.end(client, publisher), subscriber };
+                self.attach_failed(pair, reason, actions);
+            }
+            ToRoot::Inspected { inquiry, segment } => self.inspected(client, inquiry, segment, actions),
+            ToRoot::Hello { .. }
+            | ToRoot::List { .. }
+            | ToRoot::Inspect { .. }
+            | ToRoot::HandOver
+            | ToRoot::Leave => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// This process could not take the descriptors of a message. Whoever waits for it hears so.
+    fn descriptors_lost(&mut self, client: ClientId, message: ToRoot, actions: &mut Actions) {
+        let refusal = Refusal::OutOfDescriptors { pid: self.root.pid };
+        match message {
+            ToRoot::Attach { subscriber, publisher, .. } if self.is_admitted(client) => {
+                let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
+                if self.pairs.get(&pair) == Some(&PairState::Matched) {
+                    self.set_state(pair, PairState::Failed, actions);
+                }
+                actions.push(attach_refused(client, pair, refusal.to_string()));
+            }
+            ToRoot::Attached { publisher, subscriber, .. } if self.is_admitted(client) => {
+                let pair = Pair { publisher: self.end(client, publisher), subscriber };
+                self.attach_failed(pair, refusal.to_string(), actions);
+            }
+            ToRoot::Inspected { inquiry, .. } if self.is_admitted(client) => {
+                self.inspected(client, inquiry, None, actions);
+            }
+            _ => self.expel(client, refusal, actions),
+        }
+    }
+
+    // ---- nodes
+
+    fn hello(&mut self, client: ClientId, pid: i32, hello: ToRoot, actions: &mut Actions) {
+        let ToRoot::Hello { name, node, observer, external, rejoin, hosts_root, seen_epoch, bells } = hello
+        else {
+            return;
+        };
+        let name = match NodeName::parse(&name) {
+            Ok(name) => name,
+            Err(error) => return self.expel(client, Refusal::Name { why: error.to_string() }, actions),
+        };
+        if node == 0 {
+            return self.expel(client, malformed("an epoch that no node can have"), actions);
+        }
+        if external && !self.root.dedicated {
+            return self.expel(client, Refusal::NotDedicated { pid: self.root.pid }, actions);
+        }
+        if self.nodes.contains_key(&node) {
+            return self.expel(client, Refusal::EpochTaken, actions);
+        }
+        // A node that an earlier root admitted keeps its name, even if a newcomer was faster at this root.
+        let holder = self.names.get(&name).and_then(BTreeSet::first).filter(|_| !rejoin && !observer);
+        if let Some(holder) = holder.and_then(|holder| self.clients.get(holder)) {
+            let refusal = Refusal::NameTaken { pid: holder.pid };
+            return self.expel(client, refusal, actions);
+        }
+        self.nodes.insert(node, client);
+        if !observer {
+            self.names.entry(name.clone()).or_default().insert(client);
+        }
+        if bells == Carrier::Descriptor {
+            actions.push(Action::KeepBells { client });
+        }
+        let admitted = Admitted {
+            name,
+            node,
+            observer,
+            hosts_root,
+            bells,
+            ends: BTreeSet::new(),
+            announced: BTreeMap::new(),
+            announced_count: 0,
+            in_flight: 0,
+            waiting: BTreeSet::new(),
+        };
+        self.clients.insert(client, Client { pid, admitted: Some(admitted) });
+        self.rise_above(seen_epoch, actions);
+        let RootIdentity { epoch, pid, dedicated } = self.root;
+        actions.push(send(client, ToNode::Welcome { epoch, pid, dedicated }));
+    }
+
+    /// A node has seen a higher epoch, so the lock file has lost it. This root holds the lock, so it is the later one.
+    fn rise_above(&mut self, seen_epoch: u64, actions: &mut Actions) {
+        if seen_epoch.min(MAX_EPOCH) > self.root.epoch {
+            // A node that lies gains nothing: equal epochs are obeyed too.
+            self.root.epoch = seen_epoch.min(MAX_EPOCH - 1) + 1;
+            actions.push(Action::RaiseEpoch { epoch: self.root.epoch });
+        }
+    }
+
+    fn expel(&mut self, client: ClientId, refusal: Refusal, actions: &mut Actions) {
+        if self.clients.contains_key(&client) {
+            actions.push(refuse(client, None, refusal));
+            self.remove(client, actions);
+            actions.push(Action::CutOff { client });
+        }
+    }
+
+    /// Forgets a client and everything of it.
+    fn remove(&mut self, client: ClientId, actions: &mut Actions) {
+        let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else { return };
+        let ends = admitted.map(|admitted| std::mem::take(&mut admitted.ends)).unwrap_or_default();
+        let mut relieved = BTreeSet::new();
+        for index in ends {
+            self.remove_end(self.end(client, index), &mut relieved, actions);
+        }
+        let Some(Client { admitted: Some(admitted), .. }) = self.clients.remove(&client) else { return };
+        self.nodes.remove(&admitted.node);
+        if let Some(holders) = self.names.get_mut(&admitted.name) {
+            holders.remove(&client);
+            if holders.is_empty() {
+                self.names.remove(&admitted.name);
+            }
+        }
+        for other in relieved {
+            self.release(other, actions);
+        }
+        let concerned = |inquiry: &Inquiry| inquiry.asker == client || inquiry.asked == client;
+        let ended: Vec<u64> = self
+            .inquiries
+            .iter()
+            .filter(|(_, inquiry)| concerned(inquiry))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in ended {
+            let Some(inquiry) = self.inquiries.remove(&number) else { continue };
+            if inquiry.asker != client {
+                let refusal = Refusal::UnknownEnd { end: inquiry.end };
+                actions.push(refuse(inquiry.asker, Some(inquiry.request), refusal));
+            }
+        }
+    }
+
+    // ---- ends
+
+    fn offer(&mut self, client: ClientId, request: u64, offer: Offer, actions: &mut Actions) {
+        let service = match self.check_offer(client, &offer) {
+            Ok(service) => service,
+            Err(refusal) => return actions.push(refuse(client, Some(request), refusal)),
+        };
+        let end = self.end(client, offer.index);
+        let kind = Kind { fingerprint: offer.fingerprint, schema: offer.schema };
+        let (wanting, skipping) = self.subscribers_of(&service, &kind);
+        if let Err(refusal) = self.room_for_pairs(wanting.len()) {
+            return actions.push(refuse(client, Some(request), refusal));
+        }
+        let entry = self.services.entry(service.clone()).or_default();
+        let is_first = entry.publishers.is_empty();
+        entry.publishers.insert(end);
+        entry.kind.get_or_insert(kind);
+        let Offer { reliable, history, capacity, .. } = offer;
+        self.publishers
+            .insert(end, Publisher { client, service: service.clone(), reliable, history, capacity });
+        self.admitted_mut(client).ends.insert(end.index);
+        actions.push(send(client, ToNode::Accepted { request }));
+        for subscriber in wanting {
+            self.pair_up(Pair { publisher: end, subscriber }, actions);
+        }
+        for subscriber in skipping.into_iter().filter(|_| is_first) {
+            self.skip(&service, subscriber, actions);
+        }
+    }
+
+    fn check_offer(&self, client: ClientId, offer: &Offer) -> Result<ServiceName, Refusal> {
+        let service = ServiceName::parse(&offer.service)
+            .map_err(|error| Refusal::Name { why: error.to_string() })?;
+        check_schema(&offer.schema)?;
+        self.check_index(client, offer.index)?;
+        self.check_type(&service, offer.fingerprint)?;
+        Ok(service)
+    }
+
+    /// Who wants a service of this type, and whose pattern means it although its type does not.
+    fn subscribers_of(&self, service: &ServiceName, kind: &Kind) -> (Vec<EndId>, Vec<EndId>) {
+        let exact = self.services.get(service).into_iter().flat_map(|service| &service.subscribers);
+        let by_pattern =
+            self.patterns.iter().filter(|end| self.subscribers[end].filter.matches(service.as_str()));
+        exact.chain(by_pattern).partition(|end| self.subscribers[end].accepts(kind))
+    }
+
+    /// Connections of a subscriber that its `Demand`, still to come, brings along.
+    fn announced(
+        &mut self,
+        client: ClientId,
+        subscriber: u32,
+        connections: Vec<Connected>,
+        actions: &mut Actions,
+    ) {
+        debug_assert!(connections.len() <= CONNECTED_PER_PACKET, "checked when it was decoded");
+        let limit = self.limits.announced;
+        let admitted = self.admitted_mut(client);
+        admitted.announced_count += connections.len();
+        if admitted.announced_count > limit {
+            let refusal = Refusal::Limit { what: Table::Announced, limit: limit as u64 };
+            return self.expel(client, refusal, actions);
+        }
+        admitted.announced.entry(subscriber).or_default().extend(connections);
+    }
+
+    fn demand(&mut self, client: ClientId, request: u64, demand: Demand, actions: &mut Actions) {
+        let brought = self.take_announced(client, demand.index);
+        let count = brought.len();
+        let filter = match self.check_demand(client, &demand) {
+            Ok(filter) => filter,
+            Err(refusal) => {
+                self.admitted_mut(client).announced_count -= count;
+                return actions.push(refuse(client, Some(request), refusal));
+            }
+        };
+        let end = self.end(client, demand.index);
+        let announced = brought.iter().map(|connected| (connected.publisher, connected.seat)).collect();
+        let expected = demand.expected;
+        let subscriber = Subscriber { client, filter: filter.clone(), expected, announced, brought: count };
+        let (wanted, skipped) = self.publishers_for(&subscriber);
+        if let Err(refusal) = self.room_for_pairs(wanted.len()) {
+            self.admitted_mut(client).announced_count -= count;
+            return actions.push(refuse(client, Some(request), refusal));
+        }
+        if let Some(service) = filter.is_exact() {
+            let entry = self.services.entry(service).or_default();
+            entry.subscribers.insert(end);
+            if let Some(expected) = &subscriber.expected {
+                entry.typed_subscribers += 1;
+                let Expected { fingerprint, schema } = expected.clone();
+                entry.kind.get_or_insert(Kind { fingerprint, schema });
+            }
+        } else {
+            self.patterns.insert(end);
+        }
+        self.subscribers.insert(end, subscriber);
+        self.admitted_mut(client).ends.insert(end.index);
+        actions.push(send(client, ToNode::Accepted { request }));
+        for publisher in wanted {
+            self.pair_up(Pair { publisher, subscriber: end }, actions);
+        }
+        for service in skipped {
+            self.skip(&service, end, actions);
+        }
+    }
+
+    fn take_announced(&mut self, client: ClientId, index: u32) -> Vec<Connected> {
+        self.admitted_mut(client).announced.remove(&index).unwrap_or_default()
+    }
+
+    fn check_demand(&self, client: ClientId, demand: &Demand) -> Result<Filter, Refusal> {
+        let filter =
+            Filter::parse(&demand.filter).map_err(|error| Refusal::Name { why: error.to_string() })?;
+        self.check_index(client, demand.index)?;
+        if let Some(expected) = &demand.expected {
+            check_schema(&expected.schema)?;
+            if let Some(service) = filter.is_exact() {
+                self.check_type(&service, expected.fingerprint)?;
+            }
+        }
+        Ok(filter)
+    }
+
+    /// The publishers that a subscription means, and the services that its pattern means although their type differs.
+    fn publishers_for(&self, subscriber: &Subscriber) -> (Vec<EndId>, Vec<ServiceName>) {
+        let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
+        let mut look_at = |name: &ServiceName, service: &Service| match &service.kind {
+            Some(kind) if subscriber.accepts(kind) => wanted.extend(&service.publishers),
+            Some(_) if !service.publishers.is_empty() => skipped.push(name.clone()),
+            _ => {}
+        };
+        if let Some(name) = subscriber.filter.is_exact() {
+            if let Some(service) = self.services.get(&name) {
+                look_at(&name, service);
+            }
+        } else {
+            for (name, service) in &self.services {
+                if subscriber.filter.matches(name.as_str()) {
+                    look_at(name, service);
+                }
+            }
+        }
+        (wanted, skipped)
+    }
+
+    fn withdraw(&mut self, client: ClientId, index: u32, actions: &mut Actions) {
+        let end = self.end(client, index);
+        let unused = self.take_announced(client, index).len();
+        let admitted = self.admitted_mut(client);
+        admitted.announced_count -= unused;
+        if admitted.ends.remove(&index) {
+            let mut relieved = BTreeSet::new();
+            self.remove_end(end, &mut relieved, actions);
+            for client in relieved {
+                self.release(client, actions);
+            }
+        }
+    }
+
+    /// Forgets an end and its pairs; `relieved` gets the clients that may have room in their windows now.
+    fn remove_end(&mut self, end: EndId, relieved: &mut BTreeSet<ClientId>, actions: &mut Actions) {
+        if let Some(publisher) = self.publishers.remove(&end) {
+            let least = Pair { publisher: end, subscriber: EndId::FIRST };
+            let most = Pair { publisher: end, subscriber: EndId::LAST };
+            let pairs: Vec<Pair> = self.pairs.range(least..=most).map(|(pair, _)| *pair).collect();
+            for pair in pairs {
+                let subscriber = self.subscribers[&pair.subscriber].client;
+                if matches!(self.pairs.get(&pair), Some(PairState::Attaching { .. })) {
+                    actions.push(attach_refused(subscriber, pair, "the publisher has just gone".into()));
+                }
+                self.forget_pair(subscriber, pair);
+                relieved.insert(subscriber);
+            }
+            self.leave_service(&publisher.service, |service| {
+                service.publishers.remove(&end);
+            });
+        }
+        if let Some(subscriber) = self.subscribers.remove(&end) {
+            let range = (end, EndId::FIRST)..=(end, EndId::LAST);
+            let pairs: Vec<(EndId, EndId)> = self.pairs_of_subscribers.range(range).copied().collect();
+            for (subscriber_end, publisher) in pairs {
+                self.forget_pair(subscriber.client, Pair { publisher, subscriber: subscriber_end });
+            }
+            self.admitted_mut(subscriber.client).announced_count -= subscriber.brought;
+            relieved.insert(subscriber.client);
+            self.patterns.remove(&end);
+            if let Some(service) = subscriber.filter.is_exact() {
+                self.leave_service(&service, |service| {
+                    service.typed_subscribers -= usize::from(subscriber.expected.is_some());
+                    service.subscribers.remove(&end);
+                });
+            }
+        }
+    }
+
+    /// Takes an end out of its service; the type is free again when nobody fixes it, and the name when nobody is left.
+    fn leave_service(&mut self, name: &ServiceName, leave: impl FnOnce(&mut Service)) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        leave(service);
+        if service.publishers.is_empty() && service.typed_subscribers == 0 {
+            service.kind = None;
+        }
+        if service.publishers.is_empty() && service.subscribers.is_empty() {
+            self.services.remove(name);
+        }
+    }
+
+    fn skip(&self, name: &ServiceName, subscriber: EndId, actions: &mut Actions) {
+        let Some(Kind { fingerprint, schema }) = self.services.get(name).and_then(|s| s.kind.clone()) else {
+            return;
+        };
+        let service = name.as_str().to_owned();
+        let message = ToNode::Skipped { subscriber: subscriber.index, service, fingerprint, schema };
+        actions.push(send(self.subscribers[&subscriber].client, message));
+    }
+
+    // ---- pairs
+
+    /// A pair that matches and was not there before.
+    fn pair_up(&mut self, pair: Pair, actions: &mut Actions) {
+        let Some(subscriber) = self.subscribers.get_mut(&pair.subscriber) else { return };
+        let client = subscriber.client;
+        let brought = subscriber.announced.remove(&pair.publisher);
+        let state = brought.map_or(PairState::Waiting, |seat| PairState::Connected { seat });
+        self.pairs.insert(pair, state);
+        self.pairs_of_subscribers.insert((pair.subscriber, pair.publisher));
+        if state == PairState::Waiting {
+            self.admitted_mut(client).waiting.insert((pair.subscriber, pair.publisher));
+            self.release(client, actions);
+        }
+    }
+
+    /// Sends the `Match` of waiting pairs while the window of this node has room.
+    fn release(&mut self, client: ClientId, actions: &mut Actions) {
+        let window = self.limits.window;
+        while let Some(admitted) = self.clients.get_mut(&client).and_then(|c| c.admitted.as_mut()) {
+            if admitted.in_flight >= window {
+                return;
+            }
+            let Some((subscriber, publisher)) = admitted.waiting.pop_first() else { return };
+            admitted.in_flight += 1;
+            let pair = Pair { publisher, subscriber };
+            self.pairs.insert(pair, PairState::Matched);
+            actions.push(send(client, self.match_of(pair)));
+        }
+    }
+
+    fn match_of(&self, pair: Pair) -> ToNode {
+        let publisher = &self.publishers[&pair.publisher];
+        let kind = self.services[&publisher.service].kind.clone();
+        let Kind { fingerprint, schema } = kind.expect("a service with a publisher has a type");
+        ToNode::Match {
+            subscriber: pair.subscriber.index,
+            publisher: pair.publisher,
+            node_name: self.name_of(publisher.client),
+            service: publisher.service.as_str().to_owned(),
+            fingerprint,
+            schema,
+            reliable: publisher.reliable,
+            history: publisher.history,
+            capacity: publisher.capacity,
+        }
+    }
+
+    fn attach(&mut self, client: ClientId, pair: Pair, seat: u32, reader: Carrier, actions: &mut Actions) {
+        if self.pairs.get(&pair) != Some(&PairState::Matched) {
+            return actions.push(attach_refused(client, pair, "the publisher has just gone".into()));
+        }
+        let to = self.publishers[&pair.publisher].client;
+        let bells = self.bells_of(client);
+        let mut attachments = Vec::with_capacity(3);
+        attachments.extend((reader == Carrier::Descriptor).then_some(Attachment::FromMessage(0)));
+        attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(client)));
+        attachments.push(Attachment::PidfdOf(client));
+        let message = ToNode::Attach {
+            publisher: pair.publisher.index,
+            subscriber: pair.subscriber,
+            node_name: self.name_of(client),
+            seat,
+            reader,
+            bells,
+        };
+        actions.push(Action::Send { to, message, attachments });
+        self.set_state(pair, PairState::Attaching { seat }, actions);
+    }
+
+    fn attached(&mut self, client: ClientId, pair: Pair, start: u64, ring: Carrier, actions: &mut Actions) {
+        // Not attaching: the subscriber has gone meanwhile. Its reader segment says so to the publisher.
+        let Some(&PairState::Attaching { seat }) = self.pairs.get(&pair) else { return };
+        let to = self.subscribers[&pair.subscriber].client;
+        let bells = self.bells_of(client);
+        let mut attachments = Vec::with_capacity(3);
+        attachments.extend((ring == Carrier::Descriptor).then_some(Attachment::FromMessage(0)));
+        attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(client)));
+        attachments.push(Attachment::PidfdOf(client));
+        let message = ToNode::Attached {
+            subscriber: pair.subscriber.index,
+            publisher: pair.publisher,
+            start,
+            ring,
+            bells,
+        };
+        actions.push(Action::Send { to, message, attachments });
+        self.set_state(pair, PairState::Connected { seat }, actions);
+    }
+
+    fn attach_failed(&mut self, pair: Pair, reason: String, actions: &mut Actions) {
+        if let Some(PairState::Attaching { .. }) = self.pairs.get(&pair) {
+            let to = self.subscribers[&pair.subscriber].client;
+            actions.push(attach_refused(to, pair, reason));
+            self.set_state(pair, PairState::Failed, actions);
+        }
+    }
+
+    /// Moves a pair that exists; makes room in the window when it leaves `Matched`.
+    fn set_state(&mut self, pair: Pair, state: PairState, actions: &mut Actions) {
+        let client = self.subscribers[&pair.subscriber].client;
+        self.settle(client, pair);
+        self.pairs.insert(pair, state);
+        self.release(client, actions);
+    }
+
+    /// Takes a pair out of the window and the queue of its subscriber's node.
+    fn settle(&mut self, client: ClientId, pair: Pair) {
+        let state = self.pairs.get(&pair).copied();
+        let admitted = self.admitted_mut(client);
+        match state {
+            Some(PairState::Matched) => admitted.in_flight -= 1,
+            Some(PairState::Waiting) => drop(admitted.waiting.remove(&(pair.subscriber, pair.publisher))),
+            _ => {}
+        }
+    }
+
+    fn forget_pair(&mut self, client: ClientId, pair: Pair) {
+        self.settle(client, pair);
+        self.pairs.remove(&pair);
+        self.pairs_of_subscribers.remove(&(pair.subscriber, pair.publisher));
+    }
+
+    // ---- questions
+
+    fn inspect(&mut self, client: ClientId, request: u64, end: EndId, actions: &mut Actions) {
+        let publisher = self.publishers.get(&end).map(|publisher| publisher.client);
+        let asked = publisher.or_else(|| self.subscribers.get(&end).map(|subscriber| subscriber.client));
+        let Some(asked) = asked else {
+            return actions.push(refuse(client, Some(request), Refusal::UnknownEnd { end }));
+        };
+        let limit = self.limits.inquiries;
+        if self.inquiries.len() >= limit {
+            let refusal = Refusal::Limit { what: Table::Inquiries, limit: limit as u64 };
+            return actions.push(refuse(client, Some(request), refusal));
+        }
+        let inquiry = self.next_inquiry;
+        self.next_inquiry += 1;
+        self.inquiries.insert(inquiry, Inquiry { asker: client, request, asked, end });
+        actions.push(send(asked, ToNode::Inspect { inquiry, index: end.index }));
+    }
+
+    fn inspected(
+        &mut self,
+        client: ClientId,
+        number: u64,
+        segment: Option<Carrier>,
+        actions: &mut Actions,
+    ) {
+        let is_asked = self.inquiries.get(&number).is_some_and(|inquiry| inquiry.asked == client);
+        let Some(Inquiry { asker, request, end, .. }) =
+            self.inquiries.remove(&number).filter(|_| is_asked)
+        else {
+            return self.expel(client, malformed("an answer to no question"), actions);
+        };
+        match segment {
+            Some(segment) => {
+                let carried = segment == Carrier::Descriptor;
+                let attachments = carried.then_some(Attachment::FromMessage(0)).into_iter().collect();
+                let message = ToNode::Inspected { request, segment };
+                actions.push(Action::Send { to: asker, message, attachments });
+            }
+            None => actions.push(refuse(asker, Some(request), Refusal::UnknownEnd { end })),
+        }
+    }
+
+    // ---- checks
+
+    fn check_index(&self, client: ClientId, index: u32) -> Result<(), Refusal> {
+        let admitted = self.admitted(client);
+        if admitted.ends.contains(&index) {
+            return Err(Refusal::IndexTaken { index });
+        }
+        let limits = self.limits;
+        let all = self.publishers.len() + self.subscribers.len();
+        check_limit(Table::EndsOfNode, admitted.ends.len(), limits.ends_per_node)?;
+        check_limit(Table::Ends, all, limits.ends)
+    }
+
+    fn check_type(&self, name: &ServiceName, fingerprint: u128) -> Result<(), Refusal> {
+        let Some(service) = self.services.get(name) else { return Ok(()) };
+        let Some(kind) = service.kind.as_ref().filter(|kind| kind.fingerprint != fingerprint) else {
+            return Ok(());
+        };
+        Err(Refusal::OtherType {
+            service: name.as_str().to_owned(),
+            fingerprint: kind.fingerprint,
+            schema: kind.schema.clone(),
+            holder: self.holder_of(service),
+        })
+    }
+
+    /// The node of an end that fixes the type of a service.
+    fn holder_of(&self, service: &Service) -> String {
+        let publisher = service.publishers.first().map(|end| self.publishers[end].client);
+        let mut subscribers = service.subscribers.iter().map(|end| &self.subscribers[end]);
+        let typed = || subscribers.find(|subscriber| subscriber.expected.is_some()).map(|s| s.client);
+        publisher.or_else(typed).map_or_else(String::new, |client| self.name_of(client))
+    }
+
+    fn room_for_pairs(&self, more: usize) -> Result<(), Refusal> {
+        // One more than there would be is one too many.
+        check_limit(Table::Pairs, (self.pairs.len() + more).saturating_sub(1), self.limits.pairs)
+    }
+
+    // ---- small answers
+
+    fn is_admitted(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.admitted.is_some())
+    }
+
+    fn admitted(&self, client: ClientId) -> &Admitted {
+        let found = self.clients.get(&client).and_then(|client| client.admitted.as_ref());
+        found.expect("only admitted clients get as far as this")
+    }
+
+    fn admitted_mut(&mut self, client: ClientId) -> &mut Admitted {
+        let found = self.clients.get_mut(&client).and_then(|client| client.admitted.as_mut());
+        found.expect("only admitted clients get as far as this")
+    }
+
+    fn end(&self, client: ClientId, index: u32) -> EndId {
+        EndId { node: self.admitted(client).node, index }
+    }
+
+    fn name_of(&self, client: ClientId) -> String {
+        self.admitted(client).name.as_str().to_owned()
+    }
+
+    fn bells_of(&self, client: ClientId) -> Carrier {
+        self.admitted(client).bells.clone()
+    }
+}
+
+impl EndId {
+    const FIRST: EndId = EndId { node: 0, index: 0 };
+    const LAST: EndId = EndId { node: u64::MAX, index: u32::MAX };
+}
+
+fn check_schema(schema: &[u8]) -> Result<(), Refusal> {
+    if schema.len() > MAX_SCHEMA {
+        return Err(Refusal::Limit { what: Table::SchemaBytes, limit: MAX_SCHEMA as u64 });
+    }
+    Ok(())
+}
+
+fn check_limit(what: Table, now: usize, limit: usize) -> Result<(), Refusal> {
+    if now >= limit { Err(Refusal::Limit { what, limit: limit as u64 }) } else { Ok(()) }
+}
+
+fn send(to: ClientId, message: ToNode) -> Action {
+    Action::Send { to, message, attachments: Vec::new() }
+}
+
+fn refuse(to: ClientId, request: Option<u64>, refusal: Refusal) -> Action {
+    send(to, ToNode::Refused { request, refusal })
+}
+
+fn attach_refused(to: ClientId, pair: Pair, reason: String) -> Action {
+    let Pair { publisher, subscriber } = pair;
+    send(to, ToNode::AttachRefused { subscriber: subscriber.index, publisher, reason: bounded_reason(reason) })
+}
+
+fn malformed(why: &str) -> Refusal {
+    Refusal::Malformed { why: why.to_owned() }
+}

@@ -1,0 +1,154 @@
+//! Pages of what the registry knows.
+//!
+//! A page ends before it outgrows a packet, and says with a cursor where to go on. The tables are ordered by key, so
+//! whatever lives during the whole listing appears exactly once, however the rest changes between two pages.
+use std::ops::Bound::{Excluded, Unbounded};
+
+use super::{ConnectionInfo, Cursor, EndId, PairState, Registry};
+use crate::protocol::{Entry, NodeInfo, PAGE_BYTES};
+
+/// What an entry takes in a packet besides its texts.
+const ENTRY_BYTES: usize = 80;
+
+struct Page {
+    entries: Vec<Entry>,
+    bytes: usize,
+}
+
+impl Page {
+    /// False: the page is full, the entry does not belong to it.
+    fn add(&mut self, entry: Entry) -> bool {
+        let texts = match &entry {
+            Entry::Node(node) => node.name.len(),
+            Entry::Service { service, schema, .. } => service.len() + schema.len(),
+            Entry::Publisher { service, .. } => service.len(),
+            Entry::Subscriber { filter, expected, .. } => {
+                filter.len() + expected.as_ref().map_or(0, |expected| expected.schema.len())
+            }
+            Entry::Connection(_) => 0,
+        };
+        let bytes = ENTRY_BYTES + texts;
+        // The first one always fits: a schema is shorter than a page.
+        if self.bytes + bytes > PAGE_BYTES && !self.entries.is_empty() {
+            return false;
+        }
+        self.bytes += bytes;
+        self.entries.push(entry);
+        true
+    }
+}
+
+impl Registry {
+    /// The page after `after`, and where the next one begins.
+    pub(super) fn page(&self, after: Cursor) -> (Vec<Entry>, Option<Cursor>) {
+        let mut page = Page { entries: Vec::new(), bytes: 0 };
+        let mut next = Some(after);
+        // Bounded: every table is either finished, or it filled the page.
+        while let Some(cursor) = next {
+            match self.fill(&mut page, cursor) {
+                Filled::Full(cursor) => return (page.entries, Some(cursor)),
+                Filled::Finished(following) => next = following,
+            }
+        }
+        (page.entries, None)
+    }
+
+    fn fill(&self, page: &mut Page, cursor: Cursor) -> Filled {
+        match cursor {
+            Cursor::Nodes(after) => self.fill_nodes(page, after),
+            Cursor::Services(after) => self.fill_services(page, &after),
+            Cursor::Publishers(after) => self.fill_publishers(page, after),
+            Cursor::Subscribers(after) => self.fill_subscribers(page, after),
+            Cursor::Connections(publisher, subscriber) => self.fill_connections(page, publisher, subscriber),
+        }
+    }
+
+    fn fill_nodes(&self, page: &mut Page, mut after: u64) -> Filled {
+        for (node, client) in self.nodes.range((Excluded(after), Unbounded)) {
+            let Some(admitted) = self.clients.get(client).and_then(|client| client.admitted.as_ref()) else {
+                continue;
+            };
+            let info = NodeInfo {
+                name: admitted.name.as_str().to_owned(),
+                node: *node,
+                pid: self.clients[client].pid,
+                observer: admitted.observer,
+                hosts_root: admitted.hosts_root,
+            };
+            if !page.add(Entry::Node(info)) {
+                return Filled::Full(Cursor::Nodes(after));
+            }
+            after = *node;
+        }
+        Filled::Finished(Some(Cursor::Services(String::new())))
+    }
+
+    fn fill_services(&self, page: &mut Page, after: &str) -> Filled {
+        let mut last = after;
+        for (name, service) in self.services.range::<str, _>((Excluded(after), Unbounded)) {
+            let Some(kind) = &service.kind else { continue };
+            let entry = Entry::Service {
+                service: name.as_str().to_owned(),
+                fingerprint: kind.fingerprint,
+                schema: kind.schema.clone(),
+            };
+            if !page.add(entry) {
+                return Filled::Full(Cursor::Services(last.to_owned()));
+            }
+            last = name.as_str();
+        }
+        Filled::Finished(Some(Cursor::Publishers(EndId::FIRST)))
+    }
+
+    fn fill_publishers(&self, page: &mut Page, mut after: EndId) -> Filled {
+        for (end, publisher) in self.publishers.range((Excluded(after), Unbounded)) {
+            let entry = Entry::Publisher {
+                end: *end,
+                service: publisher.service.as_str().to_owned(),
+                reliable: publisher.reliable,
+                history: publisher.history,
+                capacity: publisher.capacity,
+            };
+            if !page.add(entry) {
+                return Filled::Full(Cursor::Publishers(after));
+            }
+            after = *end;
+        }
+        Filled::Finished(Some(Cursor::Subscribers(EndId::FIRST)))
+    }
+
+    fn fill_subscribers(&self, page: &mut Page, mut after: EndId) -> Filled {
+        for (end, subscriber) in self.subscribers.range((Excluded(after), Unbounded)) {
+            let entry = Entry::Subscriber {
+                end: *end,
+                filter: subscriber.filter.as_str().to_owned(),
+                expected: subscriber.expected.clone(),
+            };
+            if !page.add(entry) {
+                return Filled::Full(Cursor::Subscribers(after));
+            }
+            after = *end;
+        }
+        Filled::Finished(Some(Cursor::Connections(EndId::FIRST, EndId::FIRST)))
+    }
+
+    fn fill_connections(&self, page: &mut Page, publisher: EndId, subscriber: EndId) -> Filled {
+        let mut after = super::Pair { publisher, subscriber };
+        for (pair, state) in self.pairs.range((Excluded(after), Unbounded)) {
+            let PairState::Connected { seat } = *state else { continue };
+            let info = ConnectionInfo { publisher: pair.publisher, subscriber: pair.subscriber, seat };
+            if !page.add(Entry::Connection(info)) {
+                return Filled::Full(Cursor::Connections(after.publisher, after.subscriber));
+            }
+            after = *pair;
+        }
+        Filled::Finished(None)
+    }
+}
+
+enum Filled {
+    /// The page is full; go on here.
+    Full(Cursor),
+    /// The table is finished; go on with this one.
+    Finished(Option<Cursor>),
+}
