@@ -127,6 +127,9 @@ impl InlineBuffer {
     }
 }
 
+/// Messages are aligned to so many bytes, wherever they lie.
+pub const ALIGNMENT: usize = align_of::<InlineBuffer>();
+
 /// The bytes of a message that arrived.
 #[derive(Debug)]
 pub struct Message<M: Memory = Mapped> {
@@ -193,8 +196,8 @@ impl<M: Memory> Message<M> {
 #[derive(Debug)]
 pub struct View<A, M: Memory = Mapped> {
     message: Message<M>,
-    /// Sent and shared like a reference to the archive.
-    archive: PhantomData<fn() -> A>,
+    /// Sent and shared like the archive itself.
+    archive: PhantomData<A>,
 }
 
 /// The bytes are no valid archive of the type: their publisher is broken or hostile.
@@ -217,6 +220,7 @@ where
     /// Validates the whole archive.
     #[inline]
     pub fn check(message: Message<M>) -> Result<Self, InvalidArchive> {
+        const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
         match rkyv::api::low::access::<A, Failure>(message.bytes()) {
             Ok(_) => Ok(View { message, archive: PhantomData }),
             Err(Failure) => Err(InvalidArchive { sequence: message.sequence, length: message.bytes().len() }),

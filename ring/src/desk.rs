@@ -17,7 +17,7 @@
 //! a history is shorter than the ring. For pins the same pair of fences stands in `Writer::reclaim` and `Reader::hold`.
 
 use crate::bell;
-use crate::layout::SEAT_TAKEN;
+use crate::layout::SEAT_FREE;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 
@@ -72,7 +72,11 @@ impl<M: Memory> Desk<M> {
     }
 
     /// Registers a reader and returns the sequence of its first message. From the return on, its pins and, on a reliable
-    /// ring, its cursor count. Attaching the same subscriber again replaces its former registration.
+    /// ring, its cursor count.
+    ///
+    /// Attaching the same subscriber again replaces its former registration. With the same seat (it was introduced anew before it
+    /// heard our answer, because the root changed) it begins where it began, whichever answer it hears first. With
+    /// another seat it must hold no sample of the former one any more, as the pins of that seat no longer count.
     pub fn attach(
         &self,
         seats: Arc<M::Seats>,
@@ -82,12 +86,16 @@ impl<M: Memory> Desk<M> {
     ) -> Result<u64, AttachReaderError> {
         let seat_index = seat as usize;
         // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
-        let taken = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
-        if taken != Some(SEAT_TAKEN) {
+        let state = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
+        if state.is_none_or(|state| state == SEAT_FREE) {
             return Err(AttachReaderError::NoSuchSeat { seat });
         }
         let mut readers = lock(&self.readers);
-        readers.retain(|peer| peer.subscriber != subscriber);
+        let former = readers.iter().find(|peer| peer.subscriber == subscriber && peer.seat == seat_index);
+        // Relaxed: stored under this lock.
+        let former = former.map(|peer| peer.first.load(Ordering::Relaxed));
+        // Also forget those that ended, or a publisher that rarely sends collects them.
+        readers.retain(|peer| peer.subscriber != subscriber && !peer.over());
         if readers.len() >= READERS_MAX {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
@@ -96,7 +104,7 @@ impl<M: Memory> Desk<M> {
         let history = header.history.load(Ordering::Relaxed);
         // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
         // could be promised. Relaxed: a lower bound will do.
-        let provisional = header.head.load(Ordering::Relaxed).saturating_sub(history);
+        let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
         let peer =
             Arc::new(Peer { seats, seat: seat_index, bell, first: AtomicU64::new(provisional), subscriber });
         readers.push(Arc::clone(&peer));
@@ -108,7 +116,7 @@ impl<M: Memory> Desk<M> {
         let head = header.head.load(Ordering::Acquire);
         // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as lost.
         let tail = header.tail.load(Ordering::Relaxed);
-        let first = head.saturating_sub(history).max(tail).min(head);
+        let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
         // Relaxed: a publisher that still sees the provisional start keeps more than it must.
         peer.first.store(first, Ordering::Relaxed);
         Ok(first)
@@ -138,7 +146,7 @@ impl<M: Memory> Desk<M> {
 
     /// Forgets the readers that ended in order and hold nothing any more.
     pub fn prune(&self) {
-        self.forget(|peer| peer.closed() && !peer.pins());
+        self.forget(Peer::over);
     }
 
     /// How many readers are attached and have not ended.
@@ -178,6 +186,12 @@ impl<M: Memory> Peer<M> {
     pub(crate) fn closed(&self) -> bool {
         // edge close. Acquire: its last reads of slots are done.
         self.seats.header().closed.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the reader ended and holds nothing any more.
+    fn over(&self) -> bool {
+        // In this order: it makes no new pins once it is closed.
+        self.closed() && !self.pins()
     }
 
     /// Whether the reader still holds a chunk of this ring.

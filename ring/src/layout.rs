@@ -153,7 +153,7 @@ pub struct ReaderHeader {
     padding: [AtomicU64; fill(2)],
     /// 1 while the subscriber is about to sleep or sleeps.
     pub sleeping: AtomicU64,
-    /// 1 once the subscriber ended in order: its pins and cursors no longer count.
+    /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are dropped.
     pub closed: AtomicU64,
     state_padding: [AtomicU64; fill(6)],
     seats_padding: [AtomicU64; fill(48)],
@@ -175,7 +175,7 @@ pub struct Seat {
     pub publisher_index: AtomicU64,
     /// Pins beyond this index were never used.
     pub pins_used: AtomicU64,
-    /// [`SEAT_FREE`] or [`SEAT_TAKEN`].
+    /// [`SEAT_FREE`], [`SEAT_TAKEN`] or [`SEAT_READ`].
     pub state: AtomicU64,
     padding: [AtomicU64; fill(1)],
     /// Sequence + 1 of each message whose chunk is being read, or 0.
@@ -184,8 +184,10 @@ pub struct Seat {
 
 /// [`Seat::state`] of a seat that nobody has.
 pub const SEAT_FREE: u64 = 0;
-/// [`Seat::state`] of a seat in use.
+/// [`Seat::state`] of a seat that waits for its publisher's answer.
 pub const SEAT_TAKEN: u64 = 1;
+/// [`Seat::state`] of a seat whose reader began to read.
+pub const SEAT_READ: u64 = 2;
 
 /// Byte offset of the slots in a ring segment.
 pub const SLOTS_OFFSET: u64 = size_of::<RingHeader>() as u64;

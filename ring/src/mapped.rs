@@ -21,6 +21,7 @@ use crate::reader::Seats;
 use crate::segment::{Backend, Handle, LengthBounds, Segment, SegmentError, Sharing};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 use crate::writer::{RingConfig, Writer};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Chunk memory starts at a multiple of this, and segments are multiples of it.
@@ -295,12 +296,11 @@ impl RingMemory for MappedRing {
     fn chunks(&self) -> (NonNull<u8>, u64) {
         (self.chunks, self.chunks_length)
     }
-    fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
-        // Relaxed: only this process stores it.
-        let have = self.header().committed.load(Ordering::Relaxed);
+    fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError> {
+        let bytes = range.end - range.start;
         self.segment
-            .reserve(self.chunks_offset + have.min(bytes)..self.chunks_offset + bytes)
-            .map_err(|error| ReserveError { bytes: bytes - have.min(bytes), reason: error.to_string() })
+            .reserve(self.chunks_offset + range.start..self.chunks_offset + range.end)
+            .map_err(|error| ReserveError { bytes, reason: error.to_string() })
     }
 }
 
@@ -420,11 +420,12 @@ impl SeatMemory for MappedSeats {
         // SAFETY: as for the header.
         unsafe { self.seats.as_ref() }
     }
-    fn reserve(&self, seats: usize) -> Result<(), ReserveError> {
-        let end = SEATS_OFFSET + (seats * size_of::<Seat>()) as u64;
+    fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError> {
+        let start = SEATS_OFFSET + (seats.start * size_of::<Seat>()) as u64;
+        let end = SEATS_OFFSET + (seats.end * size_of::<Seat>()) as u64;
         self.segment
-            .reserve(0..end.min(self.segment.len()))
-            .map_err(|error| ReserveError { bytes: end, reason: error.to_string() })
+            .reserve(start..end)
+            .map_err(|error| ReserveError { bytes: end - start, reason: error.to_string() })
     }
 }
 

@@ -2,7 +2,10 @@
 
 use crate::bell::Bell;
 use crate::layout::{ReaderHeader, RingHeader, Seat, Slot};
+use crate::reader::Seats;
 use crate::sync::Arc;
+use crate::writer::{RingConfig, Writer};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// One kind of memory: mapped segments ([`crate::mapped::Mapped`]) or the heap ([`Heap`]).
@@ -23,8 +26,8 @@ pub trait RingMemory: Send + Sync {
     fn slots(&self) -> &[Slot];
     /// Start and length in bytes of the chunk memory; aligned to a cache line.
     fn chunks(&self) -> (NonNull<u8>, u64);
-    /// Backs the first `bytes` of chunk memory with pages, so that touching them cannot fail later.
-    fn reserve(&self, bytes: u64) -> Result<(), ReserveError>;
+    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them cannot fail later.
+    fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError>;
 }
 
 /// A reader segment.
@@ -33,8 +36,8 @@ pub trait SeatMemory: Send + Sync {
     fn header(&self) -> &ReaderHeader;
     /// All seats.
     fn seats(&self) -> &[Seat];
-    /// Backs the first `seats` seats with pages, so that touching them cannot fail later.
-    fn reserve(&self, seats: usize) -> Result<(), ReserveError>;
+    /// Backs these seats with pages, so that touching them cannot fail later.
+    fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
 }
 
 /// One line of a doorbell segment.
@@ -84,6 +87,24 @@ unsafe impl Send for HeapRing {}
 // SAFETY: as for Send; all other fields are atomics.
 unsafe impl Sync for HeapRing {}
 
+impl Writer<Heap> {
+    /// The publisher's end of a ring on the heap, for tests and models. All that `config` says holds as it does for a mapped ring;
+    /// `config.chunk_memory` is allocated at once.
+    pub fn on_heap(config: &RingConfig, bell: Arc<Bell>) -> Self {
+        let ring = HeapRing::new(config.slots() as usize, config.chunk_memory as usize);
+        let (_, chunks_length) = ring.chunks();
+        config.write(&ring, 0, chunks_length);
+        Writer::new(Arc::new(ring), bell, config)
+    }
+}
+
+impl Seats<Heap> {
+    /// The seats of a subscriber on the heap, for tests and models.
+    pub fn on_heap(seats: usize, bell: Arc<Bell>) -> Self {
+        Seats::new(Arc::new(HeapSeats::new(seats)), bell)
+    }
+}
+
 impl HeapRing {
     /// An empty ring with `capacity` slots (a power of two) and `chunk_bytes` of chunk memory (at least one line).
     pub fn new(capacity: usize, chunk_bytes: usize) -> Self {
@@ -115,11 +136,11 @@ impl RingMemory for HeapRing {
     fn chunks(&self) -> (NonNull<u8>, u64) {
         (self.chunks, self.chunks_layout.size() as u64)
     }
-    fn reserve(&self, bytes: u64) -> Result<(), ReserveError> {
-        if bytes <= self.chunks_layout.size() as u64 {
+    fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError> {
+        if range.end <= self.chunks_layout.size() as u64 {
             Ok(())
         } else {
-            Err(ReserveError { bytes, reason: "beyond the heap ring".to_owned() })
+            Err(ReserveError { bytes: range.end - range.start, reason: "beyond the heap ring".to_owned() })
         }
     }
 }
@@ -145,7 +166,7 @@ impl SeatMemory for HeapSeats {
     fn seats(&self) -> &[Seat] {
         &self.seats
     }
-    fn reserve(&self, _seats: usize) -> Result<(), ReserveError> {
+    fn reserve(&self, _seats: Range<usize>) -> Result<(), ReserveError> {
         Ok(())
     }
 }

@@ -21,7 +21,7 @@
 use crate::bell::{self, Woken};
 use crate::layout::{
     INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE,
-    SEAT_TAKEN, SEQUENCE_MAX, stamp,
+    SEAT_READ, SEAT_TAKEN, SEQUENCE_MAX, stamp,
 };
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
@@ -43,7 +43,7 @@ pub struct Seats<M: Memory> {
 
 #[derive(Debug, Default)]
 struct SeatBook {
-    /// No seat before this one is free, so low seats are taken again first and few pages are touched.
+    /// Where to look first: low seats are taken again first, so few pages are touched.
     next: usize,
     /// So many seats are backed by pages.
     backed: usize,
@@ -85,14 +85,17 @@ impl<M: Memory> Seats<M> {
     pub fn take(&self, publisher: (u64, u32)) -> Result<u32, SeatError> {
         let mut book = lock(&self.book);
         let seats = self.memory.seats();
-        for index in book.next..seats.len() {
+        // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
+        let used = book.next..book.backed;
+        let passed_over = 0..book.next;
+        let fresh = book.backed..seats.len();
+        for index in used.chain(passed_over).chain(fresh) {
             if index >= book.backed {
-                self.memory.reserve(index + 1)?;
+                self.memory.reserve(index..index + 1)?;
                 book.backed = index + 1;
             }
             let seat = &seats[index];
             // Acquire: pairs with `leave`, so the former reader's last store to this seat comes before ours.
-            // (A seat whose samples outlive its reader is skipped, and found again after a lower one was left.)
             let free = seat.state.load(Ordering::Acquire) == SEAT_FREE
                 // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
                 && seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0);
@@ -278,6 +281,9 @@ impl<M: Memory> std::fmt::Debug for Reader<M> {
 impl<M: Memory> Reader<M> {
     /// Begins to read `ring` at message `first`, as the publisher said when it registered `seat` of `seats`. `bell` is the
     /// publisher's.
+    ///
+    /// # Panics
+    /// If the seat was not taken, or has a reader already: two would overwrite each other's pins.
     pub fn new(
         ring: Arc<M::Ring>,
         bell: M::Bell,
@@ -293,6 +299,9 @@ impl<M: Memory> Reader<M> {
         }
         let memory = Arc::clone(seats.memory());
         let own = &memory.seats()[seat as usize];
+        // Relaxed: it guards against our own mistakes only; the lock of `Seats::take` orders the former reader before us.
+        let state = own.state.compare_exchange(SEAT_TAKEN, SEAT_READ, Ordering::Relaxed, Ordering::Relaxed);
+        assert_eq!(state, Ok(SEAT_TAKEN), "a seat has one reader each time that it is taken");
         // Relaxed: observers read these; the publisher takes the larger of `cursor` and its own `first`.
         own.first.store(first, Ordering::Relaxed);
         own.cursor.store(first, Ordering::Relaxed);

@@ -59,17 +59,21 @@ pub struct Writer<M: Memory> {
     tail: u64,
     /// The first sequence that must not be written before the readers were asked again (cached, may be too low).
     limit: u64,
-    /// The cursor of the slowest reader when they were last asked.
-    slowest: u64,
     reliable: bool,
     message_max: u64,
     readers: Vec<Arc<Peer<M>>>,
     readers_version: u64,
+    /// The version of the list when `admit` last looked; `readers` may be newer.
+    admitted_version: u64,
     /// How many of `readers` have not ended.
     attached: usize,
     /// Which chunk each slot holds; empty until the first chunk is sent.
     occupants: Vec<Option<Chunk>>,
     retired: VecDeque<(u64, Chunk)>,
+    /// So many retired chunks are worth a look at the pins.
+    reclaim_at: usize,
+    /// What `blocked` in the header says.
+    blocked: u64,
     allocator: ChunkAllocator,
     /// The pins of all readers, collected anew for each reclaim.
     pinned: Vec<u64>,
@@ -106,11 +110,11 @@ pub enum AllocateError {
         /// Bytes that a message may have.
         limit: u64,
     },
-    /// All memory up to the bound is in messages that may not be given up: pinned by subscribers, or not yet read on a
-    /// reliable ring.
+    /// All memory up to the bound is in messages that may not be given up: pinned by subscribers or, on a reliable ring, not
+    /// yet read or kept as history. Or the message is larger than all that memory.
     #[error(
-        "no room for {bytes} bytes: all {limit} bytes are in messages that subscribers hold or have yet to read; \
-         wait until they let go, or raise `max_memory`"
+        "no room for {bytes} bytes: all {limit} bytes are in messages that subscribers hold or have yet to read, or \
+         that are kept as history; wait until they let go, or raise `max_memory`"
     )]
     MemoryOut {
         /// Bytes that were asked for.
@@ -194,7 +198,7 @@ impl<M: Memory> std::fmt::Debug for Writer<M> {
 }
 
 impl<M: Memory> Writer<M> {
-    /// Takes over a fresh ring, whose constants `config` wrote.
+    /// Takes over a fresh ring, whose constants `config` wrote. The only writer of that ring: the caller sees to it.
     pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell, config: &RingConfig) -> Self {
         let (_, chunk_memory) = ring.chunks();
         let desk = Arc::new(Desk::new(Arc::clone(&ring)));
@@ -205,14 +209,16 @@ impl<M: Memory> Writer<M> {
             next: 0,
             tail: 0,
             limit: if config.reliable { 0 } else { SEQUENCE_MAX },
-            slowest: 0,
             reliable: config.reliable,
             message_max: config.message_max,
             readers: Vec::new(),
             readers_version: 0,
+            admitted_version: 0,
             attached: 0,
             occupants: Vec::new(),
             retired: VecDeque::new(),
+            reclaim_at: RECLAIM_BATCH,
+            blocked: 0,
             allocator: ChunkAllocator::new(chunk_memory),
             pinned: Vec::new(),
             one_thread: std::marker::PhantomData,
@@ -256,8 +262,8 @@ impl<M: Memory> Writer<M> {
     /// a reader that attaches meanwhile begins late enough.
     #[inline]
     pub fn admit(&mut self) -> Result<(), AdmitError> {
-        if self.desk.version() != self.readers_version {
-            self.refresh();
+        if self.desk.version() != self.admitted_version {
+            self.admit_readers();
         }
         if self.next >= self.limit { self.rescan() } else { Ok(()) }
     }
@@ -286,17 +292,17 @@ impl<M: Memory> Writer<M> {
     fn sleep_for_space(&mut self, timeout: Duration) -> Result<(), AdmitError> {
         // Acquire: pairs with the reader's count, after it moved its cursor (edge consume).
         let seen = self.bell.bell().space.load(Ordering::Acquire);
-        let blocked = &self.ring.header().blocked;
-        // Relaxed: only this writer stores it, readers use it as a hint (see BLOCKED_RECHECK).
-        let calm = blocked.load(Ordering::Relaxed) & !1;
-        blocked.store(calm + 1, Ordering::Relaxed);
+        self.blocked += 1;
+        // Relaxed: readers use it as a hint (see BLOCKED_RECHECK).
+        self.ring.header().blocked.store(self.blocked, Ordering::Relaxed);
         // Pairs with nothing that must not be missed, but makes the hint visible before the last look.
         fence(Ordering::SeqCst);
         if self.admit().is_err() {
             bell::wait(&self.bell.bell().space, seen, Some(timeout));
         }
+        self.blocked += 1;
         // Relaxed: as above.
-        self.ring.header().blocked.store(calm + 2, Ordering::Relaxed);
+        self.ring.header().blocked.store(self.blocked, Ordering::Relaxed);
         self.admit()
     }
 
@@ -320,7 +326,7 @@ impl<M: Memory> Writer<M> {
 
     #[inline]
     fn commit(&mut self, words: &[u64; INLINE_WORDS], kind: u64, chunk: Option<Chunk>) -> usize {
-        debug_assert!(self.next < self.limit, "admitted before");
+        debug_assert!(self.next < self.limit, "a message is admitted before it is committed");
         let sequence = self.next;
         let slots = self.ring.slots();
         let index = (sequence as usize) & (slots.len() - 1);
@@ -367,23 +373,33 @@ impl<M: Memory> Writer<M> {
         // edge sleep. Acquire: whoever set this also set its `sleeping` before. Release keeps the chain of setters
         // unbroken for the next swap.
         self.bell.bell().sleepers.swap(0, Ordering::AcqRel);
-        if self.desk.version() != self.readers_version {
-            self.refresh();
-        }
+        self.refresh();
+        self.attached = 0;
         for reader in &self.readers {
+            self.attached += usize::from(!reader.closed());
             reader.wake_if_sleeping();
         }
         // A reader that ends sets `sleepers` too, so that its end is noticed here without a root.
         self.desk.prune();
     }
 
-    /// Fetches the list of readers and asks a reliable ring's readers anew at the next send.
+    /// Takes notice of readers that came or went: on a reliable ring all are asked anew where they are. This belongs to
+    /// `admit` alone, so that what was admitted stays admitted when the list is fetched before the commit, for other reasons.
     #[cold]
-    fn refresh(&mut self) {
-        (self.readers_version, self.readers) = self.desk.readers();
-        self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
+    fn admit_readers(&mut self) {
+        self.refresh();
+        self.admitted_version = self.readers_version;
         if self.reliable {
             self.limit = self.next.min(self.limit);
+        }
+    }
+
+    /// Fetches the list of readers, if it changed.
+    #[cold]
+    fn refresh(&mut self) {
+        if self.desk.version() != self.readers_version {
+            (self.readers_version, self.readers) = self.desk.readers();
+            self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
         }
     }
 
@@ -394,6 +410,12 @@ impl<M: Memory> Writer<M> {
             return Err(AdmitError::SequencesOut);
         }
         let capacity = self.ring.slots().len() as u64;
+        self.limit = (self.slowest() + capacity).min(SEQUENCE_MAX);
+        if self.next < self.limit { Ok(()) } else { Err(AdmitError::Full { capacity }) }
+    }
+
+    /// The first message that a reader has yet to read.
+    fn slowest(&self) -> u64 {
         let mut slowest = self.next;
         for reader in &self.readers {
             if reader.closed() {
@@ -406,9 +428,7 @@ impl<M: Memory> Writer<M> {
             let cursor = reader.seats.seats()[reader.seat].cursor.load(Ordering::Acquire);
             slowest = slowest.min(cursor.clamp(first.min(self.next), self.next));
         }
-        self.slowest = slowest;
-        self.limit = (slowest + capacity).min(SEQUENCE_MAX);
-        if self.next < self.limit { Ok(()) } else { Err(AdmitError::Full { capacity }) }
+        slowest
     }
 
     /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
@@ -417,7 +437,11 @@ impl<M: Memory> Writer<M> {
         if length > self.message_max {
             return Err(AllocateError::TooLarge { bytes: length, limit: self.message_max });
         }
-        if self.retired.len() >= RECLAIM_BATCH {
+        if length > self.allocator.limit() {
+            // No use to give up messages for it.
+            return Err(AllocateError::MemoryOut { bytes: length, limit: self.allocator.limit() });
+        }
+        if self.retired.len() >= self.reclaim_at {
             self.reclaim();
         }
         if let Some(chunk) = self.allocator.allocate(length) {
@@ -469,7 +493,7 @@ impl<M: Memory> Writer<M> {
         if step == 0 {
             return Ok(());
         }
-        self.ring.reserve(committed + step)?;
+        self.ring.reserve(committed..committed + step)?;
         self.allocator.extend(step);
         // Relaxed: a figure for observers.
         self.ring.header().committed.store(committed + step, Ordering::Relaxed);
@@ -482,11 +506,12 @@ impl<M: Memory> Writer<M> {
         if !self.reliable {
             return self.next;
         }
-        // Full or not does not matter here; `slowest` is what was asked for.
-        let _ = self.rescan();
+        // edge attach: the last commit's fence comes before this look. Who is not on the list yet sees a head of at least
+        // `next`, and begins at `next - history` or later.
+        self.refresh();
         // Relaxed: a constant of this ring.
         let history = self.ring.header().history.load(Ordering::Relaxed);
-        self.slowest.min(self.next.saturating_sub(history))
+        self.slowest().min(self.next.saturating_sub(history))
     }
 
     /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give up.
@@ -532,9 +557,7 @@ impl<M: Memory> Writer<M> {
         // edge pin: the stamps of the retired messages were overwritten before; a reader whose pin is not seen below
         // sees that when it looks at the stamp again.
         fence(Ordering::SeqCst);
-        if self.desk.version() != self.readers_version {
-            self.refresh();
-        }
+        self.refresh();
         self.pinned.clear();
         for reader in &self.readers {
             // A reader that ended may still hold samples: its pins count until the last is dropped.
@@ -560,6 +583,8 @@ impl<M: Memory> Writer<M> {
                 self.allocator.free(chunk);
             }
         }
+        // What stayed is pinned; many held samples shall not make every message pay for a look at all pins.
+        self.reclaim_at = self.retired.len() * 2 + RECLAIM_BATCH;
     }
 }
 
