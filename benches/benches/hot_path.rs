@@ -15,9 +15,9 @@ use hivemind_benches::message::{Block, Reading};
 use tempfile::TempDir;
 
 /// Slots of every ring here.
-const SLOTS: u32 = 64;
+const SLOTS: u64 = 64;
 /// Messages under one reading of the clock where the other half of the work must not be timed.
-const BATCH: u64 = SLOTS as u64;
+const BATCH: u64 = SLOTS;
 /// How long an attachment within this process may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,7 +35,7 @@ impl Hive {
     }
 
     fn typed_pair(&self) -> (Publisher<Reading>, Subscriber<Reading>) {
-        let mut publisher =
+        let publisher =
             self.node.publisher_builder::<Reading>("bench/typed").capacity(SLOTS).create().unwrap();
         let subscriber = self.node.subscriber::<Reading>("bench/typed").unwrap();
         publisher.wait_for_subscribers(1, PATIENCE).unwrap();
@@ -43,19 +43,18 @@ impl Hive {
     }
 
     fn block_pair(&self) -> (Publisher<Block>, Subscriber<Block>) {
-        let mut publisher =
-            self.node.publisher_builder::<Block>("bench/block").capacity(SLOTS).create().unwrap();
+        let publisher = self.node.publisher_builder::<Block>("bench/block").capacity(SLOTS).create().unwrap();
         let subscriber = self.node.subscriber::<Block>("bench/block").unwrap();
         publisher.wait_for_subscribers(1, PATIENCE).unwrap();
         (publisher, subscriber)
     }
 
     fn bytes_pair(&self, length: usize) -> (Publisher<[u8]>, Subscriber<[u8]>) {
-        let mut publisher = self
+        let publisher = self
             .node
             .publisher_builder::<[u8]>("bench/bytes")
             .capacity(SLOTS)
-            .max_message(length)
+            .max_message(length as u64)
             .create()
             .unwrap();
         let subscriber = self.node.subscriber::<[u8]>("bench/bytes").unwrap();
@@ -97,7 +96,7 @@ fn loan_and_send(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut loan = publisher.loan(black_box(length)).unwrap();
                 loan[0] = 1;
-                loan.send().unwrap()
+                loan.send()
             });
         });
     }
@@ -128,7 +127,9 @@ fn receive(criterion: &mut Criterion) {
         bencher.iter_custom(|messages| {
             time_of_receiving(
                 messages,
-                || drop(publisher.send(&Reading::numbered(1)).unwrap()),
+                || {
+                    publisher.send(&Reading::numbered(1)).unwrap();
+                },
                 || assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence.to_native(), 1),
             )
         });
@@ -144,7 +145,9 @@ fn receive(criterion: &mut Criterion) {
         bencher.iter_custom(|messages| {
             time_of_receiving(
                 messages,
-                || drop(publisher.loan(4 << 10).unwrap().send().unwrap()),
+                || {
+                    publisher.loan(4 << 10).unwrap().send();
+                },
                 || {
                     let sample: Sample<[u8]> = subscriber.try_recv().unwrap().unwrap();
                     black_box(sample.len());
@@ -178,7 +181,7 @@ fn attach(criterion: &mut Criterion) {
         let hive = Hive::start();
         let _publisher = hive.node.publisher::<Reading>("bench/typed").unwrap();
         bencher.iter(|| {
-            let mut subscriber = hive.node.subscriber::<Reading>("bench/typed").unwrap();
+            let subscriber = hive.node.subscriber::<Reading>("bench/typed").unwrap();
             subscriber.wait_for_publishers(1, PATIENCE).unwrap();
         });
     });

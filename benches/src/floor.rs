@@ -1,9 +1,9 @@
 //! What the machine itself costs: the round trip of one cache line, and of one futex, between two processes.
 //!
 //! ```text
-//!   bell 0   written by the parent, read by the peer     one cache line each
-//!   bell 1   written by the peer, read by the parent
-//!   bell 2   written by the parent: "stop" (cases in which the peer runs until told)
+//!   line 0   written by the parent, read by the peer     one cache line each
+//!   line 1   written by the peer, read by the parent
+//!   line 2   written by the parent: "stop" (cases in which the peer runs until told)
 //! ```
 //!
 //! Each side writes the number of the round to its own line and polls the other line, without a pause instruction
@@ -11,12 +11,13 @@
 //!
 //! The mapping is the only one in hivemind that two processes write: a doorbell segment.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
-use hivemind_ring::bell::Bells;
-use hivemind_ring::segment::Handle;
+use hivemind_ring::mapped::Bells;
+use hivemind_ring::segment::{Anonymous, Handle};
 use rustix::thread::futex;
 
 use crate::error::HarnessError;
@@ -37,41 +38,45 @@ const POLLS: u32 = 1 << 16;
 const PING: usize = 0;
 const PONG: usize = 1;
 const STOP: usize = 2;
-const BELLS: usize = 3;
 
 /// The lines shared by the parent and its peer.
 #[derive(Debug)]
 pub struct Floor {
-    bells: Bells,
+    bells: Arc<Bells>,
 }
 
 impl Floor {
     /// Makes the shared page. The parent does this once.
     pub fn create() -> Result<Floor, HarnessError> {
-        Ok(Floor { bells: Bells::create(BELLS)? })
+        Ok(Floor { bells: Bells::create(&Anonymous).map_err(HarnessError::floor)? })
     }
 
     /// Maps the page of the parent. The peer does this once.
     pub fn open(handle: Handle) -> Result<Floor, HarnessError> {
-        Ok(Floor { bells: Bells::open(handle)? })
+        Ok(Floor { bells: Bells::open(&Anonymous, handle).map_err(HarnessError::floor)? })
     }
 
     /// What the peer opens.
     pub fn handle(&self) -> Result<Handle, HarnessError> {
-        Ok(self.bells.handle()?)
+        self.bells.handle().map_err(HarnessError::floor)
+    }
+
+    /// One word on a cache line of its own.
+    fn line(&self, index: usize) -> &AtomicU32 {
+        &self.bells.lines()[index].wake
     }
 
     /// Sets the lines back to what they are before a measurement. The peer must not be measuring.
     pub fn reset(&self) {
         for index in [PING, PONG, STOP] {
             // Relaxed: the order that starts the peer travels over a pipe, which orders everything before it.
-            self.bells.bell(index).store(0, Relaxed);
+            self.line(index).store(0, Relaxed);
         }
     }
 
     /// The parent's half: `batches` readings of [`BATCH`] round trips each.
     pub fn ask(&self, batches: u64) -> Result<Summary, HarnessError> {
-        let (ping, pong) = (self.bells.bell(PING), self.bells.bell(PONG));
+        let (ping, pong) = (self.line(PING), self.line(PONG));
         let mut readings = Readings::with_capacity(batches);
         let mut round = 0;
         for _ in 0..batches {
@@ -89,7 +94,7 @@ impl Floor {
 
     /// The peer's half of [`ask`](Floor::ask).
     pub fn answer(&self, batches: u64) -> Result<(), HarnessError> {
-        let (ping, pong) = (self.bells.bell(PING), self.bells.bell(PONG));
+        let (ping, pong) = (self.line(PING), self.line(PONG));
         for round in 1..=last_round(batches * BATCH) {
             poll(|| ping.load(Acquire) == round, "the floor")?;
             pong.store(round, Release);
@@ -99,7 +104,7 @@ impl Floor {
 
     /// The parent's half of the floor of sleepers: `rounds` readings of one futex round trip each.
     pub fn ask_asleep(&self, rounds: u64, clock_ns: u64) -> Result<Summary, HarnessError> {
-        let (ping, pong) = (self.bells.bell(PING), self.bells.bell(PONG));
+        let (ping, pong) = (self.line(PING), self.line(PONG));
         let mut readings = Readings::with_capacity(rounds);
         for round in 1..=last_round(rounds) {
             let start = Instant::now();
@@ -112,7 +117,7 @@ impl Floor {
 
     /// The peer's half of [`ask_asleep`](Floor::ask_asleep).
     pub fn answer_asleep(&self, rounds: u64) -> Result<(), HarnessError> {
-        let (ping, pong) = (self.bells.bell(PING), self.bells.bell(PONG));
+        let (ping, pong) = (self.line(PING), self.line(PONG));
         for round in 1..=last_round(rounds) {
             sleep_until(ping, round)?;
             ring(pong, round);
@@ -123,12 +128,12 @@ impl Floor {
     /// The parent tells a peer that runs until told.
     pub fn stop(&self) {
         // Release: pairs with `stopped`; nothing is published by it, but the peer reports after having seen it.
-        self.bells.bell(STOP).store(1, Release);
+        self.line(STOP).store(1, Release);
     }
 
     /// Whether the parent said stop.
     pub fn stopped(&self) -> bool {
-        self.bells.bell(STOP).load(Acquire) != 0
+        self.line(STOP).load(Acquire) != 0
     }
 }
 

@@ -34,8 +34,10 @@ pub enum Shape {
 pub enum Waiting {
     /// `try_recv` in a loop.
     Spinning,
-    /// `recv_timeout`: asleep until the publisher rings.
+    /// `recv_timeout` of a subscriber that does not spin: asleep until the publisher rings.
     Asleep,
+    /// `recv_timeout` as it comes: it spins for a moment, then sleeps.
+    AsItComes,
 }
 
 /// What the peer is told to do.

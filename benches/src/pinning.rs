@@ -9,7 +9,9 @@ use nix::unistd::Pid;
 #[non_exhaustive]
 pub enum PinError {
     /// Fewer than two cores. Run where this process may use two, or widen its cpuset.
-    #[error("two cores are needed and this process may use {usable}; widen its cpuset or use another machine")]
+    #[error(
+        "two cores are needed and this process may use {usable}; widen its cpuset or use another machine"
+    )]
     TooFewCores {
         /// The cores this process may use.
         usable: usize,

@@ -23,7 +23,8 @@ pub struct Readings {
 impl Readings {
     /// No readings yet; room for `count`, so that recording does not allocate.
     pub fn with_capacity(count: u64) -> Readings {
-        let mut picoseconds = vec![0; usize::try_from(count).expect("a count of readings fits the address space")];
+        let mut picoseconds =
+            vec![0; usize::try_from(count).expect("a count of readings fits the address space")];
         // The pages are touched now, not in the middle of the case.
         black_box(&mut picoseconds);
         picoseconds.clear();
@@ -47,10 +48,10 @@ impl Readings {
     pub fn summary(mut self) -> Summary {
         self.picoseconds.sort_unstable();
         Summary {
-            p50: self.percentile(50.0),
-            p99: self.percentile(99.0),
-            p999: self.percentile(99.9),
-            max: self.percentile(100.0),
+            p50: self.percentile(5_000),
+            p99: self.percentile(9_900),
+            p999: self.percentile(9_990),
+            max: self.percentile(10_000),
             per_second: if self.elapsed_ns == 0 {
                 0.0
             } else {
@@ -60,11 +61,11 @@ impl Readings {
         }
     }
 
-    /// The smallest reading that `percent` of all readings do not exceed, in nanoseconds. Sorted readings only.
-    fn percentile(&self, percent: f64) -> f64 {
+    /// The smallest reading that so many of 10,000 readings do not exceed, in nanoseconds. Sorted readings only.
+    fn percentile(&self, of_ten_thousand: usize) -> f64 {
         let count = self.picoseconds.len();
-        let rank = (percent / 100.0 * count as f64).ceil() as usize;
-        self.picoseconds.get(rank.clamp(1, count.max(1)) - 1).map_or(0.0, |&reading| reading as f64 / 1000.0)
+        let rank = (count * of_ten_thousand).div_ceil(10_000).max(1);
+        self.picoseconds.get(rank - 1).map_or(0.0, |&reading| reading as f64 / 1000.0)
     }
 }
 

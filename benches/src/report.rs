@@ -250,8 +250,10 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_within_a_run_never_across_runs() {
-        let finding =
-            Finding::new(&CASES[0], vec![run(150.0, 100.0, true), run(735.0, 490.0, true), run(150.0, 100.0, true)]);
+        let finding = Finding::new(
+            &CASES[0],
+            vec![run(150.0, 100.0, true), run(735.0, 490.0, true), run(150.0, 100.0, true)],
+        );
         assert_eq!(finding.ratio, 1.5);
     }
 

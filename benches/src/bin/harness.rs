@@ -49,7 +49,8 @@ enum Role {
 }
 
 fn core_pair(text: &str) -> Result<(usize, usize), String> {
-    let pair = text.split_once(',').and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
+    let pair =
+        text.split_once(',').and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
     match pair {
         Some((first, second)) if first != second => Ok((first, second)),
         _ => Err("expected two different core numbers, as in 0,1".to_owned()),
