@@ -188,6 +188,9 @@ impl Report {
 
     /// The table: a line for each case, medians over the runs, max over all runs.
     pub fn table(&self) -> String {
+        if self.skipped.is_some() {
+            return String::new();
+        }
         let mut text = String::from(
             "\nns for one operation             floor      p50      p99    p99.9        max   p50/floor   million/s\n",
         );
