@@ -211,7 +211,7 @@ impl Segment {
     /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot fail
     /// later. What was reserved stays so until the segment is gone; its content does not change.
     ///
-    /// For the owner. Takes about 0.3 us for each page that had no memory yet, and blocks for no longer. After an
+    /// For the owner. Takes about 1 us for each page that had no memory yet, and blocks for no longer. After an
     /// error some of the pages may have been reserved; it may be tried again. A range is expected to be reserved
     /// once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is long, even if
     /// its pages are already there.
@@ -228,7 +228,8 @@ impl Segment {
         }
         match &self.hold {
             Some(Hold::Owner { descriptor: Some(descriptor), .. }) => {
-                reserve_pages(descriptor.as_fd(), &range)
+                let no_space = |needed| SegmentError::OutOfMemory { needed, available: None };
+                reserve_pages(descriptor.as_fd(), &range, no_space)
             }
             #[cfg(feature = "named-segments")]
             Some(Hold::NamedOwner(created)) => created.reserve(&range),
@@ -541,8 +542,13 @@ fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
     descriptor.try_clone().map_err(|error| SegmentError::of("fcntl(F_DUPFD_CLOEXEC)", errno_of(&error), 0))
 }
 
-/// Gives every page of the range memory, step by step. The range is within the object.
-fn reserve_pages(descriptor: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), SegmentError> {
+/// Gives every page of the range memory, step by step. The range is within the object; `no_space` is what it means
+/// when the file system has no more.
+fn reserve_pages(
+    descriptor: BorrowedFd<'_>,
+    range: &Range<u64>,
+    no_space: impl Fn(u64) -> SegmentError,
+) -> Result<(), SegmentError> {
     let needed = range.end - range.start;
     if needed >= ASK_BEFORE_RESERVING {
         // Without this question the kernel would not refuse: it would first kill processes to find the memory.
@@ -562,6 +568,7 @@ fn reserve_pages(descriptor: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), S
                 step = (step / 2).max(SMALLEST_RESERVE_STEP);
             }
             Err(Errno::EINTR) => return Err(SegmentError::Interrupted { attempts: interruptions }),
+            Err(Errno::ENOSPC) => return Err(no_space(needed)),
             Err(errno) => return Err(SegmentError::of("fallocate", errno, needed)),
         }
     }

@@ -237,18 +237,7 @@ impl Created {
             Err(SegmentError::Vanished { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        match file.try_lock_shared() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(SegmentError::of("flock", errno_of(&error), 0)),
-        }
-        // Under the lock no sweep removes it any more; but one may have done so just before.
-        let links = fstat(&file).map_err(|errno| SegmentError::of("fstat", errno, 0))?.st_nlink;
-        if links == 0 {
-            return Ok(None);
-        }
-        let alive = map(file.as_fd(), page_size(), false)?;
-        Ok(Some(Self { memory, _alive: alive }))
+        Ok(stay_alive(&file)?.map(|alive| Self { memory, _alive: alive }))
     }
 
     pub(super) fn base(&self) -> *mut u8 {
@@ -267,12 +256,24 @@ impl Created {
     /// be had.
     pub(super) fn reserve(&self, range: &Range<u64>) -> Result<(), SegmentError> {
         let descriptor = open_private(self.name(), OFlag::O_RDWR)?;
-        reserve_pages(descriptor.as_fd(), range).map_err(|error| match error {
-            // The machine has memory, so what ended is the size of the store.
-            SegmentError::OutOfMemory { needed, available: None } => SegmentError::StoreFull { needed },
-            error => error,
-        })
+        // The store has a size of its own, often half of the machine's memory.
+        reserve_pages(descriptor.as_fd(), range, |needed| SegmentError::StoreFull { needed })
     }
+}
+
+/// Locks the object behind `file` for as long as the returned mapping lives, or `None` if a sweep was here first.
+fn stay_alive(file: &File) -> Result<Option<MmapRaw>, SegmentError> {
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(SegmentError::of("flock", errno_of(&error), 0)),
+    }
+    // Under the lock no sweep removes it any more; but one may have done so just before.
+    let links = fstat(file).map_err(|errno| SegmentError::of("fstat", errno, 0))?.st_nlink;
+    if links == 0 {
+        return Ok(None);
+    }
+    map(file.as_fd(), page_size(), false).map(Some)
 }
 
 /// Opens a name and checks that it is an ordinary memory object of this user and of nobody else.
@@ -303,5 +304,32 @@ fn creation_error(error: &ShmemError, length: u64) -> SegmentError {
         Errno::ENOSPC => SegmentError::StoreFull { needed: length },
         Errno::ENOMEM => SegmentError::OutOfMappings { length },
         errno => SegmentError::of(call, errno, length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The race of a creation with a sweep, step by step: the owner has made and opened its object, then the root comes.
+    #[test]
+    fn an_owner_notices_that_a_sweep_took_its_newborn_segment() {
+        let named = Named::new(&format!("hivemind-test-newborn-{}", std::process::id())).unwrap();
+        let name = named.new_name();
+        let _memory = ShmemConf::new().os_id(&name).size(1).create().unwrap();
+        let open = || File::from(open_private(&name, OFlag::O_RDONLY).unwrap());
+
+        let (late, early, root) = (open(), open(), open());
+        root.try_lock().unwrap();
+        assert!(stay_alive(&late).unwrap().is_none(), "the root has it and is about to remove it");
+        drop(root);
+
+        let alive = stay_alive(&early).unwrap();
+        drop(early);
+        assert!(alive.is_some());
+        assert_eq!(named.remove_stale().unwrap().alive, 1, "the mapping alone holds the lock");
+        drop(alive);
+        assert_eq!(named.remove_stale().unwrap().removed.len(), 1);
+        assert!(stay_alive(&late).unwrap().is_none(), "there is no name any more");
     }
 }
