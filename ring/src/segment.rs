@@ -61,8 +61,8 @@ pub const LONGEST: u64 = 1 << 44;
 const RESERVE_STEP: u64 = 1 << 20;
 /// After every interruption the step is halved, down to this many bytes (16 pages).
 const SMALLEST_RESERVE_STEP: u64 = 16 * 4096;
-/// So many interruptions are taken before [`Segment::reserve`] gives up.
-const MOST_INTERRUPTIONS: u32 = 1000;
+/// So many interruptions in a row, none of its steps done, are taken before [`Segment::reserve`] gives up.
+const MOST_INTERRUPTIONS: u32 = 100;
 /// Before so many bytes are reserved at once, the machine is asked how many it has; asking takes some 20 us.
 const ASK_BEFORE_RESERVING: u64 = 1 << 20;
 
@@ -463,10 +463,10 @@ pub enum SegmentError {
     /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler, a
     /// timer) come less often.
     #[error(
-        "{attempts} signals interrupted the reservation of memory: try again, or signal this process less often"
+        "{attempts} signals in a row interrupted the reservation of memory: try again, or signal this process less often"
     )]
     Interrupted {
-        /// How many interruptions there were.
+        /// How many interruptions there were without any progress.
         attempts: u32,
     },
     /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
@@ -562,7 +562,7 @@ fn reserve_pages(
         let length = step.min(range.end - start);
         // Both casts fit: the range is within a segment, at most LONGEST.
         match fallocate(descriptor, FallocateFlags::empty(), start as i64, length as i64) {
-            Ok(()) => start += length,
+            Ok(()) => (start, interruptions) = (start + length, 0),
             Err(Errno::EINTR) if interruptions < MOST_INTERRUPTIONS => {
                 interruptions += 1;
                 step = (step / 2).max(SMALLEST_RESERVE_STEP);
