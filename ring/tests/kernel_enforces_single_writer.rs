@@ -3,6 +3,7 @@
 //!
 //! The subscriber is played within one process. The kernel makes no difference: the seals belong to the memory
 //! object, not to who holds it, and even the publisher itself has no second way to write.
+#![cfg(not(loom))]
 #![allow(unsafe_code)]
 
 use std::fs::OpenOptions;

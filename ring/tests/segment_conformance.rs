@@ -2,6 +2,7 @@
 //!
 //! Bytes are read and written through `as_ptr` with volatile accesses: another mapping of the same memory changes
 //! them.
+#![cfg(not(loom))]
 #![allow(unsafe_code)]
 
 use std::fs::File;
