@@ -84,16 +84,24 @@ impl Schema {
     /// type, or put its bulk behind a `Vec` or a `Box`.
     pub fn of<T: Describe + ?Sized>() -> Schema {
         let (root, types) = SchemaBuilder::table_of::<T>();
-        let schema = Schema::check(root, types).and_then(|schema| match schema.to_bytes().len() {
-            length if length > MAX_SCHEMA_BYTES => {
-                Err(SchemaError::TooLong { length, limit: MAX_SCHEMA_BYTES })
-            }
-            _ => Ok(schema),
-        });
-        match schema {
+        match Schema::from_table(root, types) {
             Ok(schema) => schema,
             Err(error) => panic!("`{}` cannot be a message: {error}", std::any::type_name::<T>()),
         }
+    }
+
+    /// The schema of a type that exists in no program, or in one of another language: `root` is an index in `types`.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaError`] when the table breaks a rule, the same that [`Schema::from_bytes`] checks.
+    pub fn from_table(root: TypeRef, types: Vec<TypeDef>) -> Result<Schema, SchemaError> {
+        let schema = Schema::check(root, types)?;
+        let length = schema.to_bytes().len();
+        if length > MAX_SCHEMA_BYTES {
+            return Err(SchemaError::TooLong { length, limit: MAX_SCHEMA_BYTES });
+        }
+        Ok(schema)
     }
 
     /// The type of the message itself.
@@ -210,9 +218,14 @@ impl Schema {
 
 /// A type, as an index in the table of its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct TypeRef(pub(crate) u32);
+pub struct TypeRef(u32);
 
 impl TypeRef {
+    /// The type at `index` of the table.
+    pub const fn new(index: u32) -> TypeRef {
+        TypeRef(index)
+    }
+
     /// The index in [`Schema::types`].
     pub fn index(self) -> usize {
         self.0 as usize
@@ -413,4 +426,12 @@ impl TypeDef {
             _ => Vec::new(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The crate `hivemind` as `#[message]` sees it, for the tests of this module.
+
+    pub(crate) use crate::schema;
+    pub(crate) use ::rkyv;
 }

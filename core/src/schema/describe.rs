@@ -120,7 +120,7 @@ impl SchemaBuilder {
     fn next_place(&self) -> TypeRef {
         // A program with 2^32 types does not exist; the bound that matters, `MAX_TYPES`, is checked on the whole
         // table.
-        TypeRef(u32::try_from(self.types.len()).expect("fewer than 2^32 types"))
+        TypeRef::new(u32::try_from(self.types.len()).expect("fewer than 2^32 types"))
     }
 }
 

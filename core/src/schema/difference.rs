@@ -220,3 +220,102 @@ fn kind(fields: &Fields) -> &'static str {
         Fields::Named(_) => "fields with names",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use crate::schema::{Describe, Schema};
+
+    fn difference<A: Describe, B: Describe>() -> Option<String> {
+        Schema::of::<A>().difference(&Schema::of::<B>())
+    }
+
+    #[test]
+    fn equal_types_have_no_difference() {
+        assert_eq!(difference::<u8, u8>(), None);
+        assert_eq!(difference::<(Vec<String>, [f32; 3]), (Vec<String>, [f32; 3])>(), None);
+    }
+
+    #[test]
+    fn types_without_names_are_shown_whole() {
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(difference::<u8, i8>(), said("u8 here, i8 there"));
+        assert_eq!(difference::<[f64; 3], [f64; 4]>(), said("[f64; 3] here, [f64; 4] there"));
+        assert_eq!(difference::<Vec<u16>, Box<[u16]>>(), said("Vec<u16> here, Box<[u16]> there"));
+        assert_eq!(difference::<(u8,), (u8, u8)>(), said("(u8,) here, (u8, u8) there"));
+        assert_eq!(
+            difference::<HashMap<u8, bool>, BTreeMap<u8, bool>>(),
+            said("HashMap<u8, bool> here, BTreeMap<u8, bool> there")
+        );
+    }
+
+    #[allow(dead_code)]
+    mod ours {
+        use hivemind_derive::message;
+
+        #[message(crate = crate::schema::tests)]
+        pub(super) struct Robot {
+            name: String,
+            path: Vec<Option<Pose>>,
+        }
+        #[message(crate = crate::schema::tests)]
+        pub(super) struct Pose {
+            x: f64,
+            shape: Shape,
+        }
+        #[message(crate = crate::schema::tests)]
+        pub(super) enum Shape {
+            Point,
+            Circle { radius: f64 },
+            Box(f32, f32),
+        }
+    }
+
+    #[allow(dead_code)]
+    mod theirs {
+        macro_rules! robots {
+            ($($module:ident { $($shape:tt)* })*) => { $(
+                pub(crate) mod $module {
+                    use hivemind_derive::message;
+
+                    #[message(crate = crate::schema::tests)]
+                    pub(crate) struct Robot { name: String, path: Vec<Option<Pose>> }
+                    #[message(crate = crate::schema::tests)]
+                    pub(crate) struct Pose { x: f64, shape: Shape }
+                    #[message(crate = crate::schema::tests)]
+                    #[repr(u8)]
+                    pub(crate) enum Shape { $($shape)* }
+                }
+            )* };
+        }
+        robots! {
+            same { Point, Circle { radius: f64 }, Box(f32, f32) }
+            field { Point, Circle { radius: f32 }, Box(f32, f32) }
+            missing { Point, Box(f32, f32) }
+            more { Point, Circle { radius: f64 }, Box(f32, f32), Line }
+            order { Circle { radius: f64 }, Point, Box(f32, f32) }
+            tag { Point = 1, Circle { radius: f64 }, Box(f32, f32) }
+            count { Point, Circle { radius: f64 }, Box(f32) }
+            kind { Point, Circle(f64), Box(f32, f32) }
+        }
+    }
+
+    #[test]
+    fn a_difference_deep_inside_is_named_by_the_type_it_is_in() {
+        fn said<T: Describe>() -> String {
+            difference::<ours::Robot, T>().unwrap_or_default()
+        }
+        assert_eq!(said::<theirs::same::Robot>(), "");
+        assert_eq!(said::<theirs::field::Robot>(), "Shape::Circle.radius: f64 here, f32 there");
+        assert_eq!(said::<theirs::missing::Robot>(), "Shape::Circle is missing there");
+        assert_eq!(said::<theirs::more::Robot>(), "Shape::Line is missing here");
+        assert_eq!(said::<theirs::order::Robot>(), "Shape: variant 1 is Point here, Circle there");
+        assert_eq!(said::<theirs::tag::Robot>(), "Shape::Point: tag 0 here, 1 there");
+        assert_eq!(said::<theirs::count::Robot>(), "Shape::Box has 2 fields here, 1 there");
+        assert_eq!(
+            said::<theirs::kind::Robot>(),
+            "Shape::Circle has fields with names here, fields without names there"
+        );
+    }
+}

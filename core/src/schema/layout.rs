@@ -78,7 +78,9 @@ impl TreeNode {
 /// An error when a type contains itself without a pointer in between, or is too large or nested too deep.
 pub(super) fn of_table(types: &[TypeDef]) -> Result<Vec<Layout>, SchemaError> {
     let mut table = Table { types, known: vec![State::Unknown; types.len()] };
-    (0..types.len()).map(|index| table.layout(TypeRef(u32::try_from(index).unwrap_or(u32::MAX)), 0)).collect()
+    (0..types.len())
+        .map(|index| table.layout(TypeRef::new(u32::try_from(index).unwrap_or(u32::MAX)), 0))
+        .collect()
 }
 
 /// Where the fields of a struct lie, or, behind the tag, those of a variant.
@@ -187,5 +189,53 @@ fn primitive_layout(primitive: Primitive) -> Layout {
         Primitive::U64 | Primitive::I64 | Primitive::F64 => Layout::new(8, 8),
         Primitive::U128 | Primitive::I128 => Layout::new(16, 16),
         Primitive::String | Primitive::BoxedStr => Layout::new(8, 4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+    use std::time::Duration;
+
+    use rkyv::Archive;
+
+    use crate::schema::{Describe, Schema};
+
+    fn agrees<T: Describe + Archive>() {
+        let schema = Schema::of::<T>();
+        assert_eq!(schema.archived_size(), size_of::<T::Archived>(), "size of {}", schema.type_name());
+        assert_eq!(
+            schema.archived_alignment(),
+            align_of::<T::Archived>(),
+            "alignment of {}",
+            schema.type_name()
+        );
+    }
+
+    #[test]
+    fn layouts_agree_with_the_compiler() {
+        agrees::<()>();
+        agrees::<bool>();
+        agrees::<char>();
+        agrees::<(u8, u16, u32, u64, u128, f32, f64)>();
+        agrees::<(i8, i16, i32, i64, i128)>();
+        agrees::<(u128, u8)>();
+        agrees::<(u8, u128)>();
+        agrees::<(String, u8, Box<str>, Box<u8>)>();
+        agrees::<Option<()>>();
+        agrees::<Option<u8>>();
+        agrees::<Option<Option<u64>>>();
+        agrees::<Option<Box<u128>>>();
+        agrees::<Option<(u8, u128)>>();
+        agrees::<Vec<u128>>();
+        agrees::<Box<[u64]>>();
+        agrees::<[(u8, u32); 7]>();
+        agrees::<[u64; 0]>();
+        agrees::<BTreeMap<String, u64>>();
+        agrees::<BTreeSet<u128>>();
+        agrees::<HashMap<u64, String>>();
+        agrees::<HashSet<u8>>();
+        agrees::<Duration>();
+        agrees::<((u8, (u16, [u8; 3])), Option<Duration>)>();
     }
 }

@@ -340,3 +340,224 @@ fn weigh(
     weights[index] = Weight::Known(weight);
     Ok(weight)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{EnumDef, Field, Primitive, StructDef, Variant};
+
+    const AT_0: TypeRef = TypeRef::new(0);
+    const AT_1: TypeRef = TypeRef::new(1);
+    const AT_9: TypeRef = TypeRef::new(9);
+    const U8: TypeDef = TypeDef::Primitive(Primitive::U8);
+
+    fn refused(types: Vec<TypeDef>) -> SchemaError {
+        Schema::from_table(AT_0, types).unwrap_err()
+    }
+
+    fn structure(name: &str, fields: Fields) -> TypeDef {
+        TypeDef::Struct(StructDef { name: name.to_owned(), arguments: Vec::new(), fields })
+    }
+
+    fn named(name: &str, of: TypeRef) -> Field {
+        Field { name: name.to_owned(), of }
+    }
+
+    fn variant(name: &str, tag: u8) -> Variant {
+        Variant { name: name.to_owned(), tag, fields: Fields::Unit }
+    }
+
+    fn enumeration(variants: Vec<Variant>) -> TypeDef {
+        TypeDef::Enum(EnumDef { name: "E".to_owned(), arguments: Vec::new(), variants })
+    }
+
+    #[test]
+    fn a_schema_survives_the_journey() {
+        type Message = Vec<(Option<String>, [f32; 3])>;
+        let schema = Schema::of::<Message>();
+        assert_eq!(Schema::from_bytes(&schema.to_bytes()), Ok(schema));
+    }
+
+    #[test]
+    fn a_schema_is_read_from_any_address() {
+        let bytes = [&[0; 7], Schema::of::<Vec<u8>>().to_bytes().as_slice()].concat();
+        assert_eq!(Schema::from_bytes(&bytes[7..]), Ok(Schema::of::<Vec<u8>>()));
+    }
+
+    #[test]
+    fn what_does_not_begin_like_a_schema_is_none() {
+        for bytes in [&b""[..], b"hms", b"hmsc\0\0\0", b"GET / HTTP/1.1"] {
+            assert_eq!(Schema::from_bytes(bytes), Err(SchemaError::NoSchema { length: bytes.len() }));
+        }
+    }
+
+    #[test]
+    fn another_version_is_named_not_misread() {
+        let mut bytes = Schema::of::<u8>().to_bytes();
+        bytes[4] = 7;
+        assert_eq!(Schema::from_bytes(&bytes), Err(SchemaError::Version { found: 7, known: 1 }));
+    }
+
+    #[test]
+    fn a_truncated_schema_is_corrupt_wherever_it_ends() {
+        let bytes = Schema::of::<(u8, String)>().to_bytes();
+        for end in HEAD_BYTES..bytes.len() {
+            assert!(Schema::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_long_schema_is_refused_before_it_is_read() {
+        let bytes = vec![0; MAX_SCHEMA_BYTES + 1];
+        let length = bytes.len();
+        assert_eq!(Schema::from_bytes(&bytes), Err(SchemaError::TooLong { length, limit: MAX_SCHEMA_BYTES }));
+    }
+
+    #[test]
+    fn a_schema_too_long_to_travel_is_refused_where_it_is_made() {
+        let fields = (0..1500).map(|number| named(&format!("a_rather_long_name_{number}"), AT_1)).collect();
+        assert!(matches!(
+            refused(vec![structure("S", Fields::Named(fields)), U8]),
+            SchemaError::TooLong { .. }
+        ));
+    }
+
+    #[test]
+    fn references_must_exist() {
+        assert_eq!(Schema::from_table(AT_0, vec![]), Err(SchemaError::NoSuchType { index: 0, count: 0 }));
+        for def in [
+            TypeDef::Vec(AT_9),
+            TypeDef::HashMap(AT_0, AT_9),
+            TypeDef::Tuple(vec![AT_9]),
+            structure("S", Fields::Unnamed(vec![AT_9])),
+            structure("S", Fields::Named(vec![named("x", AT_9)])),
+            enumeration(vec![Variant { fields: Fields::Unnamed(vec![AT_9]), ..variant("A", 0) }]),
+        ] {
+            assert_eq!(refused(vec![def]), SchemaError::NoSuchType { index: 9, count: 1 });
+        }
+    }
+
+    #[test]
+    fn names_are_identifiers() {
+        for name in
+            ["", "two words", "x: u8, y", "a\u{1b}[31m", "line\nbreak", "\u{202e}abc", &"x".repeat(201)]
+        {
+            let tables = [
+                structure(name, Fields::Unit),
+                structure("S", Fields::Named(vec![named(name, AT_1)])),
+                enumeration(vec![variant(name, 0)]),
+                TypeDef::Struct(StructDef {
+                    name: "S".to_owned(),
+                    arguments: vec![Argument::Const(name.to_owned())],
+                    fields: Fields::Unit,
+                }),
+            ];
+            for table in tables {
+                assert!(matches!(refused(vec![table, U8]), SchemaError::BadName { .. }), "{name:?}");
+            }
+        }
+        for name in ["Pose", "_x9", "größe", "速度", "हिन्दी"] {
+            assert!(Schema::from_table(AT_0, vec![structure(name, Fields::Unit)]).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_there_twice() {
+        for types in [
+            vec![structure("S", Fields::Named(vec![named("x", AT_1), named("x", AT_1)])), U8],
+            vec![enumeration(vec![variant("A", 0), variant("A", 1)])],
+            vec![enumeration(vec![variant("A", 3), variant("B", 3)])],
+        ] {
+            assert!(matches!(refused(types), SchemaError::Twice { .. }));
+        }
+    }
+
+    #[test]
+    fn an_enum_has_variants() {
+        assert_eq!(refused(vec![enumeration(vec![])]), SchemaError::NoVariants { name: "E".to_owned() });
+    }
+
+    #[test]
+    fn plain_bytes_are_only_a_whole_message() {
+        assert_eq!(refused(vec![TypeDef::Vec(AT_1), TypeDef::Bytes]), SchemaError::BytesInside);
+        assert_eq!(refused(vec![U8, TypeDef::Bytes]), SchemaError::BytesInside);
+        assert!(Schema::of::<[u8]>().is_bytes());
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_by_value_is_refused() {
+        for inner in [TypeDef::Option(AT_0), TypeDef::Tuple(vec![AT_0]), TypeDef::Array(AT_0, 2)] {
+            let types = vec![structure("Endless", Fields::Unnamed(vec![AT_1])), inner];
+            assert_eq!(refused(types), SchemaError::Infinite { name: "Endless".to_owned() });
+        }
+        for inner in
+            [TypeDef::Box(AT_0), TypeDef::Vec(AT_0), TypeDef::BTreeSet(AT_0), TypeDef::BoxedSlice(AT_0)]
+        {
+            let types = vec![structure("Finite", Fields::Unnamed(vec![AT_1])), inner];
+            assert!(Schema::from_table(AT_0, types).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_type_expression_ends() {
+        assert!(matches!(refused(vec![TypeDef::Vec(AT_0)]), SchemaError::TooDeep { .. }));
+        let own_argument =
+            StructDef { name: "S".to_owned(), arguments: vec![Argument::Type(AT_0)], fields: Fields::Unit };
+        assert!(matches!(refused(vec![TypeDef::Struct(own_argument)]), SchemaError::TooDeep { .. }));
+    }
+
+    #[test]
+    fn types_are_not_nested_without_end() {
+        let chain = |link: fn(TypeRef) -> TypeDef, length: u32| -> Vec<TypeDef> {
+            (1..=length).map(|next| link(TypeRef::new(next))).chain([U8]).collect()
+        };
+        assert!(Schema::from_table(AT_0, chain(TypeDef::Option, 100)).is_ok());
+        assert!(matches!(refused(chain(TypeDef::Option, 200)), SchemaError::TooDeep { .. }));
+        assert!(matches!(refused(chain(TypeDef::Vec, 200)), SchemaError::TooDeep { .. }));
+        let structs = |next| structure("S", Fields::Unnamed(vec![next]));
+        assert!(matches!(refused(chain(structs, 200)), SchemaError::TooDeep { .. }));
+    }
+
+    /// Each type holds the one before it twice, so written out they double: 2^40 parts from 41 entries of the table.
+    #[test]
+    fn types_that_explode_when_written_out_are_refused() {
+        let double = |next| TypeDef::Tuple(vec![TypeRef::new(next); 2]);
+        let types: Vec<TypeDef> = (1..=40).map(double).chain([TypeDef::Primitive(Primitive::Unit)]).collect();
+        assert_eq!(refused(types), SchemaError::TooIntricate { limit: MAX_EXPRESSION_NODES });
+    }
+
+    /// [[[u64; 2^31]; 2^31]; ..] would overflow any integer.
+    #[test]
+    fn types_that_are_too_large_are_refused() {
+        let types: Vec<TypeDef> = (1..=100)
+            .map(|next| TypeDef::Array(TypeRef::new(next), u32::MAX))
+            .chain([TypeDef::Primitive(Primitive::U64)])
+            .collect();
+        assert!(matches!(refused(types), SchemaError::TooLarge { .. }));
+        let large = TypeDef::Array(AT_1, 1 << 30);
+        assert!(Schema::from_table(AT_0, vec![large.clone(), U8]).is_ok());
+        let twice = vec![TypeDef::Tuple(vec![TypeRef::new(2); 2]), U8, large];
+        assert!(matches!(refused(twice), SchemaError::TooLarge { .. }));
+    }
+
+    #[test]
+    fn too_many_types_are_refused() {
+        let count = MAX_TYPES + 1;
+        assert_eq!(refused(vec![U8; count]), SchemaError::TooManyTypes { count, limit: MAX_TYPES });
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be a message: the schema contains `[u8]` within another type")]
+    fn a_description_by_hand_that_breaks_the_rules_is_told_so() {
+        struct Wrong;
+        impl crate::schema::Describe for Wrong {
+            fn describe(builder: &mut crate::schema::SchemaBuilder) -> TypeRef {
+                let fields = |builder: &mut crate::schema::SchemaBuilder| {
+                    Fields::Named(vec![builder.field::<[u8]>("bytes")])
+                };
+                builder.structure::<Self>("Wrong", |_| Vec::new(), fields)
+            }
+        }
+        let _ = Schema::of::<Wrong>();
+    }
+}

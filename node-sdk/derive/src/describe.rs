@@ -42,7 +42,7 @@ pub(crate) fn implementation(input: &DeriveInput, hivemind: &Path) -> TokenStrea
     };
     quote! {
         #[automatically_derived]
-        #[allow(trivial_bounds)]
+        #[allow(trivial_bounds, unused_qualifications)]
         impl #impl_generics #schema::Describe for #ident #type_generics #where_clause {
             fn describe(builder: &mut #schema::SchemaBuilder) -> #schema::TypeRef {
                 builder.#method::<Self>(#name, |builder| #arguments, |builder| #content)
