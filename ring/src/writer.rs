@@ -28,7 +28,7 @@ use crate::bell;
 use crate::desk::{Desk, Peer};
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
-    MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
+    LINE_BYTES, MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
 };
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::sync::{Arc, Ordering, fence};
@@ -38,6 +38,8 @@ use std::time::{Duration, Instant};
 
 /// So many retired chunks are looked at together, at the cost of one fence and one look at all pins.
 const RECLAIM_BATCH: usize = 16;
+/// So many chunks that came back are kept at hand for messages of the same size.
+const RECYCLED_MAX: usize = 64;
 /// Chunk memory grows by at least so many bytes at a time …
 const GROWTH_MIN: u64 = 64 << 10;
 /// … and at most by so many more than are needed at once.
@@ -47,6 +49,11 @@ const GROWTH_MAX: u64 = 16 << 20;
 const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
 /// Looks at the readers before a blocked publisher sleeps.
 const BLOCKED_SPINS: u32 = 200;
+
+/// A chunk of up to this many bytes may carry a message of `length` bytes: a quarter more, and at least the whole line.
+fn tolerated(length: u64) -> u64 {
+    (length + length / 4).next_multiple_of(LINE_BYTES)
+}
 
 /// The publisher's end. `Send`, not `Sync`: one thread at a time.
 pub struct Writer<M: Memory> {
@@ -75,6 +82,8 @@ pub struct Writer<M: Memory> {
     /// What `blocked` in the header says.
     blocked: u64,
     allocator: ChunkAllocator,
+    /// Chunks that came back and wait for a message of their size; the last came back last.
+    recycled: Vec<Chunk>,
     /// The pins of all readers, collected anew for each reclaim.
     pinned: Vec<u64>,
     /// Not `Sync`, though all its parts are: two threads must not commit at once.
@@ -220,6 +229,7 @@ impl<M: Memory> Writer<M> {
             reclaim_at: RECLAIM_BATCH,
             blocked: 0,
             allocator: ChunkAllocator::new(chunk_memory),
+            recycled: Vec::with_capacity(RECYCLED_MAX),
             pinned: Vec::new(),
             one_thread: std::marker::PhantomData,
         }
@@ -255,7 +265,8 @@ impl<M: Memory> Writer<M> {
 
     /// Bytes of chunk memory in use, committed by the system, and allowed.
     pub fn memory(&self) -> (u64, u64, u64) {
-        (self.allocator.in_use(), self.allocator.committed(), self.allocator.limit())
+        let at_hand: u64 = self.recycled.iter().map(|chunk| chunk.length).sum();
+        (self.allocator.in_use() - at_hand, self.allocator.committed(), self.allocator.limit())
     }
 
     /// Makes sure that one message may be committed. Never blocks. Once this said yes, it stays yes until that commit:
@@ -444,10 +455,14 @@ impl<M: Memory> Writer<M> {
         if self.retired.len() >= self.reclaim_at {
             self.reclaim();
         }
-        if let Some(chunk) = self.allocator.allocate(length) {
+        if let Some(chunk) = self.recycle(length).or_else(|| self.allocator.allocate(length)) {
             return Ok(chunk);
         }
         self.reclaim();
+        if let Some(chunk) = self.recycle(length) {
+            return Ok(chunk);
+        }
+        self.flush();
         if let Some(chunk) = self.allocator.allocate(length) {
             return Ok(chunk);
         }
@@ -464,9 +479,25 @@ impl<M: Memory> Writer<M> {
         })
     }
 
-    /// Gives back what a message did not need at the end of its chunk.
+    /// The chunk that came back last, if it has about the size asked for: it is still in the cache, and messages of one
+    /// service mostly have one size.
+    fn recycle(&mut self, length: u64) -> Option<Chunk> {
+        self.recycled.pop_if(|chunk| chunk.length >= length && chunk.length <= tolerated(length))
+    }
+
+    /// Gives the chunks that were kept at hand to the allocator, which joins them.
+    fn flush(&mut self) {
+        for chunk in self.recycled.drain(..) {
+            self.allocator.free(chunk);
+        }
+    }
+
+    /// Gives back what a message did not need at the end of its chunk, unless it is little: then the chunk fits the next
+    /// message as well.
     pub fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
-        self.allocator.shrink(chunk, length.max(1));
+        if chunk.length > tolerated(length) {
+            self.allocator.shrink(chunk, length.max(1));
+        }
     }
 
     /// Gives back a chunk that was never sent.
@@ -532,6 +563,7 @@ impl<M: Memory> Writer<M> {
             self.ring.header().tail.store(self.tail, Ordering::Relaxed);
             batch *= 2;
             self.reclaim();
+            self.flush();
             if let Some(chunk) = self.allocator.allocate(length) {
                 return Some(chunk);
             }
@@ -579,6 +611,8 @@ impl<M: Memory> Writer<M> {
             let Some((sequence, chunk)) = self.retired.pop_front() else { break };
             if self.pinned.binary_search(&(sequence + 1)).is_ok() {
                 self.retired.push_back((sequence, chunk));
+            } else if self.recycled.len() < RECYCLED_MAX {
+                self.recycled.push(chunk);
             } else {
                 self.allocator.free(chunk);
             }
