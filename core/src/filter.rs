@@ -46,7 +46,9 @@ pub enum FilterError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// `**` beside other characters. Put it between slashes, or use `*` within a level.
-    #[error("{text:?} is no filter: at byte {position}: '**' must be a whole level; write '*' within a level")]
+    #[error(
+        "{text:?} is no filter: at byte {position}: '**' must be a whole level; write '*' within a level"
+    )]
     DoubleStar {
         /// The filter.
         text: String,
@@ -93,12 +95,14 @@ impl Filter {
         if !text.contains(['*', '?', '[']) {
             return Ok(Filter(Arc::new(Compiled::Exact(ServiceName::parse(text)?))));
         }
-        let glob = GlobBuilder::new(&pattern)
-            .literal_separator(true)
-            .backslash_escape(false)
-            .build()
-            .map_err(|error| FilterError::Pattern { text: text.to_owned(), why: error.kind().to_string() })?;
-        Ok(Filter(Arc::new(Compiled::Pattern { text: text.into(), matcher: Box::new(glob.compile_matcher()) })))
+        let glob =
+            GlobBuilder::new(&pattern).literal_separator(true).backslash_escape(false).build().map_err(
+                |error| FilterError::Pattern { text: text.to_owned(), why: error.kind().to_string() },
+            )?;
+        Ok(Filter(Arc::new(Compiled::Pattern {
+            text: text.into(),
+            matcher: Box::new(glob.compile_matcher()),
+        })))
     }
 
     /// The filter that matches one service.
@@ -176,8 +180,11 @@ fn check_level(text: &str, start: usize, level: &str, pattern: &mut String) -> R
             let Some(end) = rest.find(']') else {
                 return Err(FilterError::Bracket { text: owned(), position });
             };
-            check_set(&rest[1..end], pattern)
-                .map_err(|why| FilterError::Set { text: owned(), position: position + 1, why })?;
+            check_set(&rest[1..end], pattern).map_err(|why| FilterError::Set {
+                text: owned(),
+                position: position + 1,
+                why,
+            })?;
             rest = &rest[end + 1..];
             continue;
         }
@@ -212,7 +219,8 @@ fn check_set(set: &str, pattern: &mut String) -> Result<(), &'static str> {
     for place in 1..bytes.len().saturating_sub(1) {
         if bytes[place] == b'-' {
             let (low, high) = (bytes[place - 1], bytes[place + 1]);
-            let kind = |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_lowercase(), byte.is_ascii_uppercase());
+            let kind =
+                |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_lowercase(), byte.is_ascii_uppercase());
             if !low.is_ascii_alphanumeric() || kind(low) != kind(high) {
                 return Err("a range goes from digit to digit or within one case of letters");
             }
@@ -334,20 +342,16 @@ mod tests {
                 let least = usize::from(rest.is_empty());
                 (least..=name.len()).any(|skipped| by_the_table(rest, &name[skipped..]))
             }
-            Some((level, rest)) => {
-                name.split_first().is_some_and(|(first, others)| {
-                    level_by_the_table(level.as_bytes(), first.as_bytes()) && by_the_table(rest, others)
-                })
-            }
+            Some((level, rest)) => name.split_first().is_some_and(|(first, others)| {
+                level_by_the_table(level.as_bytes(), first.as_bytes()) && by_the_table(rest, others)
+            }),
         }
     }
 
     fn level_by_the_table(filter: &[u8], name: &[u8]) -> bool {
         match filter.split_first() {
             None => name.is_empty(),
-            Some((b'*', rest)) => {
-                (0..=name.len()).any(|skipped| level_by_the_table(rest, &name[skipped..]))
-            }
+            Some((b'*', rest)) => (0..=name.len()).any(|skipped| level_by_the_table(rest, &name[skipped..])),
             Some((b'?', rest)) => !name.is_empty() && level_by_the_table(rest, &name[1..]),
             Some((byte, rest)) => name.first() == Some(byte) && level_by_the_table(rest, &name[1..]),
         }

@@ -54,9 +54,7 @@ const MAGIC: [u8; 4] = *b"HMcp";
 const HEAD: usize = 16;
 
 /// One end of a service, in one life of one node.
-#[derive(
-    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
-)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndId {
     /// The epoch of the node: a random number of this life, never 0.
     pub node: u64,
@@ -586,13 +584,19 @@ impl fmt::Display for Refusal {
             }
             Refusal::EpochTaken => formatter.write_str("a live node has the same epoch; join again"),
             Refusal::NotDedicated { pid } => {
-                write!(formatter, "the root is embedded in process {pid}; start a dedicated one with `hm root`")
+                write!(
+                    formatter,
+                    "the root is embedded in process {pid}; start a dedicated one with `hm root`"
+                )
             }
             Refusal::Dedicated { pid } => {
                 write!(formatter, "process {pid} is a dedicated root of this hive; stop it first")
             }
             Refusal::OtherType { service, holder, .. } => {
-                write!(formatter, "{service} has another type in node {holder}; use that type or another name")
+                write!(
+                    formatter,
+                    "{service} has another type in node {holder}; use that type or another name"
+                )
             }
             Refusal::Limit { what, limit } => {
                 write!(formatter, "there are too many {what}: {limit} are possible; use fewer")
@@ -675,6 +679,19 @@ pub fn encode<M: Message>(message: &M, packet: &mut AlignedVec) -> Result<(), To
 /// # Errors
 /// [`DecodeError`].
 pub fn decode<M: Message>(packet: &[u8], descriptors: usize) -> Result<M, DecodeError> {
+    let message: M = decode_unaccompanied(packet)?;
+    let expected = message.descriptors();
+    if expected != descriptors {
+        return Err(DecodeError::Descriptors { expected, found: descriptors });
+    }
+    Ok(message)
+}
+
+/// As [`decode`], for a packet whose descriptors this process could not take.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode_unaccompanied<M: Message>(packet: &[u8]) -> Result<M, DecodeError> {
     let length = packet.len();
     if !(HEAD..=MAX_PACKET).contains(&length) || packet[..4] != MAGIC {
         return Err(DecodeError::Foreign { length });
@@ -686,10 +703,6 @@ pub fn decode<M: Message>(packet: &[u8], descriptors: usize) -> Result<M, Decode
     let message = M::read(&packet[HEAD..]).ok_or(DecodeError::Damaged { length })?;
     if !message.is_bounded() {
         return Err(DecodeError::Damaged { length });
-    }
-    let expected = message.descriptors();
-    if expected != descriptors {
-        return Err(DecodeError::Descriptors { expected, found: descriptors });
     }
     Ok(message)
 }
@@ -873,16 +886,13 @@ mod tests {
 
     #[test]
     fn the_longest_tables_fit_into_a_packet() {
-        let connections = vec![Connected { publisher: EndId { node: 1, index: 1 }, seat: 1 }; CONNECTED_PER_PACKET];
+        let connections =
+            vec![Connected { publisher: EndId { node: 1, index: 1 }, seat: 1 }; CONNECTED_PER_PACKET];
         let length = packet(&ToRoot::Connected { subscriber: 1, connections }).len();
         assert!(length <= MAX_PACKET, "{length}");
         let schema = vec![0; MAX_SCHEMA];
-        let refusal = Refusal::OtherType {
-            service: "x".repeat(200),
-            fingerprint: 1,
-            schema,
-            holder: "y".repeat(64),
-        };
+        let refusal =
+            Refusal::OtherType { service: "x".repeat(200), fingerprint: 1, schema, holder: "y".repeat(64) };
         packet(&ToNode::Refused { request: Some(1), refusal });
     }
 

@@ -326,7 +326,7 @@ impl Registry {
             Event::Gone { client } => self.remove(client, &mut actions),
             Event::Said { client, message } => self.said(client, message, &mut actions),
             Event::DescriptorsLost { client, message } => {
-                self.descriptors_lost(client, message, &mut actions);
+                self.descriptors_lost(client, &message, &mut actions);
             }
             Event::Garbled { client, error } => {
                 let refusal = match error {
@@ -411,9 +411,9 @@ impl Registry {
     }
 
     /// This process could not take the descriptors of a message. Whoever waits for it hears so.
-    fn descriptors_lost(&mut self, client: ClientId, message: ToRoot, actions: &mut Actions) {
+    fn descriptors_lost(&mut self, client: ClientId, message: &ToRoot, actions: &mut Actions) {
         let refusal = Refusal::OutOfDescriptors { pid: self.root.pid };
-        match message {
+        match *message {
             ToRoot::Attach { subscriber, publisher, .. } if self.is_admitted(client) => {
                 let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
                 if self.pairs.get(&pair) == Some(&PairState::Matched) {
@@ -502,7 +502,9 @@ impl Registry {
 
     /// Forgets a client and everything of it.
     fn remove(&mut self, client: ClientId, actions: &mut Actions) {
-        let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else { return };
+        let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else {
+            return;
+        };
         let ends = admitted.map(|admitted| std::mem::take(&mut admitted.ends)).unwrap_or_default();
         let mut relieved = BTreeSet::new();
         for index in ends {
@@ -566,8 +568,8 @@ impl Registry {
     }
 
     fn check_offer(&self, client: ClientId, offer: &Offer) -> Result<ServiceName, Refusal> {
-        let service = ServiceName::parse(&offer.service)
-            .map_err(|error| Refusal::Name { why: error.to_string() })?;
+        let service =
+            ServiceName::parse(&offer.service).map_err(|error| Refusal::Name { why: error.to_string() })?;
         check_schema(&offer.schema)?;
         self.check_index(client, offer.index)?;
         self.check_type(&service, offer.fingerprint)?;
@@ -894,16 +896,9 @@ impl Registry {
         actions.push(send(asked, ToNode::Inspect { inquiry, index: end.index }));
     }
 
-    fn inspected(
-        &mut self,
-        client: ClientId,
-        number: u64,
-        segment: Option<Carrier>,
-        actions: &mut Actions,
-    ) {
+    fn inspected(&mut self, client: ClientId, number: u64, segment: Option<Carrier>, actions: &mut Actions) {
         let is_asked = self.inquiries.get(&number).is_some_and(|inquiry| inquiry.asked == client);
-        let Some(Inquiry { asker, request, end, .. }) =
-            self.inquiries.remove(&number).filter(|_| is_asked)
+        let Some(Inquiry { asker, request, end, .. }) = self.inquiries.remove(&number).filter(|_| is_asked)
         else {
             return self.expel(client, malformed("an answer to no question"), actions);
         };
@@ -959,7 +954,9 @@ impl Registry {
 
     // ---- small answers
 
-    fn is_admitted(&self, client: ClientId) -> bool {
+    /// True for a client whose `Hello` was accepted.
+    #[must_use]
+    pub fn is_admitted(&self, client: ClientId) -> bool {
         self.clients.get(&client).is_some_and(|client| client.admitted.is_some())
     }
 
@@ -1012,7 +1009,10 @@ fn refuse(to: ClientId, request: Option<u64>, refusal: Refusal) -> Action {
 
 fn attach_refused(to: ClientId, pair: Pair, reason: String) -> Action {
     let Pair { publisher, subscriber } = pair;
-    send(to, ToNode::AttachRefused { subscriber: subscriber.index, publisher, reason: bounded_reason(reason) })
+    send(
+        to,
+        ToNode::AttachRefused { subscriber: subscriber.index, publisher, reason: bounded_reason(reason) },
+    )
 }
 
 fn malformed(why: &str) -> Refusal {

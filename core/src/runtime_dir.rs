@@ -223,7 +223,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o770)).unwrap();
         let error = RuntimeDir::at(base.path(), &hive()).unwrap_err();
-        assert!(error.to_string().contains("mode 770") && error.to_string().contains("chmod go-w"), "{error}");
+        assert!(
+            error.to_string().contains("mode 770") && error.to_string().contains("chmod go-w"),
+            "{error}"
+        );
     }
 
     #[test]

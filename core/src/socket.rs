@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, getsockopt,
-    listen, sendmsg, socket,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
+    getsockopt, listen, sendmsg, socket,
 };
 use rkyv::util::AlignedVec;
 
@@ -80,7 +80,11 @@ impl Socket {
     }
 
     /// Takes the next packet; `buffer` is overwritten, descriptors are appended.
-    pub(crate) fn receive(&self, buffer: &mut PacketBuffer, descriptors: &mut Vec<OwnedFd>) -> io::Result<Packet> {
+    pub(crate) fn receive(
+        &self,
+        buffer: &mut PacketBuffer,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> io::Result<Packet> {
         // Bounded: a reset is reported once, an interrupted call is not repeated by this kernel call more than once.
         for _ in 0..RECEIVE_ATTEMPTS {
             match os::receive(self.0.as_fd(), &mut buffer.0, descriptors) {

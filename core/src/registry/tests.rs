@@ -345,7 +345,8 @@ fn who_wants_a_dedicated_root_is_not_admitted_by_an_embedded_one() {
 #[test]
 fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
     let mut registry = registry();
-    for (client, seen, epoch) in [(1, 3, 3), (2, 9, 10), (3, 4, 10), (4, u64::MAX, MAX_EPOCH), (5, u64::MAX, MAX_EPOCH)]
+    for (client, seen, epoch) in
+        [(1, 3, 3), (2, 9, 10), (3, 4, 10), (4, u64::MAX, MAX_EPOCH), (5, u64::MAX, MAX_EPOCH)]
     {
         drop(registry.handle(Event::Connected { client, pid: 1 }));
         let mut message = hello(&format!("n{client}"), client);
@@ -353,7 +354,8 @@ fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
             *seen_epoch = seen;
         }
         let actions = said(&mut registry, client, message);
-        let Some(Action::Send { message: ToNode::Welcome { epoch: welcomed, .. }, .. }) = actions.last() else {
+        let Some(Action::Send { message: ToNode::Welcome { epoch: welcomed, .. }, .. }) = actions.last()
+        else {
             panic!("{actions:?}")
         };
         assert_eq!(*welcomed, epoch);
@@ -362,7 +364,8 @@ fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
 
 #[test]
 fn every_table_has_a_bound_and_says_so() {
-    let limits = Limits { clients: 3, ends_per_node: 3, ends: 5, pairs: 2, announced: 2, inquiries: 1, window: 8 };
+    let limits =
+        Limits { clients: 3, ends_per_node: 3, ends: 5, pairs: 2, announced: 2, inquiries: 1, window: 8 };
     let mut registry = Registry::new(ROOT, limits);
     let table = |actions: &[Action]| match refusal(actions) {
         Refusal::Limit { what, .. } => *what,
@@ -452,13 +455,30 @@ const FILTERS: [&str; 6] = ["a", "b", "*", "**", "c/*", "c/?"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Join { client: u64 },
-    Leave { client: u64 },
-    Offer { client: u64, service: usize, fingerprint: u128 },
-    Demand { client: u64, filter: usize, fingerprint: Option<u128> },
-    Withdraw { pick: usize },
+    Join {
+        client: u64,
+    },
+    Leave {
+        client: u64,
+    },
+    Offer {
+        client: u64,
+        service: usize,
+        fingerprint: u128,
+    },
+    Demand {
+        client: u64,
+        filter: usize,
+        fingerprint: Option<u128>,
+    },
+    Withdraw {
+        pick: usize,
+    },
     /// An answer to one of the messages that nodes have not answered yet.
-    Answer { pick: usize, agree: bool },
+    Answer {
+        pick: usize,
+        agree: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -620,11 +640,9 @@ fn answer(question: &ToNode, agree: bool) -> ToRoot {
             ToRoot::Declined { subscriber: *subscriber, publisher: *publisher }
         }
         ToNode::Attach { publisher, subscriber, .. } if agree => attached(*publisher, *subscriber),
-        ToNode::Attach { publisher, subscriber, .. } => ToRoot::AttachRefused {
-            publisher: *publisher,
-            subscriber: *subscriber,
-            reason: "no".into(),
-        },
+        ToNode::Attach { publisher, subscriber, .. } => {
+            ToRoot::AttachRefused { publisher: *publisher, subscriber: *subscriber, reason: "no".into() }
+        }
         other => panic!("{other:?} needs no answer"),
     }
 }
@@ -676,10 +694,7 @@ fn assert_sound(registry: &Registry, world: &World, window: usize) {
     }
     for service in registry.services.values() {
         assert!(!service.publishers.is_empty() || !service.subscribers.is_empty());
-        assert_eq!(
-            service.kind.is_some(),
-            !service.publishers.is_empty() || service.typed_subscribers > 0
-        );
+        assert_eq!(service.kind.is_some(), !service.publishers.is_empty() || service.typed_subscribers > 0);
     }
 }
 
@@ -775,7 +790,8 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
         (index.clone(), end.clone(), carrier.clone()).prop_map(|(subscriber, publisher, reader)| {
             ToRoot::Attach { subscriber, publisher, seat: 0, reader }
         }),
-        (index.clone(), end.clone()).prop_map(|(subscriber, publisher)| ToRoot::Declined { subscriber, publisher }),
+        (index.clone(), end.clone())
+            .prop_map(|(subscriber, publisher)| ToRoot::Declined { subscriber, publisher }),
         (index.clone(), end.clone(), carrier.clone()).prop_map(|(publisher, subscriber, ring)| {
             ToRoot::Attached { publisher, subscriber, start: 0, ring }
         }),

@@ -1,0 +1,488 @@
+//! The root at work: one thread, one epoll, the registry.
+//!
+//! Everything that comes in becomes an event of the registry, everything it answers with is done here. Nothing blocks: a
+//! packet that a client does not take waits in its queue, and a client whose queue overflows is cut off (it may connect
+//! again and say what it has). Of a client that sends without end only some packets are taken in a row.
+//!
+//! | it is watched | because                                                                                   |
+//! | ------------- | ----------------------------------------------------------------------------------------- |
+//! | listener      | nodes connect; the kernel says which process and user                                      |
+//! | socket        | requests; its end is the first sign that a node is gone                                    |
+//! | pidfd         | the proof: a forked child may keep the socket of a dead node open, never its pidfd silent  |
+//! | stop          | an eventfd by which the owner ends the thread                                              |
+//!
+//! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use hivemind_ring::os::{Kept, MAX_DESCRIPTORS, keep_from_children};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::geteuid;
+use rkyv::util::AlignedVec;
+
+use super::StopHandle;
+use super::lock::RootLock;
+use crate::protocol::{
+    DecodeError, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
+};
+use crate::registry::{Action, Attachment, ClientId, Event, Limits, Registry, RootIdentity};
+use crate::runtime_dir::RuntimeDir;
+use crate::socket::{
+    Flushed, OutQueue, Packet, PacketBuffer, Passed, QueueBounds, SendFailure, Socket, is_gone, listen_at,
+};
+
+/// Packets that are taken from one client in a row, so that one that never stops does not starve the others.
+const PACKETS_IN_A_ROW: usize = 64;
+/// Connections that are accepted in a row.
+const ACCEPTS_IN_A_ROW: usize = 64;
+/// Events that one wait reports.
+const EVENTS: usize = 64;
+/// What may wait for a client that does not read.
+const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 16 << 20, descriptors: 512 };
+/// When the kernel is short of something that no readiness tells, it is asked again after this many milliseconds.
+const RETRY_MS: u8 = 2;
+/// While there is no descriptor left for a connection, none is accepted for this many milliseconds.
+const PAUSE_MS: u8 = 20;
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+
+/// How a root ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Its owner wanted it so.
+    Stopped,
+    /// A dedicated root takes over.
+    HandedOver,
+}
+
+/// See the head of the module.
+pub(crate) struct Server {
+    // The order of these two is the order of an unordered end: nobody connects any more, then the lock is free.
+    listener: Kept<UnixListener>,
+    lock: RootLock,
+    epoll: Epoll,
+    /// Stays open while it is watched.
+    _stop: StopHandle,
+    /// Closed for a moment to accept and refuse a connection when there are no descriptors left.
+    spare: Option<OwnedFd>,
+    is_listening: bool,
+    clients: BTreeMap<ClientId, Client>,
+    next_client: ClientId,
+    registry: Registry,
+    buffer: PacketBuffer,
+    packet: AlignedVec,
+    user: u32,
+    /// Some queue waits for something that no readiness tells.
+    is_short: bool,
+    hand_over_to: Option<ClientId>,
+}
+
+struct Client {
+    socket: Socket,
+    pidfd: Passed,
+    pid: i32,
+    bells: Option<Passed>,
+    queue: OutQueue,
+    wants_write: bool,
+}
+
+fn socket_token(client: ClientId) -> u64 {
+    client << 1
+}
+
+fn pidfd_token(client: ClientId) -> u64 {
+    client << 1 | 1
+}
+
+impl Server {
+    /// Begins to listen. The socket is bound under another name and then renamed, so that a stale one is no obstacle
+    /// and nobody ever connects to one that does not listen yet.
+    pub(crate) fn open(
+        dir: &RuntimeDir,
+        mut lock: RootLock,
+        seen_epoch: u64,
+        dedicated: bool,
+        stop: StopHandle,
+    ) -> io::Result<Server> {
+        let epoch = (lock.epoch().max(seen_epoch) + 1).min(MAX_EPOCH);
+        if let Err(error) = lock.record(epoch) {
+            // The epoch is a help, not a condition: nodes tell the next root what they have seen.
+            tracing::warn!(%error, "cannot write to the lock file");
+        }
+        match fs::remove_file(dir.new_socket()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = listen_at(dir.new_socket())?;
+        fs::rename(dir.new_socket(), dir.root_socket())?;
+        let pid = own_pid();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        epoll.add(stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        tracing::debug!(epoch, dedicated, hive = %dir.hive(), "root listens");
+        Ok(Server {
+            listener: keep_from_children(listener),
+            lock,
+            epoll,
+            _stop: stop,
+            spare: spare_descriptor(),
+            is_listening: true,
+            clients: BTreeMap::new(),
+            next_client: 1,
+            registry: Registry::new(RootIdentity { epoch, pid, dedicated }, Limits::default()),
+            buffer: PacketBuffer::new(),
+            packet: AlignedVec::with_capacity(4096),
+            user: geteuid().as_raw(),
+            is_short: false,
+            hand_over_to: None,
+        })
+    }
+
+    /// Serves until it is stopped or handed over.
+    pub(crate) fn run(mut self) -> io::Result<Ended> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        loop {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    LISTENER => self.accept(),
+                    STOP => return Ok(self.close(None)),
+                    token if token & 1 == 1 => self.gone(token >> 1),
+                    token => self.ready(token >> 1, event.events()),
+                }
+                if self.hand_over_to.is_some() {
+                    let successor = self.hand_over_to;
+                    return Ok(self.close(successor));
+                }
+            }
+            self.try_again();
+        }
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if self.is_short {
+            EpollTimeout::from(RETRY_MS)
+        } else if !self.is_listening {
+            EpollTimeout::from(PAUSE_MS)
+        } else {
+            EpollTimeout::NONE
+        }
+    }
+
+    /// What was put off because something was short.
+    fn try_again(&mut self) {
+        if self.is_short {
+            self.is_short = false;
+            let waiting: Vec<ClientId> =
+                self.clients.iter().filter(|(_, c)| c.queue.len() > 0).map(|(id, _)| *id).collect();
+            for client in waiting {
+                self.flush(client);
+            }
+        }
+        if !self.is_listening {
+            self.spare = self.spare.take().or_else(spare_descriptor);
+            if self.spare.is_some() {
+                self.listen(true);
+            }
+        }
+    }
+
+    fn listen(&mut self, listen: bool) {
+        let flags = if listen { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        if self.epoll.modify(&*self.listener, &mut EpollEvent::new(flags, LISTENER)).is_ok() {
+            self.is_listening = listen;
+        }
+    }
+
+    /// Ends in order: everybody hears that it ends and who comes next, nobody connects any more, the lock is free, the
+    /// successor hears so, and last the connections close.
+    fn close(mut self, successor: Option<ClientId>) -> Ended {
+        let mut successor = successor.and_then(|client| self.clients.remove(&client));
+        let pid = successor.as_ref().map_or(0, |client| client.pid);
+        let everybody: Vec<ClientId> = self.clients.keys().copied().collect();
+        for client in everybody {
+            self.send(client, &ToNode::Leaving { successor: pid }, Vec::new());
+        }
+        tracing::debug!(epoch = self.lock.epoch(), successor = pid, "root closes");
+        let Server { listener, lock, clients, mut packet, .. } = self;
+        drop(listener);
+        drop(lock);
+        // The message is short, so it fits; a successor that does not read it sees the end of the socket.
+        if let Some(client) = &mut successor
+            && encode(&ToNode::HandedOver, &mut packet).is_ok()
+        {
+            let _ = client.queue.send(&client.socket, &packet, Vec::new());
+        }
+        drop(clients);
+        if successor.is_some() { Ended::HandedOver } else { Ended::Stopped }
+    }
+
+    // ---- connections
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_IN_A_ROW {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(Socket::from_descriptor(stream.into())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_out_of_descriptors(&error) => return self.refuse_for_lack(),
+                // The peer gave up while it waited.
+                Err(error) => tracing::debug!(%error, "cannot accept"),
+            }
+        }
+    }
+
+    /// A connection that cannot be accepted would be reported for ever: accept it with the spare descriptor, say why
+    /// not, and close it.
+    fn refuse_for_lack(&mut self) {
+        if self.spare.take().is_some()
+            && let Ok((stream, _)) = self.listener.accept()
+        {
+            self.refuse(&Socket::from_descriptor(stream.into()), self.out_of_descriptors());
+        }
+        self.spare = spare_descriptor();
+        if self.spare.is_none() {
+            self.listen(false);
+        }
+    }
+
+    fn out_of_descriptors(&self) -> Refusal {
+        Refusal::OutOfDescriptors { pid: self.registry.root().pid }
+    }
+
+    fn refuse(&mut self, socket: &Socket, refusal: Refusal) {
+        tracing::debug!(%refusal, "refused a connection");
+        if encode(&ToNode::Refused { request: None, refusal }, &mut self.packet).is_ok() {
+            let _ = OutQueue::new(QUEUE).send(socket, &self.packet, Vec::new());
+        }
+    }
+
+    fn admit(&mut self, socket: Socket) {
+        let peer = match socket.peer() {
+            Ok(peer) => peer,
+            Err(error) if is_out_of_descriptors(&error) => {
+                return self.refuse(&socket, self.out_of_descriptors());
+            }
+            // Gone before we looked.
+            Err(_) => return,
+        };
+        if peer.user != self.user {
+            return self.refuse(&socket, Refusal::Stranger { owner: self.user, user: peer.user });
+        }
+        let client = self.next_client;
+        self.next_client += 1;
+        let entry = Client {
+            socket,
+            pidfd: Arc::new(peer.pidfd),
+            pid: peer.pid,
+            bells: None,
+            queue: OutQueue::new(QUEUE),
+            wants_write: false,
+        };
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        let watched = self
+            .epoll
+            .add(&entry.socket, readable(socket_token(client)))
+            .and_then(|()| self.epoll.add(&entry.pidfd, readable(pidfd_token(client))));
+        if let Err(error) = watched {
+            tracing::warn!(%error, "cannot watch a connection");
+            return;
+        }
+        self.clients.insert(client, entry);
+        self.process(Event::Connected { client, pid: peer.pid }, Vec::new());
+    }
+
+    fn gone(&mut self, client: ClientId) {
+        if self.clients.contains_key(&client) {
+            self.process(Event::Gone { client }, Vec::new());
+            self.close_client(client);
+        }
+    }
+
+    fn close_client(&mut self, client: ClientId) {
+        let Some(mut entry) = self.clients.remove(&client) else { return };
+        let _ = entry.queue.flush(&entry.socket);
+        // Said explicitly: others may hold the pidfd on its way to a third, and a child the socket.
+        let _ = self.epoll.delete(&entry.socket);
+        let _ = self.epoll.delete(&entry.pidfd);
+    }
+
+    fn ready(&mut self, client: ClientId, flags: EpollFlags) {
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.flush(client);
+        }
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            self.read(client);
+        }
+    }
+
+    // ---- packets
+
+    fn read(&mut self, client: ClientId) {
+        for _ in 0..PACKETS_IN_A_ROW {
+            let mut descriptors = Vec::new();
+            let Some(entry) = self.clients.get(&client) else { return };
+            match entry.socket.receive(&mut self.buffer, &mut descriptors) {
+                Ok(Packet::Nothing) => return,
+                Ok(Packet::Message { length, descriptors_lost }) => {
+                    self.received(client, length, descriptors_lost, descriptors);
+                }
+                Ok(Packet::TooLong) => {
+                    let error = DecodeError::Foreign { length: MAX_PACKET + 1 };
+                    self.process(Event::Garbled { client, error }, Vec::new());
+                }
+                Ok(Packet::Closed) | Err(_) => return self.gone(client),
+            }
+            if self.hand_over_to.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn received(&mut self, client: ClientId, length: usize, lost: bool, descriptors: Vec<OwnedFd>) {
+        let bytes = self.buffer.bytes(length);
+        // When there was room for all that a packet may bring, and some were lost, the peer sent too many.
+        let is_own_lack = lost && descriptors.len() < MAX_DESCRIPTORS;
+        let decoded = if is_own_lack {
+            decode_unaccompanied(bytes).map(|message| Event::DescriptorsLost { client, message })
+        } else {
+            decode(bytes, descriptors.len() + usize::from(lost))
+                .map(|message| Event::Said { client, message })
+        };
+        let event = decoded.unwrap_or_else(|error| Event::Garbled { client, error });
+        if let Event::Said { message: hello @ ToRoot::Hello { .. }, .. } = &event
+            && !self.registry.is_admitted(client)
+        {
+            self.look_after_holders(hello);
+        }
+        self.process(event, descriptors);
+    }
+
+    /// A name whose holder is dead or has just left is free, also when that news still waits to be read.
+    fn look_after_holders(&mut self, hello: &ToRoot) {
+        for holder in self.registry.holders(hello) {
+            match self.clients.get(&holder) {
+                Some(client) if is_gone(&client.pidfd) => self.gone(holder),
+                Some(_) => self.read(holder),
+                None => {}
+            }
+        }
+    }
+
+    /// Handles an event, and those that follow from it: a client that cannot be sent to is gone.
+    fn process(&mut self, event: Event, descriptors: Vec<OwnedFd>) {
+        let descriptors: Vec<Passed> = descriptors.into_iter().map(Arc::new).collect();
+        let mut events = VecDeque::from([event]);
+        // Bounded: every further event removes a client.
+        while let Some(event) = events.pop_front() {
+            for action in self.registry.handle(event) {
+                if let Err(client) = self.perform(action, &descriptors) {
+                    self.close_client(client);
+                    events.push_back(Event::Gone { client });
+                }
+            }
+        }
+    }
+
+    /// Does one action. The error is the client that could not be reached.
+    fn perform(&mut self, action: Action, descriptors: &[Passed]) -> Result<(), ClientId> {
+        match action {
+            Action::Send { to, message, attachments } => {
+                let Some(attached) = self.gather(&attachments, descriptors) else {
+                    tracing::warn!(client = to, "a descriptor that should be there is missing");
+                    return Ok(());
+                };
+                if !self.send(to, &message, attached) && self.clients.contains_key(&to) {
+                    return Err(to);
+                }
+            }
+            Action::KeepBells { client } => {
+                if let Some(entry) = self.clients.get_mut(&client) {
+                    entry.bells = descriptors.first().cloned();
+                }
+            }
+            Action::RaiseEpoch { epoch } => {
+                if let Err(error) = self.lock.record(epoch) {
+                    tracing::warn!(%error, "cannot write to the lock file");
+                }
+            }
+            Action::CutOff { client } => self.close_client(client),
+            Action::HandOver { to } => self.hand_over_to = Some(to),
+        }
+        Ok(())
+    }
+
+    fn gather(&self, attachments: &[Attachment], descriptors: &[Passed]) -> Option<Vec<Passed>> {
+        let one = |attachment: &Attachment| match attachment {
+            Attachment::FromMessage(index) => descriptors.get(*index).cloned(),
+            Attachment::BellsOf(client) => self.clients.get(client)?.bells.clone(),
+            Attachment::PidfdOf(client) => self.clients.get(client).map(|client| client.pidfd.clone()),
+        };
+        attachments.iter().map(one).collect()
+    }
+
+    /// False: the client is not there, does not read or is gone.
+    fn send(&mut self, to: ClientId, message: &ToNode, descriptors: Vec<Passed>) -> bool {
+        let Some(client) = self.clients.get_mut(&to) else { return false };
+        if let Err(error) = encode(message, &mut self.packet) {
+            // Everything that goes into a message was bounded when it came in.
+            tracing::error!(%error, "a message does not fit into a packet");
+            return true;
+        }
+        let sent = client.queue.send(&client.socket, &self.packet, descriptors);
+        self.settle(to, sent)
+    }
+
+    fn flush(&mut self, client: ClientId) {
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        let flushed = entry.queue.flush(&entry.socket);
+        if !self.settle(client, flushed) {
+            self.gone(client);
+        }
+    }
+
+    /// Watches for what the queue of a client waits for. False: the client is lost.
+    fn settle(&mut self, client: ClientId, sent: Result<Flushed, SendFailure>) -> bool {
+        let Some(entry) = self.clients.get_mut(&client) else { return false };
+        let state = match sent {
+            Ok(state) => state,
+            Err(failure) => {
+                tracing::debug!(?failure, pid = entry.pid, "cut off a client");
+                return false;
+            }
+        };
+        self.is_short |= state == Flushed::Later;
+        let wants_write = state == Flushed::Blocked;
+        if wants_write != entry.wants_write {
+            let mut flags = EpollFlags::EPOLLIN;
+            flags.set(EpollFlags::EPOLLOUT, wants_write);
+            let token = socket_token(client);
+            if self.epoll.modify(entry.socket.as_fd(), &mut EpollEvent::new(flags, token)).is_err() {
+                return false;
+            }
+            entry.wants_write = wants_write;
+        }
+        true
+    }
+}
+
+pub(crate) fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
+fn spare_descriptor() -> Option<OwnedFd> {
+    fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
+}

@@ -1,0 +1,503 @@
+//! A node's side of the control path: join a hive, say what is there, hear who is a match, and outlive roots.
+//!
+//! One thread for each node, `hm-<node>`, does everything: it looks for a root, becomes its host when there is none, passes
+//! requests of the node's other threads on, calls the node back ([`NodeSide`]), and watches the pidfds of peers. While
+//! nothing happens it sleeps.
+//!
+//! ```text
+//!            connected         Welcome
+//!   seeking ───────────▶ greeting ──▶ admitted ──┐
+//!      ▲  └ no root: take the lock, host it      │ the root dies, leaves, or cuts us off
+//!      └─────────────────────────────────────────┘   (then the whole roll call is said again to the next one)
+//! ```
+//!
+//! The state of the hive lives in the nodes: whatever a root knew, its successor learns from the roll calls. Connections
+//! that are attached need no root at all; the death of a peer is told by its pidfd, which this thread holds.
+//!
+//! If this process dies half-way through a handshake, the root and the peers see it by socket and pidfd.
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+pub use hivemind_ring::segment::Handle;
+
+use crate::filter::Filter;
+use crate::name::{NodeName, ServiceName};
+use crate::protocol::{Demand, EndId, MAX_SCHEMA, Offer};
+use crate::runtime_dir::RuntimeDir;
+
+mod control;
+mod error;
+mod link;
+mod listing;
+
+pub use self::error::{AnnounceError, JoinError, SessionError, WaitedFor};
+pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
+pub use crate::protocol::{ConnectionInfo, NodeInfo};
+
+/// Requests of other threads that may wait for the control thread.
+const MAX_REQUESTS: usize = 65_536;
+
+/// Who may be the root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RootRole {
+    /// Anybody; when there is none, this process hosts it.
+    #[default]
+    Embedded,
+    /// Only a dedicated one (`hm root`); joining waits for it.
+    External,
+}
+
+/// How to join.
+#[derive(Debug)]
+pub struct SessionConfig {
+    /// Which hive.
+    pub dir: RuntimeDir,
+    /// The name of the node; only one live node of a hive may have it.
+    pub name: NodeName,
+    /// The epoch of the node, from [`crate::protocol::new_node_epoch`].
+    pub node: u64,
+    /// How long joining, announcing and asking may wait for a root.
+    pub patience: Duration,
+    /// Who may be the root.
+    pub root: RootRole,
+    /// True: this node only looks. It claims no name and has no ends.
+    pub observer: bool,
+    /// The doorbells of the node; each peer gets a duplicate.
+    pub bells: Handle,
+}
+
+/// An end of this node.
+#[derive(Clone, Debug)]
+pub enum Announcement {
+    /// A publisher.
+    Offer(Offer),
+    /// A subscription.
+    Demand(Demand),
+}
+
+impl Announcement {
+    fn index(&self) -> u32 {
+        match self {
+            Announcement::Offer(offer) => offer.index,
+            Announcement::Demand(demand) => demand.index,
+        }
+    }
+}
+
+/// There is a publisher for a subscription of this node.
+#[derive(Clone, Debug)]
+pub struct Matched {
+    /// The subscription.
+    pub subscriber: u32,
+    /// The publisher.
+    pub publisher: EndId,
+    /// The publisher's node.
+    pub node_name: NodeName,
+    /// The service.
+    pub service: ServiceName,
+    /// The fingerprint of its type.
+    pub fingerprint: u128,
+    /// The description of its type.
+    pub schema: Vec<u8>,
+    /// True: loses nothing.
+    pub reliable: bool,
+    /// Messages that a late subscriber gets.
+    pub history: u32,
+    /// Slots of the ring.
+    pub capacity: u32,
+}
+
+/// A seat of a reader segment for a match.
+#[derive(Debug)]
+pub struct Seating {
+    /// Which seat.
+    pub seat: u32,
+    /// The reader segment.
+    pub reader: Handle,
+}
+
+/// A subscriber of another node (or of this one) wants to read a publisher of this node.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// The publisher.
+    pub publisher: u32,
+    /// The subscriber.
+    pub subscriber: EndId,
+    /// The subscriber's node.
+    pub node_name: NodeName,
+    /// Its seat in the reader segment.
+    pub seat: u32,
+    /// The reader segment.
+    pub reader: Handle,
+    /// The doorbells of its node.
+    pub bells: Handle,
+}
+
+/// The seat counts from now on.
+#[derive(Debug)]
+pub struct AttachReply {
+    /// The first sequence number that the subscriber gets.
+    pub start: u64,
+    /// The ring segment.
+    pub ring: Handle,
+}
+
+/// A publisher let a subscriber of this node in.
+#[derive(Debug)]
+pub struct AttachedTo {
+    /// The subscription.
+    pub subscriber: u32,
+    /// The publisher.
+    pub publisher: EndId,
+    /// The first sequence number to read.
+    pub start: u64,
+    /// The ring segment.
+    pub ring: Handle,
+    /// The doorbells of the publisher's node.
+    pub bells: Handle,
+}
+
+/// What a node does when it is called. All calls come from the thread `hm-<node>`, one at a time; they must not block, and
+/// must not call [`Session::offer`], [`Session::demand`], [`Session::list`] or [`Session::inspect`].
+pub trait NodeSide: Send + Sync + 'static {
+    /// Everything that lives now, told to every new root. [`Demand::connected`] lists the connections for which
+    /// [`NodeSide::attached`] was called and that are open; all other pairs are matched anew.
+    fn roll_call(&self) -> Vec<Announcement>;
+
+    /// A match: give it a seat. `None`: not wanted, or attached to this publisher already. A second call for one pair
+    /// replaces the first, whose handshake a dead root has left unfinished.
+    fn matched(&self, matched: Matched) -> Option<Seating>;
+
+    /// A subscriber wants in: map its segment, register its pins, and only then answer. A second call for one pair
+    /// replaces the first.
+    ///
+    /// # Errors
+    /// Why not, in words; they reach [`NodeSide::attach_refused`] at the other side.
+    fn attach(&self, request: AttachRequest) -> Result<AttachReply, String>;
+
+    /// A publisher let us in: map its ring and read.
+    fn attached(&self, attached: AttachedTo);
+
+    /// A publisher did not let us in, or has just gone. Close the seat: the publisher may have registered it.
+    fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
+
+    /// A service matches the pattern of a subscription, but has another type.
+    fn skipped(&self, subscriber: u32, service: &ServiceName, theirs: &[u8]);
+
+    /// An observer wants to look at the segment of an end. `None`: there is no such end.
+    fn inspect(&self, index: u32) -> Option<Handle>;
+
+    /// The kernel says that the process of this node is gone.
+    fn peer_gone(&self, node: u64);
+
+    /// A root refused an end for which no [`Session::offer`] or [`Session::demand`] waits: after the death of a root, somebody
+    /// else was faster with the name of a service. Connections that are attached stay.
+    fn refused(&self, index: u32, error: &AnnounceError) {
+        let _ = (index, error);
+    }
+}
+
+/// A node's membership in a hive. Leaves when dropped.
+pub struct Session {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the control thread and the others share.
+struct Shared {
+    name: NodeName,
+    node: u64,
+    patience: Duration,
+    /// The process that joined; a forked child must not join the thread, which it does not have.
+    process: u32,
+    wake: EventFd,
+    inbox: Mutex<Inbox>,
+    status: Mutex<Status>,
+    next_request: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    commands: VecDeque<Command>,
+    /// The control thread has ended; nothing is read any more.
+    is_closed: bool,
+}
+
+struct Status {
+    root_pid: Option<i32>,
+    root_epoch: u64,
+    hosts_root: bool,
+    waited_for: WaitedFor,
+}
+
+/// What other threads want of the control thread.
+enum Command {
+    Announce {
+        announcement: Announcement,
+        reply: Reply<(), AnnounceError>,
+    },
+    List {
+        request: u64,
+        reply: Reply<Listing, SessionError>,
+    },
+    Inspect {
+        request: u64,
+        end: EndId,
+        reply: Reply<Handle, SessionError>,
+    },
+    /// Nobody waits any more for this end or request.
+    GiveUp {
+        request: u64,
+    },
+    Withdraw {
+        index: u32,
+    },
+    Forget {
+        node: u64,
+    },
+    Leave,
+}
+
+type Reply<T, E> = Sender<Result<T, E>>;
+
+/// Requests about ends are numbered as their ends, so that the answers to a roll call reach who waits; others from here.
+const FIRST_REQUEST: u64 = 1 << 32;
+
+impl Session {
+    /// Joins a hive: connects to its root, or hosts it. Waits up to `config.patience`.
+    ///
+    /// # Errors
+    /// [`JoinError`]; nothing is left running then.
+    pub fn join(config: SessionConfig, side: Arc<dyn NodeSide>) -> Result<Session, JoinError> {
+        let resources = |error| JoinError::Resources { doing: "create an eventfd", error };
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = EventFd::from_value_and_flags(0, flags).map_err(io::Error::from).map_err(resources)?;
+        let waited_for = WaitedFor::Root { path: config.dir.root_socket().to_owned() };
+        let shared = Arc::new(Shared {
+            name: config.name.clone(),
+            node: config.node,
+            patience: config.patience,
+            process: std::process::id(),
+            wake,
+            inbox: Mutex::default(),
+            status: Mutex::new(Status { root_pid: None, root_epoch: 0, hosts_root: false, waited_for }),
+            next_request: AtomicU64::new(FIRST_REQUEST),
+        });
+        let (joined, answer) = bounded(1);
+        let control = control::Control::new(config, side, shared.clone(), joined)?;
+        let thread = thread::Builder::new()
+            .name(format!("hm-{}", shared.name))
+            .spawn(move || control.run())
+            .map_err(|error| JoinError::Resources { doing: "start a thread", error })?;
+        let session = Session { shared, thread: Mutex::new(Some(thread)) };
+        // Bounded by the patience: the control thread gives up by itself. It answers also when it panics.
+        match answer.recv() {
+            Ok(Ok(())) => Ok(session),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(JoinError::Crashed),
+        }
+    }
+
+    /// Announces a publisher. Waits for the root's answer up to the patience, also across the death of a root.
+    ///
+    /// The node must list it in its roll call before, and take it out again when this fails.
+    ///
+    /// # Errors
+    /// [`AnnounceError`].
+    pub fn offer(&self, offer: Offer) -> Result<(), AnnounceError> {
+        ServiceName::parse(&offer.service)?;
+        check_schema(&offer.schema)?;
+        self.announce(Announcement::Offer(offer))
+    }
+
+    /// Announces a subscription. Waits as [`Session::offer`] does.
+    ///
+    /// # Errors
+    /// [`AnnounceError`].
+    pub fn demand(&self, demand: Demand) -> Result<(), AnnounceError> {
+        Filter::parse(&demand.filter)?;
+        if let Some(expected) = &demand.expected {
+            check_schema(&expected.schema)?;
+        }
+        self.announce(Announcement::Demand(demand))
+    }
+
+    fn announce(&self, announcement: Announcement) -> Result<(), AnnounceError> {
+        let request = u64::from(announcement.index());
+        let (reply, answer) = bounded(1);
+        self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
+        self.wait(&answer, request, AnnounceError::from)
+    }
+
+    /// An end is gone. Never waits; may be called by the node's callbacks.
+    pub fn withdraw(&self, index: u32) {
+        // Refused only when the session has ended, and then the root has forgotten the end anyway.
+        let _ = self.shared.push(Command::Withdraw { index });
+    }
+
+    /// There is no connection with this node left: its process need not be watched any more. Never waits; may be called by
+    /// the node's callbacks.
+    pub fn forget(&self, node: u64) {
+        let _ = self.shared.push(Command::Forget { node });
+    }
+
+    /// What there is in the hive. Whatever lives during the whole call is in it exactly once.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn list(&self) -> Result<Listing, SessionError> {
+        let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
+        self.shared.push(Command::List { request, reply }).map_err(SessionError::from)?;
+        self.wait(&answer, request, SessionError::from)
+    }
+
+    /// The segment of an end of any node, to look at.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn inspect(&self, end: EndId) -> Result<Handle, SessionError> {
+        let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
+        self.shared.push(Command::Inspect { request, end, reply }).map_err(SessionError::from)?;
+        self.wait(&answer, request, SessionError::from)
+    }
+
+    fn wait<T, E>(
+        &self,
+        answer: &Receiver<Result<T, E>>,
+        request: u64,
+        convert: impl Fn(Unanswered) -> E,
+    ) -> Result<T, E> {
+        let begun = Instant::now();
+        match answer.recv_timeout(self.shared.patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(convert(Unanswered::Left)),
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = self.shared.push(Command::GiveUp { request });
+                let what = self.shared.status().waited_for.clone();
+                Err(convert(Unanswered::NoRoot { waited: begun.elapsed(), what }))
+            }
+        }
+    }
+
+    /// The process of the root, as this process sees it; `None` while there is no root.
+    #[must_use]
+    pub fn root_pid(&self) -> Option<i32> {
+        self.shared.status().root_pid
+    }
+
+    /// True while this session hosts the root.
+    #[must_use]
+    pub fn hosts_root(&self) -> bool {
+        self.shared.status().hosts_root
+    }
+
+    /// The highest epoch of a root seen.
+    #[must_use]
+    pub fn root_epoch(&self) -> u64 {
+        self.shared.status().root_epoch
+    }
+
+    /// The name of the node.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.shared.name
+    }
+
+    /// The epoch of the node.
+    #[must_use]
+    pub fn node(&self) -> u64 {
+        self.shared.node
+    }
+
+    /// Leaves the hive: whoever waits gets `Left`, an embedded root passes on, and the thread ends before this returns
+    /// (unless it is that thread that calls). May be called more than once.
+    pub fn leave(&self) {
+        if self.shared.process != std::process::id() {
+            return;
+        }
+        let _ = self.shared.push(Command::Leave);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic of that thread has been reported by it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Session")
+            .field("name", &self.shared.name)
+            .field("node", &format_args!("{:016x}", self.shared.node))
+            .field("root_pid", &self.root_pid())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request was not even answered.
+enum Unanswered {
+    Left,
+    TooMany,
+    NoRoot { waited: Duration, what: WaitedFor },
+}
+
+impl Shared {
+    fn push(&self, command: Command) -> Result<(), Unanswered> {
+        let mut inbox = self.inbox();
+        if inbox.is_closed {
+            return Err(Unanswered::Left);
+        }
+        // What says that something is gone is bounded by what there was, and must not be lost.
+        let is_request =
+            matches!(command, Command::Announce { .. } | Command::List { .. } | Command::Inspect { .. });
+        if is_request && inbox.commands.len() >= MAX_REQUESTS {
+            return Err(Unanswered::TooMany);
+        }
+        let was_empty = inbox.commands.is_empty();
+        inbox.commands.push_back(command);
+        drop(inbox);
+        if was_empty {
+            // Fails only when the counter is full, and then the thread is awake.
+            let _ = self.wake.write(1);
+        }
+        Ok(())
+    }
+
+    // A panic while one of these is held is one in this file; what is inside is whole at any moment.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new_request(&self) -> u64 {
+        // Relaxed: only the number has to be new.
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn check_schema(schema: &[u8]) -> Result<(), AnnounceError> {
+    if schema.len() > MAX_SCHEMA {
+        return Err(AnnounceError::TooLarge { length: schema.len(), limit: MAX_SCHEMA });
+    }
+    Ok(())
+}

@@ -1,0 +1,676 @@
+//! The control thread: seeks a root, keeps the node announced, watches peers.
+//!
+//! | it wakes for | because                                                                                     |
+//! | ------------ | ------------------------------------------------------------------------------------------- |
+//! | wake         | another thread put a command into the inbox                                                 |
+//! | link         | the root says something, or its socket closed                                               |
+//! | root's pidfd | the root's process is gone, though a child of it may keep the socket open                    |
+//! | peer's pidfd | the process of a node that this node has connections with is gone                            |
+//! | timer        | armed only while there is no root (pauses between attempts), while joining (the patience), and while the kernel is short of something |
+//!
+//! Requests of other threads stay pending until a root answers or nobody waits any more, so they outlive roots.
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rkyv::util::AlignedVec;
+
+use super::link::{Connecting, Link, carry};
+use super::listing::Collector;
+use super::{
+    AnnounceError, Announcement, Command, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
+    SessionConfig, SessionError, Shared, WaitedFor,
+};
+use crate::name::NodeName;
+use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, ToRoot};
+use crate::root::EmbeddedRoot;
+use crate::root::lock::{RootLock, last_holder};
+use crate::root::server::own_pid;
+use crate::runtime_dir::RuntimeDir;
+use crate::socket::{PacketBuffer, Passed, SendFailure, is_gone};
+
+mod inbound;
+
+/// Pauses between two attempts to find or to become a root: they double from the first to the longest, and to the
+/// idle one when there has been no root for [`LONG_WITHOUT_ROOT`].
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const IDLE_PAUSE: Duration = Duration::from_millis(250);
+const LONG_WITHOUT_ROOT: Duration = Duration::from_secs(2);
+/// How long a dedicated root that was said to take over is given before others would take the lock.
+const SUCCESSION: Duration = Duration::from_secs(1);
+/// Lock taken, root started, connected: so many steps one attempt has, and some for what may change in between.
+const STEPS: usize = 4;
+/// When the kernel is short of something that no readiness tells, it is asked again after this time.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
+/// Packets that are taken from the root in a row.
+const PACKETS_IN_A_ROW: usize = 64;
+const EVENTS: usize = 32;
+
+const WAKE: u64 = 0;
+const TIMER: u64 = 1;
+const LINK: u64 = 2;
+const ROOT: u64 = 3;
+const FIRST_PEER: u64 = 16;
+
+/// See the head of the module.
+pub(super) struct Control {
+    shared: Arc<Shared>,
+    side: Arc<dyn NodeSide>,
+    dir: RuntimeDir,
+    name: NodeName,
+    node: u64,
+    role: RootRole,
+    observer: bool,
+    bells: (Carrier, Vec<Passed>),
+
+    epoll: Epoll,
+    timer: TimerFd,
+    /// What the timer is set to.
+    alarm: Option<Instant>,
+    link: Option<Link>,
+    root: Option<EmbeddedRoot>,
+    seeking: Seeking,
+    joining: Option<Joining>,
+    is_leaving: bool,
+    /// Why joining fails before patience ends.
+    failure: Option<JoinError>,
+
+    /// Ends whose announcement somebody waits for, across roots.
+    pending: BTreeMap<u32, Pending>,
+    /// What this root was told, or is to be told, and what it answered.
+    told: BTreeMap<u32, Told>,
+    /// Announcements that are still to be sent to this root.
+    backlog: VecDeque<Announcement>,
+    questions: BTreeMap<u64, Question>,
+
+    peers: HashMap<u64, WatchedPeer>,
+    peer_tokens: HashMap<u64, u64>,
+    next_token: u64,
+
+    buffer: PacketBuffer,
+    packet: AlignedVec,
+}
+
+struct Seeking {
+    /// The highest epoch of a root so far.
+    seen_epoch: u64,
+    /// True once a root has admitted this node.
+    was_admitted: bool,
+    since: Instant,
+    /// When to try again.
+    again: Instant,
+    pause: Duration,
+    /// Until then a process that was said to take over comes first.
+    successor: Option<(i32, Instant)>,
+    /// State of the generator of jitter.
+    jitter: u64,
+}
+
+struct Joining {
+    begun: Instant,
+    patience: Duration,
+    answer: Sender<Result<(), JoinError>>,
+}
+
+struct Pending {
+    announcement: Announcement,
+    reply: Reply<(), AnnounceError>,
+}
+
+/// An announcement, as the present root sees it.
+enum Told {
+    /// Not answered. The announcement is kept until it is, so that an error can name its type.
+    Open(Announcement),
+    Accepted,
+    Refused(AnnounceError),
+}
+
+enum Question {
+    List { collector: Collector, after: Cursor, reply: Reply<Listing, SessionError> },
+    Inspect { end: EndId, reply: Reply<Handle, SessionError> },
+}
+
+struct WatchedPeer {
+    pidfd: OwnedFd,
+    token: u64,
+}
+
+/// Why a link is given up.
+enum Lost {
+    Closed,
+    /// The root says what no root says.
+    Nonsense(&'static str),
+    /// A reason that may pass.
+    NotNow(WaitedFor),
+    /// A reason that will not.
+    Never(JoinError),
+}
+
+impl From<SendFailure> for Lost {
+    fn from(failure: SendFailure) -> Lost {
+        match failure {
+            SendFailure::Closed => Lost::Closed,
+            SendFailure::Overflow => Lost::Nonsense("it does not read"),
+            SendFailure::System(error) => Lost::NotNow(WaitedFor::System {
+                doing: "send to the root",
+                error: io::Error::from(error).to_string(),
+            }),
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn new(
+        config: SessionConfig,
+        side: Arc<dyn NodeSide>,
+        shared: Arc<Shared>,
+        answer: Sender<Result<(), JoinError>>,
+    ) -> Result<Control, JoinError> {
+        let system = |doing| move |error: Errno| JoinError::system(doing, error.into());
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("create an epoll"))?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(system("create a timer"))?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&shared.wake, readable(WAKE)).map_err(system("watch an eventfd"))?;
+        epoll.add(&timer, readable(TIMER)).map_err(system("watch a timer"))?;
+        let now = Instant::now();
+        let SessionConfig { dir, name, node, patience, root: role, observer, bells } = config;
+        Ok(Control {
+            shared,
+            side,
+            dir,
+            name,
+            node,
+            role,
+            observer,
+            bells: carry(bells),
+            epoll,
+            timer,
+            alarm: None,
+            link: None,
+            root: None,
+            seeking: Seeking {
+                seen_epoch: 0,
+                was_admitted: false,
+                since: now,
+                again: now,
+                pause: FIRST_PAUSE,
+                successor: None,
+                jitter: node | 1,
+            },
+            joining: Some(Joining { begun: now, patience, answer }),
+            is_leaving: false,
+            failure: None,
+            pending: BTreeMap::new(),
+            told: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            questions: BTreeMap::new(),
+            peers: HashMap::new(),
+            peer_tokens: HashMap::new(),
+            next_token: FIRST_PEER,
+            buffer: PacketBuffer::new(),
+            packet: AlignedVec::with_capacity(4096),
+        })
+    }
+
+    /// The life of the thread.
+    pub(super) fn run(mut self) {
+        // Also when a callback panics: nobody waits for a thread that is gone.
+        let _closing = CloseInbox(self.shared.clone());
+        let mut events = [EpollEvent::empty(); EVENTS];
+        while !self.is_leaving && !self.has_failed() {
+            self.seek_when_due();
+            self.catch_up();
+            self.set_alarm();
+            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => {
+                    for event in &events[..count] {
+                        self.happened(event);
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the control thread cannot wait");
+                    return;
+                }
+            }
+        }
+        self.take_leave();
+    }
+
+    fn happened(&mut self, event: &EpollEvent) {
+        match event.data() {
+            WAKE => {
+                let _ = self.shared.wake.read();
+                self.obey();
+            }
+            TIMER => {
+                // Read without waiting: a timer that was set again meanwhile has nothing to say.
+                let _ = self.timer.wait();
+                self.alarm = None;
+                if self.link.as_ref().is_some_and(|link| link.is_short) {
+                    self.link_ready(EpollFlags::EPOLLOUT);
+                }
+            }
+            LINK => self.link_ready(event.events()),
+            ROOT => {
+                // Take what it still said. Its death may be older than this link; then the pidfd says no.
+                self.link_ready(EpollFlags::EPOLLIN);
+                if self.link.as_ref().is_some_and(|link| is_gone(&link.pidfd)) {
+                    self.lose(Lost::Closed);
+                }
+            }
+            token => self.peer_is_gone(token),
+        }
+    }
+
+    // ---- joining and leaving
+
+    /// True when this node will not be in the hive. Who waits for it hears why.
+    fn has_failed(&mut self) -> bool {
+        let failure = self.failure.take();
+        let Some(joining) = &self.joining else { return false };
+        let waited = joining.begun.elapsed();
+        let failure = match failure {
+            Some(failure) => failure,
+            None if waited < joining.patience => return false,
+            None => JoinError::NoRoot { waited, what: self.shared.status().waited_for.clone() },
+        };
+        let _ = joining.answer.send(Err(failure));
+        true
+    }
+
+    fn take_leave(mut self) {
+        if let Some(mut link) = self.link.take() {
+            let _ = link.send(&ToRoot::Leave, Vec::new(), &mut self.packet);
+            link.unwatch(&self.epoll);
+        }
+        // An embedded root passes on in order.
+        self.root = None;
+        let mut status = self.shared.status();
+        (status.root_pid, status.hosts_root) = (None, false);
+    }
+
+    // ---- commands
+
+    fn obey(&mut self) {
+        // Callbacks may add commands while these are obeyed, so the inbox is not held.
+        let commands = std::mem::take(&mut self.shared.inbox().commands);
+        for command in commands {
+            match command {
+                Command::Announce { announcement, reply } => self.announce(announcement, reply),
+                Command::List { request, reply } => {
+                    let (collector, after) = (Collector::default(), Cursor::Nodes(0));
+                    self.questions.insert(request, Question::List { collector, after, reply });
+                    self.ask(request);
+                }
+                Command::Inspect { request, end, reply } => {
+                    self.questions.insert(request, Question::Inspect { end, reply });
+                    self.ask(request);
+                }
+                Command::GiveUp { request } => self.give_up(request),
+                Command::Withdraw { index } => self.withdraw(index),
+                Command::Forget { node } => self.forget(node),
+                Command::Leave => self.is_leaving = true,
+            }
+        }
+    }
+
+    fn announce(&mut self, announcement: Announcement, reply: Reply<(), AnnounceError>) {
+        let index = announcement.index();
+        // A roll call that was faster than this command has told the root already.
+        match self.told.get(&index) {
+            Some(Told::Accepted) => return drop(reply.send(Ok(()))),
+            Some(Told::Refused(error)) => return drop(reply.send(Err(error.clone()))),
+            Some(Told::Open(_)) => {}
+            None => self.tell(announcement.clone()),
+        }
+        self.pending.insert(index, Pending { announcement, reply });
+    }
+
+    /// Queues an announcement for this root, or for the next one.
+    fn tell(&mut self, announcement: Announcement) {
+        self.told.insert(announcement.index(), Told::Open(announcement.clone()));
+        self.backlog.push_back(announcement);
+    }
+
+    fn give_up(&mut self, request: u64) {
+        match u32::try_from(request) {
+            Ok(index) => {
+                self.pending.remove(&index);
+                self.withdraw(index);
+            }
+            Err(_) => drop(self.questions.remove(&request)),
+        }
+    }
+
+    fn withdraw(&mut self, index: u32) {
+        self.pending.remove(&index);
+        if self.told.remove(&index).is_some() {
+            self.say(&ToRoot::Withdraw { index }, Vec::new());
+        }
+    }
+
+    fn ask(&mut self, request: u64) {
+        let message = match self.questions.get(&request) {
+            Some(Question::List { after, .. }) => ToRoot::List { request, after: after.clone() },
+            Some(Question::Inspect { end, .. }) => ToRoot::Inspect { request, end: *end },
+            None => return,
+        };
+        self.say(&message, Vec::new());
+    }
+
+    // ---- the root
+
+    /// Sends to the root, if there is one that has admitted this node. What it does not hear, the next one is told.
+    fn say(&mut self, message: &ToRoot, descriptors: Vec<Passed>) {
+        let Some(link) = self.link.as_mut().filter(|link| link.is_admitted) else { return };
+        if let Err(failure) = link.send(message, descriptors, &mut self.packet) {
+            self.lose(failure.into());
+        }
+    }
+
+    /// Tells the root what is still to be told, as far as it keeps up.
+    fn catch_up(&mut self) {
+        while self.link.as_ref().is_some_and(|link| link.is_admitted && !link.is_full()) {
+            let Some(announcement) = self.backlog.pop_front() else { break };
+            let index = announcement.index();
+            // Withdrawn while it waited.
+            if !self.told.contains_key(&index) {
+                continue;
+            }
+            match announcement {
+                Announcement::Offer(offer) => {
+                    self.say(&ToRoot::Offer { request: index.into(), offer }, Vec::new());
+                }
+                Announcement::Demand(demand) => self.say_demand(demand),
+            }
+        }
+        let rearmed = self.link.as_mut().map(|link| link.rearm(&self.epoll, LINK));
+        if let Some(Err(failure)) = rearmed {
+            self.lose(failure.into());
+        }
+    }
+
+    fn say_demand(&mut self, mut demand: Demand) {
+        let subscriber = demand.index;
+        let connected = std::mem::take(&mut demand.connected);
+        for part in connected.chunks(CONNECTED_PER_PACKET) {
+            self.say(&ToRoot::Connected { subscriber, connections: part.to_vec() }, Vec::new());
+        }
+        self.say(&ToRoot::Demand { request: subscriber.into(), demand }, Vec::new());
+    }
+
+    fn seek_when_due(&mut self) {
+        if self.link.is_none() && Instant::now() >= self.seeking.again {
+            match self.seek() {
+                Ok(()) => {}
+                Err(Lost::Never(error)) if !self.seeking.was_admitted => self.failure = Some(error),
+                Err(reason) => self.back_off(reason),
+            }
+        }
+    }
+
+    /// Finds a root, or becomes its host.
+    fn seek(&mut self) -> Result<(), Lost> {
+        if self.root.as_ref().is_some_and(|root| !root.is_running()) {
+            self.root = None;
+        }
+        for _ in 0..STEPS {
+            match Link::connect(self.dir.root_socket()) {
+                Connecting::Connected(link) => return self.greet(link),
+                Connecting::Busy => return Err(Lost::NotNow(self.no_listener())),
+                Connecting::Failed(error) => return Err(Lost::Never(error)),
+                Connecting::Nobody => {}
+            }
+            if self.role == RootRole::External {
+                let path = self.dir.root_socket().to_owned();
+                return Err(Lost::NotNow(WaitedFor::Root { path }));
+            }
+            if let Some((pid, until)) = self.seeking.successor.filter(|(_, until)| Instant::now() < *until) {
+                self.seeking.successor = Some((pid, until));
+                return Err(Lost::NotNow(WaitedFor::Successor { pid }));
+            }
+            // A root of ours that nobody can reach, because somebody took its socket away, is none.
+            self.root = None;
+            self.host()?;
+        }
+        Err(Lost::NotNow(self.no_listener()))
+    }
+
+    fn host(&mut self) -> Result<(), Lost> {
+        let never = |doing| move |error| Lost::Never(JoinError::system(doing, error));
+        match RootLock::try_take(&self.dir).map_err(never("take the lock file"))? {
+            Some(lock) => {
+                let root = EmbeddedRoot::start(&self.dir, lock, self.seeking.seen_epoch);
+                self.root = Some(root.map_err(never("host the root"))?);
+                Ok(())
+            }
+            None => Err(Lost::NotNow(self.no_listener())),
+        }
+    }
+
+    fn no_listener(&self) -> WaitedFor {
+        let pid = last_holder(&self.dir).map_or(0, |record| record.pid);
+        WaitedFor::LockHolder { path: self.dir.lock_file().to_owned(), pid }
+    }
+
+    fn greet(&mut self, mut link: Link) -> Result<(), Lost> {
+        let system = |error| Lost::Never(JoinError::system("watch the root", error));
+        if let Err(error) = link.watch(&self.epoll, LINK, ROOT) {
+            link.unwatch(&self.epoll);
+            return Err(system(error));
+        }
+        let hello = ToRoot::Hello {
+            name: self.name.as_str().to_owned(),
+            node: self.node,
+            observer: self.observer,
+            external: self.role == RootRole::External,
+            rejoin: self.seeking.was_admitted,
+            hosts_root: self.root.is_some() && link.pid == own_pid(),
+            seen_epoch: self.seeking.seen_epoch,
+            bells: self.bells.0.clone(),
+        };
+        self.shared.status().waited_for = WaitedFor::Answer { pid: link.pid };
+        let sent = link.send(&hello, self.bells.1.clone(), &mut self.packet);
+        self.link = Some(link);
+        if let Err(failure) = sent {
+            self.lose(failure.into());
+        }
+        Ok(())
+    }
+
+    /// Gives the link up and seeks another root.
+    fn lose(&mut self, reason: Lost) {
+        let Some(link) = self.link.take() else { return };
+        link.unwatch(&self.epoll);
+        self.told.clear();
+        self.backlog.clear();
+        let now = Instant::now();
+        {
+            let mut status = self.shared.status();
+            (status.root_pid, status.hosts_root) = (None, false);
+        }
+        if link.is_admitted {
+            (self.seeking.since, self.seeking.again, self.seeking.pause) = (now, now, FIRST_PAUSE);
+        }
+        match reason {
+            Lost::Never(error) if !self.seeking.was_admitted => self.failure = Some(error),
+            // A root that died or left is succeeded at once; after one that never admitted us comes a pause.
+            Lost::Closed if link.is_admitted => {
+                let path = self.dir.root_socket().to_owned();
+                self.shared.status().waited_for = WaitedFor::Root { path };
+            }
+            reason => self.back_off(reason),
+        }
+    }
+
+    fn back_off(&mut self, reason: Lost) {
+        let seeking = &mut self.seeking;
+        let waited_for = match reason {
+            Lost::Closed => WaitedFor::Root { path: self.dir.root_socket().to_owned() },
+            Lost::Nonsense(what) => {
+                WaitedFor::BetterAnswer { refusal: format!("the root is no root: {what}") }
+            }
+            Lost::NotNow(waited_for) => waited_for,
+            Lost::Never(error) => WaitedFor::BetterAnswer { refusal: error.to_string() },
+        };
+        if waited_for != self.shared.status().waited_for {
+            tracing::debug!(node = %self.name, %waited_for, "no root");
+        }
+        self.shared.status().waited_for = waited_for;
+        let now = Instant::now();
+        let is_idle = now.duration_since(seeking.since) > LONG_WITHOUT_ROOT;
+        let longest = if is_idle { IDLE_PAUSE } else { LONGEST_PAUSE };
+        // Half of the pause is jitter: several nodes that lost one root do not step in time.
+        let half = seeking.pause / 2;
+        seeking.again = now + half + half.mul_f64(next_jitter(&mut seeking.jitter));
+        seeking.pause = (seeking.pause * 2).min(longest);
+    }
+
+    fn welcomed(&mut self, epoch: u64, is_dedicated: bool) {
+        let Some(link) = &mut self.link else { return };
+        (link.is_admitted, link.is_dedicated) = (true, is_dedicated);
+        self.seeking.seen_epoch = epoch;
+        self.seeking.was_admitted = true;
+        self.seeking.successor = None;
+        {
+            let mut status = self.shared.status();
+            status.root_pid = Some(link.pid);
+            status.root_epoch = epoch;
+            let is_hosting = self.root.as_ref().is_some_and(EmbeddedRoot::is_running);
+            status.hosts_root = is_hosting && link.pid == own_pid();
+            status.waited_for = WaitedFor::Answer { pid: link.pid };
+        }
+        tracing::debug!(node = %self.name, epoch, pid = link.pid, "admitted");
+        self.told.clear();
+        self.backlog.clear();
+        for announcement in self.side.roll_call() {
+            self.tell(announcement);
+        }
+        self.announce_who_waits();
+        let questions: Vec<u64> = self.questions.keys().copied().collect();
+        for request in questions {
+            if let Some(Question::List { collector, after, .. }) = self.questions.get_mut(&request) {
+                (*collector, *after) = (Collector::default(), Cursor::Nodes(0));
+            }
+            self.ask(request);
+        }
+        if let Some(joining) = self.joining.take() {
+            let _ = joining.answer.send(Ok(()));
+        }
+    }
+
+    /// An end that is being announced and was not in the roll call.
+    fn announce_who_waits(&mut self) {
+        let unlisted =
+            self.pending.values().filter(|pending| !self.told.contains_key(&pending.announcement.index()));
+        let unlisted: Vec<Announcement> = unlisted.map(|pending| pending.announcement.clone()).collect();
+        for announcement in unlisted {
+            self.tell(announcement);
+        }
+    }
+
+    // ---- peers
+
+    /// Watches the process of a peer until it is gone or forgotten.
+    fn watch_peer(&mut self, node: u64, pidfd: OwnedFd) -> io::Result<()> {
+        if node == self.node || self.peers.contains_key(&node) {
+            return Ok(());
+        }
+        let token = self.next_token;
+        self.epoll.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        self.next_token += 1;
+        self.peer_tokens.insert(token, node);
+        self.peers.insert(node, WatchedPeer { pidfd, token });
+        Ok(())
+    }
+
+    fn forget(&mut self, node: u64) {
+        if let Some(WatchedPeer { pidfd, token }) = self.peers.remove(&node) {
+            self.peer_tokens.remove(&token);
+            let _ = self.epoll.delete(&pidfd);
+        }
+    }
+
+    fn peer_is_gone(&mut self, token: u64) {
+        if let Some(&node) = self.peer_tokens.get(&token) {
+            self.forget(node);
+            self.side.peer_gone(node);
+        }
+    }
+
+    // ---- time
+
+    /// Sets the timer to what has to happen without anybody saying so; usually nothing.
+    fn set_alarm(&mut self) {
+        let now = Instant::now();
+        let seek = self.link.is_none().then_some(self.seeking.again);
+        let patience = self.joining.as_ref().and_then(|joining| joining.begun.checked_add(joining.patience));
+        let shortage = self.link.as_ref().filter(|link| link.is_short).map(|_| now + SHORTAGE_PAUSE);
+        let wanted = [seek, patience, shortage].into_iter().flatten().min();
+        if wanted == self.alarm && wanted.is_none_or(|alarm| alarm > now) {
+            return;
+        }
+        let set = match wanted {
+            None => self.timer.unset(),
+            Some(alarm) => {
+                // Zero would switch the timer off.
+                let left = alarm.saturating_duration_since(now).max(Duration::from_nanos(1));
+                let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
+                self.timer.set(expiration, TimerSetTimeFlags::empty())
+            }
+        };
+        if let Err(error) = set {
+            tracing::error!(%error, "cannot set a timer");
+        }
+        self.alarm = wanted;
+    }
+
+    /// What a refusal without a number means for this node.
+    fn refused(&mut self, refusal: Refusal) {
+        let reason = match refusal {
+            Refusal::NameTaken { pid } => {
+                Lost::Never(JoinError::NodeNameTaken { name: self.name.clone(), pid })
+            }
+            Refusal::NotDedicated { pid } => Lost::NotNow(WaitedFor::DedicatedRoot { pid }),
+            Refusal::Version { root } => Lost::Never(JoinError::version(root)),
+            Refusal::Stranger { owner, user } => Lost::Never(JoinError::Stranger { owner, user }),
+            // The next life of the connection may find room.
+            refusal @ (Refusal::OutOfDescriptors { .. } | Refusal::EpochTaken | Refusal::Limit { .. }) => {
+                Lost::NotNow(WaitedFor::BetterAnswer { refusal: refusal.to_string() })
+            }
+            refusal => Lost::Never(JoinError::Refused { refusal: refusal.to_string() }),
+        };
+        self.lose(reason);
+    }
+}
+
+/// Between 0 and 1. Xorshift: any spread will do.
+fn next_jitter(state: &mut u64) -> f64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// However the thread ends, whoever waits or will wait hears `Left`: their senders are dropped with the commands.
+struct CloseInbox(Arc<Shared>);
+
+impl Drop for CloseInbox {
+    fn drop(&mut self) {
+        let mut inbox = self.0.inbox();
+        inbox.is_closed = true;
+        let commands = std::mem::take(&mut inbox.commands);
+        drop(inbox);
+        drop(commands);
+    }
+}

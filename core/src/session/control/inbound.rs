@@ -1,0 +1,315 @@
+//! What the root says, and what this node answers.
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use nix::sys::epoll::EpollFlags;
+
+use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
+use crate::name::{NodeName, ServiceName};
+use crate::protocol::{
+    Cursor, DecodeError, EndId, Entry, MAX_EPOCH, Refusal, ToNode, ToRoot, bounded_reason, decode,
+    decode_unaccompanied,
+};
+use crate::root::server::own_pid;
+use crate::session::link::{carry, uncarry};
+use crate::session::{
+    AnnounceError, Announcement, AttachRequest, AttachedTo, JoinError, Matched, SessionError, WaitedFor,
+};
+use crate::socket::Packet;
+
+const NOT_A_NAME: Lost = Lost::Nonsense("it names what is no name");
+
+impl Control {
+    pub(super) fn link_ready(&mut self, flags: EpollFlags) {
+        let Some(link) = &mut self.link else { return };
+        if (flags.contains(EpollFlags::EPOLLOUT) || link.is_short)
+            && let Err(failure) = link.flush()
+        {
+            return self.lose(failure.into());
+        }
+        if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        for _ in 0..PACKETS_IN_A_ROW {
+            let mut descriptors = Vec::new();
+            let Some(link) = &mut self.link else { return };
+            match link.socket.receive(&mut self.buffer, &mut descriptors) {
+                Ok(Packet::Nothing) => return,
+                Ok(Packet::Message { length, descriptors_lost }) => {
+                    if let Err(reason) = self.received(length, descriptors_lost, descriptors) {
+                        return self.lose(reason);
+                    }
+                }
+                Ok(Packet::TooLong) => return self.lose(Lost::Nonsense("its packet is too long")),
+                Ok(Packet::Closed) | Err(_) => return self.lose(Lost::Closed),
+            }
+        }
+    }
+
+    fn received(&mut self, length: usize, lost: bool, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
+        let bytes = self.buffer.bytes(length);
+        let decoded = if lost { decode_unaccompanied(bytes) } else { decode(bytes, descriptors.len()) };
+        let message: ToNode = decoded.map_err(|error| match error {
+            DecodeError::Version { theirs } => Lost::Never(JoinError::version(theirs)),
+            _ => Lost::Nonsense("its packet is damaged"),
+        })?;
+        let is_admitted = self.link.as_ref().is_some_and(|link| link.is_admitted);
+        match message {
+            ToNode::Welcome { epoch, pid: _, dedicated } if !is_admitted => self.welcome(epoch, dedicated),
+            ToNode::Refused { request: None, refusal } => {
+                self.refused(refusal);
+                Ok(())
+            }
+            ToNode::Leaving { successor } => {
+                // It closes the link itself, when the lock is free.
+                if successor != 0 {
+                    self.seeking.successor = Some((successor, Instant::now() + SUCCESSION));
+                }
+                Ok(())
+            }
+            message if is_admitted && lost => {
+                drop(descriptors);
+                self.without_descriptors(&message);
+                Ok(())
+            }
+            message if is_admitted => self.admitted(message, descriptors),
+            _ => Err(Lost::Nonsense("it talks before it welcomes")),
+        }
+    }
+
+    fn welcome(&mut self, epoch: u64, dedicated: bool) -> Result<(), Lost> {
+        if epoch == 0 || epoch > MAX_EPOCH {
+            return Err(Lost::Nonsense("its epoch is impossible"));
+        }
+        // Two roots for a moment: the later one counts.
+        if epoch < self.seeking.seen_epoch {
+            let refusal = "the root has been succeeded and does not know it yet".to_owned();
+            return Err(Lost::NotNow(WaitedFor::BetterAnswer { refusal }));
+        }
+        self.welcomed(epoch, dedicated);
+        Ok(())
+    }
+
+    fn admitted(&mut self, message: ToNode, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
+        let mut descriptors = descriptors.into_iter();
+        match message {
+            ToNode::Accepted { request } => self.accepted(request),
+            ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
+            ToNode::Match { .. } => return self.matched(message),
+            ToNode::Skipped { subscriber, service, schema, .. } => {
+                let service = ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?;
+                self.side.skipped(subscriber, &service, &schema);
+            }
+            ToNode::Attach { .. } => return self.attach(message, &mut descriptors),
+            ToNode::Attached { .. } => return self.attached(message, &mut descriptors),
+            ToNode::AttachRefused { subscriber, publisher, reason } => {
+                self.side.attach_refused(subscriber, publisher, &reason);
+            }
+            ToNode::Page { request, entries, next } => return self.page(request, entries, next),
+            ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
+            ToNode::Inspected { request, segment } => {
+                let handle = uncarry(segment, &mut descriptors);
+                if let Some(Question::Inspect { reply, .. }) = self.questions.remove(&request) {
+                    let _ = reply.send(handle.ok_or(SessionError::Descriptors));
+                }
+            }
+            ToNode::Welcome { .. }
+            | ToNode::Refused { request: None, .. }
+            | ToNode::Leaving { .. }
+            | ToNode::HandedOver => return Err(Lost::Nonsense("it says what was not asked")),
+        }
+        Ok(())
+    }
+
+    // ---- announcements
+
+    fn accepted(&mut self, request: u64) {
+        let Ok(index) = u32::try_from(request) else { return };
+        // Withdrawn meanwhile: then nobody waits either.
+        if let Some(told) = self.told.get_mut(&index) {
+            *told = Told::Accepted;
+            if let Some(pending) = self.pending.remove(&index) {
+                let _ = pending.reply.send(Ok(()));
+            }
+        }
+    }
+
+    fn request_refused(&mut self, request: u64, refusal: Refusal) {
+        let Ok(index) = u32::try_from(request) else {
+            return self.question_refused(request, refusal);
+        };
+        let Some(Told::Open(announcement)) = self.told.get(&index) else { return };
+        let ours = match announcement {
+            Announcement::Offer(offer) => Some(&offer.schema[..]),
+            Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
+        };
+        let error = AnnounceError::from_refusal(refusal, ours);
+        self.told.insert(index, Told::Refused(error.clone()));
+        match self.pending.remove(&index) {
+            Some(pending) => drop(pending.reply.send(Err(error))),
+            None => self.side.refused(index, &error),
+        }
+    }
+
+    fn question_refused(&mut self, request: u64, refusal: Refusal) {
+        match self.questions.remove(&request) {
+            Some(Question::List { reply, .. }) => drop(reply.send(Err(refusal.into()))),
+            Some(Question::Inspect { reply, .. }) => drop(reply.send(Err(refusal.into()))),
+            None => {}
+        }
+    }
+
+    // ---- pairs
+
+    fn matched(&mut self, message: ToNode) -> Result<(), Lost> {
+        let ToNode::Match {
+            subscriber,
+            publisher,
+            node_name,
+            service,
+            fingerprint,
+            schema,
+            reliable,
+            history,
+            capacity,
+        } = message
+        else {
+            return Ok(());
+        };
+        let matched = Matched {
+            subscriber,
+            publisher,
+            node_name: NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?,
+            service: ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?,
+            fingerprint,
+            schema,
+            reliable,
+            history,
+            capacity,
+        };
+        // A match for an end that was withdrawn crosses the withdrawal.
+        let seating = if self.told.contains_key(&subscriber) { self.side.matched(matched) } else { None };
+        match seating {
+            Some(seating) => {
+                let (reader, descriptors) = carry(seating.reader);
+                let seat = seating.seat;
+                self.say(&ToRoot::Attach { subscriber, publisher, seat, reader }, descriptors);
+            }
+            None => self.say(&ToRoot::Declined { subscriber, publisher }, Vec::new()),
+        }
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        message: ToNode,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<(), Lost> {
+        let ToNode::Attach { publisher, subscriber, node_name, seat, reader, bells } = message else {
+            return Ok(());
+        };
+        let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
+        let (reader, bells) = (uncarry(reader, descriptors), uncarry(bells, descriptors));
+        let (Some(reader), Some(bells), Some(pidfd)) = (reader, bells, descriptors.next()) else {
+            return Err(Lost::Nonsense("descriptors are missing"));
+        };
+        if let Err(error) = self.watch_peer(subscriber.node, pidfd) {
+            let reason = format!("cannot watch the process of {node_name}: {error}");
+            self.refuse_attach(publisher, subscriber, reason);
+            return Ok(());
+        }
+        let request = AttachRequest { publisher, subscriber, node_name, seat, reader, bells };
+        match self.side.attach(request) {
+            Ok(reply) => {
+                let (ring, descriptors) = carry(reply.ring);
+                let start = reply.start;
+                self.say(&ToRoot::Attached { publisher, subscriber, start, ring }, descriptors);
+            }
+            Err(reason) => self.refuse_attach(publisher, subscriber, reason),
+        }
+        Ok(())
+    }
+
+    fn refuse_attach(&mut self, publisher: u32, subscriber: EndId, reason: String) {
+        let reason = bounded_reason(reason);
+        self.say(&ToRoot::AttachRefused { publisher, subscriber, reason }, Vec::new());
+    }
+
+    fn attached(
+        &mut self,
+        message: ToNode,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<(), Lost> {
+        let ToNode::Attached { subscriber, publisher, start, ring, bells } = message else {
+            return Ok(());
+        };
+        let (ring, bells) = (uncarry(ring, descriptors), uncarry(bells, descriptors));
+        let (Some(ring), Some(bells), Some(pidfd)) = (ring, bells, descriptors.next()) else {
+            return Err(Lost::Nonsense("descriptors are missing"));
+        };
+        if let Err(error) = self.watch_peer(publisher.node, pidfd) {
+            let reason = format!("cannot watch the publisher's process: {error}");
+            self.side.attach_refused(subscriber, publisher, &reason);
+            return Ok(());
+        }
+        self.side.attached(AttachedTo { subscriber, publisher, start, ring, bells });
+        Ok(())
+    }
+
+    /// The kernel could not give this process the descriptors of a message: there are none left.
+    fn without_descriptors(&mut self, message: &ToNode) {
+        let reason = format!(
+            "process {} (node {}) has no file descriptors left; raise its `ulimit -n`",
+            own_pid(),
+            self.name
+        );
+        match *message {
+            ToNode::Attach { publisher, subscriber, .. } => self.refuse_attach(publisher, subscriber, reason),
+            ToNode::Attached { subscriber, publisher, .. } => {
+                self.side.attach_refused(subscriber, publisher, &reason);
+            }
+            ToNode::Inspected { request, .. } => {
+                if let Some(Question::Inspect { reply, .. }) = self.questions.remove(&request) {
+                    let _ = reply.send(Err(SessionError::Descriptors));
+                }
+            }
+            // No other message brings any.
+            _ => {}
+        }
+    }
+
+    // ---- questions
+
+    fn page(&mut self, request: u64, entries: Vec<Entry>, next: Option<Cursor>) -> Result<(), Lost> {
+        let Some(Question::List { collector, after, .. }) = self.questions.get_mut(&request) else {
+            // Nobody waits for it any more.
+            return Ok(());
+        };
+        let is_moving = !entries.is_empty() || next.is_none();
+        if !collector.add(entries) || !is_moving {
+            return Err(Lost::Nonsense("its listing has no end"));
+        }
+        if let Some(next) = next {
+            *after = next;
+            self.ask(request);
+            return Ok(());
+        }
+        let (epoch, link) = (self.seeking.seen_epoch, self.link.as_ref());
+        let (pid, is_dedicated) = link.map_or((0, false), |link| (link.pid, link.is_dedicated));
+        if let Some(Question::List { collector, reply, .. }) = self.questions.remove(&request) {
+            let _ = reply.send(Ok(collector.finish(epoch, pid, is_dedicated)));
+        }
+        Ok(())
+    }
+
+    fn inspect(&mut self, inquiry: u64, index: u32) {
+        let (segment, descriptors) = match self.side.inspect(index).map(carry) {
+            Some((carrier, descriptors)) => (Some(carrier), descriptors),
+            None => (None, Vec::new()),
+        };
+        self.say(&ToRoot::Inspected { inquiry, segment }, descriptors);
+    }
+}

@@ -1,0 +1,126 @@
+//! What there is in a hive, put together from pages.
+use std::collections::BTreeMap;
+
+use crate::protocol::{ConnectionInfo, EndId, Entry, NodeInfo};
+use crate::schema::Schema;
+
+/// More lines than any registry holds; a root that sends more is no root.
+const MAX_LINES: usize = 1 << 20;
+
+/// What there is in a hive.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    /// The epoch of the root that answered.
+    pub root_epoch: u64,
+    /// Its process, as this process sees it.
+    pub root_pid: i32,
+    /// True: it serves in a process of its own.
+    pub dedicated_root: bool,
+    /// Nodes, by epoch.
+    pub nodes: Vec<NodeInfo>,
+    /// Services, by name.
+    pub services: Vec<ServiceInfo>,
+    /// Publishers, by end.
+    pub publishers: Vec<PublisherInfo>,
+    /// Subscriptions, by end.
+    pub subscribers: Vec<SubscriberInfo>,
+    /// Established connections, by publisher.
+    pub connections: Vec<ConnectionInfo>,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub service: String,
+    /// The fingerprint of its type.
+    pub fingerprint: u128,
+    /// The name of its type.
+    pub type_name: String,
+    /// The description of its type.
+    pub schema: Vec<u8>,
+}
+
+/// A publisher.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublisherInfo {
+    /// Which end of which node.
+    pub end: EndId,
+    /// Its service.
+    pub service: String,
+    /// The name of its type.
+    pub type_name: String,
+    /// True: it loses nothing.
+    pub reliable: bool,
+    /// Messages that a late subscriber gets.
+    pub history: u32,
+    /// Slots of its ring.
+    pub capacity: u32,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubscriberInfo {
+    /// Which end of which node.
+    pub end: EndId,
+    /// Its filter.
+    pub filter: String,
+    /// The name of the type it insists on; `None`: it takes any.
+    pub type_name: Option<String>,
+}
+
+/// A listing that is being put together.
+#[derive(Default)]
+pub(super) struct Collector {
+    listing: Listing,
+    type_names: BTreeMap<String, String>,
+    lines: usize,
+}
+
+impl Collector {
+    /// False: more than there can be.
+    pub(super) fn add(&mut self, entries: Vec<Entry>) -> bool {
+        self.lines += entries.len();
+        for entry in entries {
+            self.add_one(entry);
+        }
+        self.lines <= MAX_LINES
+    }
+
+    fn add_one(&mut self, entry: Entry) {
+        let listing = &mut self.listing;
+        match entry {
+            Entry::Node(node) => listing.nodes.push(node),
+            Entry::Service { service, fingerprint, schema } => {
+                let type_name = type_name(&schema, fingerprint);
+                self.type_names.insert(service.clone(), type_name.clone());
+                listing.services.push(ServiceInfo { service, fingerprint, type_name, schema });
+            }
+            Entry::Publisher { end, service, reliable, history, capacity } => {
+                let type_name = self.type_names.get(&service).cloned().unwrap_or_default();
+                listing.publishers.push(PublisherInfo {
+                    end,
+                    service,
+                    type_name,
+                    reliable,
+                    history,
+                    capacity,
+                });
+            }
+            Entry::Subscriber { end, filter, expected } => {
+                let type_name = expected.map(|expected| type_name(&expected.schema, expected.fingerprint));
+                listing.subscribers.push(SubscriberInfo { end, filter, type_name });
+            }
+            Entry::Connection(connection) => listing.connections.push(connection),
+        }
+    }
+
+    pub(super) fn finish(self, root_epoch: u64, root_pid: i32, dedicated_root: bool) -> Listing {
+        Listing { root_epoch, root_pid, dedicated_root, ..self.listing }
+    }
+}
+
+fn type_name(schema: &[u8], fingerprint: u128) -> String {
+    Schema::from_bytes(schema)
+        .map_or_else(|_| format!("#{fingerprint:032x}"), |schema| schema.type_name().to_owned())
+}
