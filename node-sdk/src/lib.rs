@@ -1,1 +1,99 @@
-//! Join a hive, publish and subscribe.
+//! Join a hive, publish and subscribe: messages of separate processes through shared memory, without a copy.
+//!
+//! A *node* joins a hive under a name. It publishes on *services*, such as `sensors/pose`, and subscribes by filter, such
+//! as `sensors/*`. A message is archived once, straight into the publisher's shared memory, and every subscriber reads it there. A
+//! *root* introduces nodes to each other; the first node that finds none hosts it, and when it dies another takes over.
+//!
+//! ```
+//! use hivemind::{Node, message};
+//! use std::time::Duration;
+//!
+//! #[message]
+//! #[derive(Debug, Clone, PartialEq)]
+//! pub struct Pose {
+//!     pub id: u64,
+//!     pub x: f64,
+//!     pub y: f64,
+//!     pub frame: String,
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let patience = Duration::from_secs(5);
+//! // One process …
+//! # let join = |name| Node::builder(name).dir(folder.path()).join();
+//! let node = Node::join("camera")?;
+//! # node.leave();
+//! # let node = join("camera")?;
+//! let mut publisher = node.publisher::<Pose>("sensors/pose")?;
+//!
+//! // … and another.
+//! # let node = join("listener")?;
+//! let mut subscriber = node.subscriber::<Pose>("sensors/*")?;
+//!
+//! publisher.wait_for_subscribers(1, Duration::from_secs(5))?;
+//! # subscriber.wait_for_publishers(1, patience)?;
+//! publisher.send(&Pose { id: 1, x: 0.5, y: 2.0, frame: "map".to_owned() })?;
+//!
+//! let pose = subscriber.recv()?.expect("the node is not leaving");
+//! println!("{} {} from {} #{} lost {}", pose.x, pose.frame, pose.service(), pose.sequence(), subscriber.lost());
+//! assert_eq!(pose.frame, "map");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Large plain data is filled in place:
+//!
+//! ```
+//! # use hivemind::Node;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let node = Node::builder("camera").dir(folder.path()).join()?;
+//! let mut frames = node.publisher::<[u8]>("camera/frame")?;
+//! let mut loan = frames.loan(1920 * 1080 * 3)?; // derefs to `&mut [u8]` in shared memory
+//! loan.fill(128);
+//! loan.send();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Waiting: `send` never waits for subscribers ([`Publisher::send_timeout`] on a reliable service does, on request); `recv`
+//! spins briefly and then sleeps until a publisher wakes it. In steady state neither allocates memory nor makes a system call
+//! while nobody sleeps.
+//!
+//! Losing: a service is lossy by default: who does not keep up loses the oldest messages and is told how many. For every publisher that a
+//! subscriber was attached to, `received + lost = published` since it attached. A reliable service
+//! ([`PublisherBuilder::reliable`]) loses nothing: `send` says [`SendError::Full`] instead.
+
+/// The README's programs must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+mod dynamic;
+mod error;
+mod hub;
+mod message;
+mod node;
+mod publisher;
+mod run;
+mod sample;
+mod service;
+mod subscriber;
+
+pub use dynamic::{DynamicSample, DynamicSubscriber};
+pub use error::{LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, WaitError};
+pub use hivemind_core::filter::{Filter, FilterError};
+pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
+pub use hivemind_core::protocol::EndId;
+pub use hivemind_core::schema;
+pub use hivemind_core::session::{Handle, JoinError, Listing, SessionError};
+pub use hivemind_derive::message;
+pub use message::Message;
+pub use node::{Node, NodeBuilder};
+pub use publisher::{Loan, Publisher, PublisherBuilder};
+pub use rkyv;
+pub use run::StopHandle;
+pub use sample::{Origin, Sample};
+pub use service::{Leaving, Service, ServiceError};
+pub use subscriber::{ConnectionStatus, Skipped, Subscriber, SubscriberBuilder};

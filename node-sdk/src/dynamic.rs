@@ -1,0 +1,148 @@
+//! Receiving messages of types that this program was not compiled with.
+
+use crate::error::{RecvError, SubscriberError, WaitError};
+use crate::node::Inner;
+use crate::sample::Origin;
+use crate::subscriber::{ConnectionStatus, Intake, Patience};
+use hivemind_core::schema::{DecodeError, Schema};
+use hivemind_ring::archive::Message as Arrived;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most schemas that are kept decoded.
+const SCHEMAS_MAX: usize = 1024;
+
+/// Receives messages of any type; each comes with the schema of its service.
+pub struct DynamicSubscriber {
+    intake: Intake,
+    /// Decoded schemas, by their bytes.
+    schemas: HashMap<Vec<u8>, Arc<Schema>>,
+}
+
+/// A received message of any type. As with [`crate::Sample`], its memory stays pinned until it is dropped.
+#[derive(Debug)]
+pub struct DynamicSample {
+    arrived: Arrived,
+    origin: Arc<Origin>,
+    schema: Arc<Schema>,
+}
+
+impl DynamicSubscriber {
+    pub(crate) fn create(inner: &Arc<Inner>, filter: &str) -> Result<Self, SubscriberError> {
+        let intake = Intake::create(inner, filter, None, Duration::ZERO)?;
+        Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
+    }
+
+    /// The next message, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub fn try_recv(&mut self) -> Result<Option<DynamicSample>, RecvError> {
+        let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
+        let connection = &self.intake.connections[turn];
+        let origin = Arc::clone(&connection.origin);
+        if let Some(schema) = self.schemas.get(&connection.schema) {
+            return Ok(Some(DynamicSample { arrived, origin, schema: Arc::clone(schema) }));
+        }
+        match Schema::from_bytes(&connection.schema) {
+            Ok(schema) => {
+                let schema = Arc::new(schema);
+                if self.schemas.len() < SCHEMAS_MAX {
+                    self.schemas.insert(connection.schema.clone(), Arc::clone(&schema));
+                }
+                Ok(Some(DynamicSample { arrived, origin, schema }))
+            }
+            Err(error) => Err(self.intake.cut_off(turn, error.to_string())),
+        }
+    }
+
+    /// The next message; waits for one. `None` once the node is leaving.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub fn recv(&mut self) -> Result<Option<DynamicSample>, RecvError> {
+        self.wait(None)
+    }
+
+    /// As `recv`, but waits at most for `timeout`; `None` also when the time is over.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<DynamicSample>, RecvError> {
+        self.wait(Some(timeout))
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<DynamicSample>, RecvError> {
+        let mut patience = Patience::new(timeout);
+        loop {
+            if let Some(sample) = self.try_recv()? {
+                return Ok(Some(sample));
+            }
+            if !self.intake.wait(&mut patience) {
+                return self.try_recv();
+            }
+        }
+    }
+
+    /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError`] says how many there are when the time is over.
+    pub fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
+        self.intake.wait_for_publishers(count, timeout)
+    }
+
+    /// Messages received, over all publishers that ever were.
+    pub fn received(&self) -> u64 {
+        self.intake.received()
+    }
+
+    /// Messages missed for good, over all publishers that ever were.
+    pub fn lost(&self) -> u64 {
+        self.intake.lost()
+    }
+
+    /// Where this subscriber stands with each publisher.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        self.intake.statuses()
+    }
+}
+
+impl std::fmt::Debug for DynamicSubscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DynamicSubscriber").field("filter", &self.intake.filter.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl DynamicSample {
+    /// The archive, or the plain bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.arrived.bytes()
+    }
+
+    /// What the bytes are.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Service, publisher and node.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Number of the message at its publisher.
+    pub fn sequence(&self) -> u64 {
+        self.arrived.sequence()
+    }
+
+    /// The message as JSON, by its schema. Bounds are checked at every step; the publisher is not trusted.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn to_json(&self) -> Result<String, DecodeError> {
+        let mut text = String::new();
+        self.schema.to_json(self.bytes(), &mut text)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,186 @@
+//! Every error of the public surface; each says what to do next.
+
+use hivemind_core::filter::FilterError;
+use hivemind_core::name::{NameError, ServiceName};
+use hivemind_core::protocol::EndId;
+use hivemind_core::session::{AnnounceError, JoinError};
+use hivemind_ring::mapped::CreateError;
+use hivemind_ring::segment::SegmentError;
+use std::time::Duration;
+
+/// Why a node could not join.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The name of the node or of the hive does not parse; the source says where.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No root was found, or it refused; the source says what was waited for and what to do.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The doorbells could not be made, for want of memory or descriptors.
+    #[error(transparent)]
+    Memory(#[from] CreateError),
+    /// The doorbells could not be handed over, for want of descriptors.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+}
+
+/// Why a publisher was not created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublisherError {
+    /// The name of the service does not parse; the source says where.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Somebody uses the service with another type, no root answered in time, or a bound was reached; see the source.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+    /// There is no memory or no descriptor for the ring, or it was asked to be too large; see the source.
+    #[error(transparent)]
+    Memory(#[from] CreateError),
+    /// The thread of a service could not be started. Raise the limit of threads.
+    #[error("no thread for the service: {0}; raise the limit of threads")]
+    Thread(std::io::Error),
+}
+
+/// Why a subscriber was not created.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriberError {
+    /// The filter does not parse; the source says where.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The service carries another type, no root answered in time, or a bound was reached; see the source.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+    /// There is no memory or no descriptor for the reader segment; see the source.
+    #[error(transparent)]
+    Memory(#[from] CreateError),
+    /// The thread of a handler could not be started. Raise the limit of threads.
+    #[error("no thread for the handler: {0}; raise the limit of threads")]
+    Thread(std::io::Error),
+}
+
+/// Why a message was not sent, or no memory was lent for one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// A subscriber of this reliable service is `capacity` messages behind. Nothing was sent: try again later, or use
+    /// [`crate::Publisher::send_timeout`], or create the publisher with more `capacity`.
+    #[error("a subscriber of {service} is {capacity} messages behind; wait with `send_timeout`, or raise `capacity`")]
+    Full {
+        /// The service.
+        service: ServiceName,
+        /// Messages that the ring holds.
+        capacity: u64,
+    },
+    /// The message is larger than this publisher allows. Create it with a larger `max_message`.
+    #[error("a message of {bytes} bytes or more is larger than the {limit} that {service} allows; raise `max_message`")]
+    TooLarge {
+        /// The service.
+        service: ServiceName,
+        /// Bytes that the message needs at least.
+        bytes: u64,
+        /// Bytes that it may have.
+        limit: u64,
+    },
+    /// All memory of this publisher is in messages that subscribers hold, or have yet to read. Wait until they let go, or
+    /// create the publisher with more `max_memory`.
+    #[error(
+        "no room for {bytes} bytes in the {limit} of {service}: subscribers hold the rest, or have yet to read it; \
+         wait until they let go, or raise `max_memory`"
+    )]
+    MemoryOut {
+        /// The service.
+        service: ServiceName,
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// Bytes that this publisher may use.
+        limit: u64,
+    },
+    /// The operating system refused more memory. Free some, or raise the limit of this container.
+    #[error("the system has no {bytes} bytes for {service}: {reason}; free memory, or raise this container's limit")]
+    SystemMemoryOut {
+        /// The service.
+        service: ServiceName,
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// What the system said.
+        reason: String,
+    },
+    /// The publisher has sent 2^55 messages, all that it can number. Create it anew.
+    #[error("the publisher of {service} has sent 2^55 messages, all that it can number; create it anew")]
+    SequencesOut {
+        /// The service.
+        service: ServiceName,
+    },
+    /// The type refused to be archived. Look at its own implementation of `rkyv::Serialize`.
+    #[error("the message for {service} refused to be archived; look at its `rkyv::Serialize`")]
+    Refused {
+        /// The service.
+        service: ServiceName,
+    },
+}
+
+/// Why no memory was lent for a message: the same reasons for which a message is not sent.
+pub type LoanError = SendError;
+
+/// Why no message was received. The subscriber stays usable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// As many samples of one publisher are held as can be. Nothing was lost: drop some (or turn them into owned
+    /// values), then receive on.
+    #[error("{limit} samples of {service} are held, all that can be; drop some, or turn them `to_owned`")]
+    HeldOut {
+        /// The service.
+        service: ServiceName,
+        /// Samples of one publisher that can be held at a time.
+        limit: usize,
+    },
+    /// A publisher's memory or message is not what it must be. This subscriber has detached from it and goes on with the
+    /// others; look at that publisher.
+    #[error("detached from publisher {publisher} of {service}: {reason}; look at that publisher")]
+    Detached {
+        /// The service.
+        service: ServiceName,
+        /// The publisher.
+        publisher: EndId,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The time was over before enough peers were attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there")]
+pub struct WaitError {
+    /// `publishers` or `subscribers`.
+    pub what: &'static str,
+    /// Service or filter.
+    pub of: String,
+    /// So many are attached.
+    pub found: usize,
+    /// So many were waited for.
+    pub wanted: usize,
+    /// How long.
+    pub waited: Duration,
+}
+
+/// Why [`crate::Node::run`] ended other than in order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The signal handlers could not be installed.
+    #[error("cannot listen for Ctrl-C: {0}; raise the limit of descriptors")]
+    Signals(std::io::Error),
+    /// A service or a handler ended with an error; the rest was shut down in order.
+    #[error("{name} ended: {reason}")]
+    Ended {
+        /// The service, or the filter of the handler.
+        name: String,
+        /// Its error.
+        reason: String,
+    },
+}

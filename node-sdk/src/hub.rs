@@ -1,0 +1,427 @@
+//! What a node has: its publishers, its subscribers, and whom they are attached to.
+//!
+//! Two kinds of threads meet here. The threads of the user create, use and drop ends; the node's control thread (see
+//! `hivemind_core::session`) calls [`NodeSide`] when the root introduces somebody or the kernel reports a death. No message
+//! passes through here: a publisher owns its ring, a subscriber its readers, and what the control thread has for them lies in a
+//! subscriber's *inbox* or at a publisher's desk until they look.
+//!
+//! Locks are held for a few instructions and taken in the order `ends`, then one `inbox`; none is held while a callback of
+//! another layer runs.
+
+use crate::sample::Origin;
+use hivemind_core::name::ServiceName;
+use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
+use hivemind_core::session::{
+    Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Matched, NodeSide, Seating,
+};
+use hivemind_ring::desk::Desk;
+use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
+use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::segment::Backend;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
+const REPORTS_MAX: usize = 256;
+
+/// All ends of a node.
+pub(crate) struct Hub {
+    node: u64,
+    backend: Box<dyn Backend>,
+    bells: Arc<Bells>,
+    next_index: AtomicU32,
+    leaving: AtomicBool,
+    /// Services that run themselves end; the rest of the node goes on for the moment.
+    services_end: AtomicBool,
+    ends: Mutex<Ends>,
+    /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
+    changed: Condvar,
+    /// Doorbells of peers that are mapped already, by the life of their node.
+    peers: Mutex<HashMap<u64, Weak<Bells>>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Ends {
+    publishers: HashMap<u32, PublisherEnd>,
+    subscribers: HashMap<u32, Arc<SubscriberEnd>>,
+}
+
+/// What the control thread needs of a publisher.
+pub(crate) struct PublisherEnd {
+    pub(crate) offer: Offer,
+    pub(crate) desk: Arc<Desk<Mapped>>,
+    pub(crate) ring: Arc<MappedRing>,
+}
+
+/// What the control thread needs of a subscriber.
+pub(crate) struct SubscriberEnd {
+    pub(crate) demand: Demand,
+    pub(crate) seats: Seats<Mapped>,
+    inbox: Mutex<Inbox>,
+    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers.
+    news: AtomicU64,
+}
+
+/// What the control thread has for a subscriber.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pub(crate) arrivals: Vec<Arrival>,
+    /// Lives of nodes that are gone.
+    pub(crate) gone: Vec<u64>,
+    /// Attachments that failed.
+    pub(crate) problems: Vec<(Arc<Origin>, String)>,
+    pub(crate) skipped: Vec<(ServiceName, Vec<u8>)>,
+    pending: HashMap<EndId, Pending>,
+    live: HashMap<EndId, u32>,
+}
+
+/// A publisher that this subscriber is attached to from now on.
+pub(crate) struct Arrival {
+    pub(crate) reader: Reader<Mapped>,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) schema: Vec<u8>,
+}
+
+/// A publisher that was asked to attach this subscriber.
+struct Pending {
+    seat: u32,
+    origin: Arc<Origin>,
+    fingerprint: u128,
+    schema: Vec<u8>,
+}
+
+/// Locks; a panic of another holder does not matter, since all critical sections leave their data whole at each step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SubscriberEnd {
+    pub(crate) fn new(demand: Demand, seats: Seats<Mapped>) -> Self {
+        SubscriberEnd { demand, seats, inbox: Mutex::default(), news: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        lock(&self.inbox)
+    }
+
+    /// Moves whenever something was put into the inbox.
+    #[inline]
+    pub(crate) fn news(&self) -> u64 {
+        // Relaxed: the inbox itself is read under its lock, and a sleeper is woken after the change.
+        self.news.load(Ordering::Relaxed)
+    }
+
+    /// How many publishers this subscriber is attached to.
+    pub(crate) fn publishers(&self) -> usize {
+        self.inbox().live.len()
+    }
+
+    /// Forgets an attachment and frees its seat.
+    pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
+        self.inbox().live.remove(&publisher);
+        self.seats.leave(seat);
+    }
+
+    /// Changes the inbox and wakes the subscriber.
+    fn put(&self, change: impl FnOnce(&mut Inbox)) {
+        change(&mut self.inbox());
+        // Relaxed: see `news`; the bell below comes after it.
+        self.news.fetch_add(1, Ordering::Relaxed);
+        self.seats.wake();
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(node: u64, backend: Box<dyn Backend>, bells: Arc<Bells>) -> Self {
+        Hub {
+            node,
+            backend,
+            bells,
+            next_index: AtomicU32::new(0),
+            leaving: AtomicBool::new(false),
+            services_end: AtomicBool::new(false),
+            ends: Mutex::default(),
+            changed: Condvar::new(),
+            peers: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    pub(crate) fn bells(&self) -> &Arc<Bells> {
+        &self.bells
+    }
+
+    /// A number for a new end, never used before in this life of the node.
+    pub(crate) fn new_index(&self) -> u32 {
+        // Relaxed: only uniqueness counts.
+        self.next_index.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether the node is about to leave or has left.
+    #[inline]
+    pub(crate) fn leaving(&self) -> bool {
+        // Acquire: what was done before leaving was decided is seen.
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Whether services that run themselves are to end.
+    pub(crate) fn services_ending(&self) -> bool {
+        // Acquire: as in `leaving`.
+        self.services_end.load(Ordering::Acquire) || self.leaving()
+    }
+
+    /// Makes services that run themselves end.
+    pub(crate) fn end_services(&self) {
+        // Release: see `leaving`.
+        self.services_end.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Makes every wait of this node end.
+    pub(crate) fn leave(&self) {
+        // Release: see `leaving`.
+        self.leaving.store(true, Ordering::Release);
+        let subscribers: Vec<_> = lock(&self.ends).subscribers.values().cloned().collect();
+        for subscriber in subscribers {
+            subscriber.seats.wake();
+        }
+        self.notify();
+    }
+
+    pub(crate) fn add_publisher(&self, index: u32, end: PublisherEnd) {
+        lock(&self.ends).publishers.insert(index, end);
+    }
+
+    pub(crate) fn remove_publisher(&self, index: u32) {
+        lock(&self.ends).publishers.remove(&index);
+    }
+
+    pub(crate) fn add_subscriber(&self, index: u32, end: Arc<SubscriberEnd>) {
+        lock(&self.ends).subscribers.insert(index, end);
+    }
+
+    pub(crate) fn remove_subscriber(&self, index: u32) {
+        lock(&self.ends).subscribers.remove(&index);
+    }
+
+    /// Whether no end of this node is attached to an end of `node` any more.
+    pub(crate) fn strangers(&self, node: u64) -> bool {
+        let ends = lock(&self.ends);
+        let publishes = ends.publishers.values().any(|end| end.desk.subscribers().iter().any(|peer| peer.0 == node));
+        let subscribes = ends.subscribers.values().any(|end| {
+            let inbox = end.inbox();
+            inbox.live.keys().chain(inbox.pending.keys()).any(|peer| peer.node == node)
+        });
+        !publishes && !subscribes
+    }
+
+    fn notify(&self) {
+        // Under the lock, so that a waiter is either before its check or asleep.
+        let _ends = lock(&self.ends);
+        self.changed.notify_all();
+    }
+
+    /// Waits until `check` says yes, at most for `timeout`; otherwise returns its last refusal. Ends early, with a
+    /// refusal, when the node is leaving.
+    pub(crate) fn wait_until<E>(
+        &self,
+        timeout: Duration,
+        mut check: impl FnMut(&Ends) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = Instant::now();
+        let mut ends = lock(&self.ends);
+        loop {
+            let refusal = match check(&ends) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refusal,
+            };
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() || self.services_ending() {
+                return Err(refusal);
+            }
+            ends = self.changed.wait_timeout(ends, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn subscriber(&self, index: u32) -> Option<Arc<SubscriberEnd>> {
+        lock(&self.ends).subscribers.get(&index).cloned()
+    }
+
+    /// The doorbells of a peer, mapped once.
+    fn peer_bells(&self, node: u64, handle: Handle) -> Result<Arc<Bells>, String> {
+        if node == self.node {
+            return Ok(Arc::clone(&self.bells));
+        }
+        let mut peers = lock(&self.peers);
+        if let Some(bells) = peers.get(&node).and_then(Weak::upgrade) {
+            return Ok(bells);
+        }
+        let bells = Bells::open(self.backend(), handle).map_err(|error| format!("its doorbells: {error}"))?;
+        peers.retain(|_, bells| bells.strong_count() > 0);
+        peers.insert(node, Arc::downgrade(&bells));
+        Ok(bells)
+    }
+
+    /// Opens what the publisher's node sent.
+    fn open_ring(&self, end: &SubscriberEnd, pending: &Pending, to: AttachedTo) -> Result<Reader<Mapped>, String> {
+        let announced =
+            Announced { node: to.publisher.node, index: to.publisher.index, fingerprint: pending.fingerprint };
+        let ring = MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
+        let bells = self.peer_bells(to.publisher.node, to.bells)?;
+        let (_, _, line) = ring.publisher();
+        let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
+        Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start).map_err(|error| error.to_string())
+    }
+}
+
+impl NodeSide for Hub {
+    fn roll_call(&self) -> Vec<Announcement> {
+        let ends = lock(&self.ends);
+        let offers = ends.publishers.values().map(|end| Announcement::Offer(end.offer.clone()));
+        let demands = ends.subscribers.values().map(|end| {
+            let mut demand = end.demand.clone();
+            demand.connected =
+                end.inbox().live.iter().map(|(publisher, seat)| Connected { publisher: *publisher, seat: *seat }).collect();
+            Announcement::Demand(demand)
+        });
+        offers.chain(demands).collect()
+    }
+
+    fn matched(&self, m: Matched) -> Option<Seating> {
+        let end = self.subscriber(m.subscriber)?;
+        let mut inbox = end.inbox();
+        if inbox.live.contains_key(&m.publisher) {
+            return None;
+        }
+        if let Some(expected) = &end.demand.expected
+            && expected.fingerprint != m.fingerprint
+        {
+            tracing::warn!(service = %m.service, "matched with a service of another type; ignored");
+            return None;
+        }
+        // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
+        let seat = match inbox.pending.get(&m.publisher).map(|pending| pending.seat) {
+            Some(seat) => seat,
+            None => match end.seats.take((m.publisher.node, m.publisher.index)) {
+                Ok(seat) => seat,
+                Err(error) => {
+                    tracing::warn!(service = %m.service, filter = %end.demand.filter, %error, "not attached");
+                    return None;
+                }
+            },
+        };
+        let origin = Arc::new(Origin { service: m.service, publisher: m.publisher, node: m.node_name });
+        let reader = match end.seats.memory().segment().handle() {
+            Ok(reader) => reader,
+            Err(error) => {
+                tracing::warn!(service = %origin.service, %error, "not attached");
+                inbox.pending.remove(&m.publisher);
+                drop(inbox);
+                end.seats.leave(seat);
+                return None;
+            }
+        };
+        inbox.pending.insert(m.publisher, Pending { seat, origin, fingerprint: m.fingerprint, schema: m.schema });
+        Some(Seating { seat, reader })
+    }
+
+    fn attach(&self, a: AttachRequest) -> Result<AttachReply, String> {
+        let (desk, ring) = {
+            let ends = lock(&self.ends);
+            let end = ends.publishers.get(&a.publisher).ok_or("the publisher is gone")?;
+            (Arc::clone(&end.desk), Arc::clone(&end.ring))
+        };
+        let subscriber = (a.subscriber.node, a.subscriber.index);
+        // The descriptor first: once attached, the reader holds up a reliable ring.
+        let handle = ring.segment().handle().map_err(|error| error.to_string())?;
+        let seats =
+            MappedSeats::open(self.backend(), a.reader, Some(subscriber)).map_err(|error| error.to_string())?;
+        let bells = self.peer_bells(a.subscriber.node, a.bells)?;
+        let line = seats.bell_line();
+        let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
+        let start = desk.attach(Arc::new(seats), a.seat, bell, subscriber).map_err(|error| error.to_string())?;
+        self.notify();
+        Ok(AttachReply { start, ring: handle })
+    }
+
+    fn attached(&self, a: AttachedTo) {
+        let Some(end) = self.subscriber(a.subscriber) else { return };
+        let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
+        let publisher = a.publisher;
+        match self.open_ring(&end, &pending, a) {
+            Ok(reader) => end.put(|inbox| {
+                inbox.live.insert(publisher, pending.seat);
+                inbox.arrivals.push(Arrival { reader, origin: pending.origin, schema: pending.schema });
+            }),
+            Err(reason) => {
+                tracing::warn!(service = %pending.origin.service, %publisher, reason, "not attached");
+                end.seats.leave(pending.seat);
+                end.put(|inbox| {
+                    if inbox.problems.len() < REPORTS_MAX {
+                        inbox.problems.push((pending.origin, reason));
+                    }
+                });
+            }
+        }
+        self.notify();
+    }
+
+    fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {
+        let Some(end) = self.subscriber(subscriber) else { return };
+        let Some(pending) = end.inbox().pending.remove(&publisher) else { return };
+        tracing::debug!(service = %pending.origin.service, %publisher, reason, "the publisher did not attach us");
+        end.seats.leave(pending.seat);
+    }
+
+    fn skipped(&self, subscriber: u32, service: &ServiceName, theirs: &[u8]) {
+        let Some(end) = self.subscriber(subscriber) else { return };
+        tracing::info!(%service, filter = %end.demand.filter, "skipped: the service carries another type");
+        end.put(|inbox| {
+            let known = inbox.skipped.iter().any(|(skipped, _)| skipped == service);
+            if !known && inbox.skipped.len() < REPORTS_MAX {
+                inbox.skipped.push((service.clone(), theirs.to_vec()));
+            }
+        });
+    }
+
+    fn inspect(&self, index: u32) -> Option<Handle> {
+        let ends = lock(&self.ends);
+        let publisher = ends.publishers.get(&index).map(|end| end.ring.segment().handle());
+        let subscriber = ends.subscribers.get(&index).map(|end| end.seats.memory().segment().handle());
+        publisher.or(subscriber)?.ok()
+    }
+
+    fn peer_gone(&self, node: u64) {
+        let subscribers: Vec<_> = {
+            let ends = lock(&self.ends);
+            for publisher in ends.publishers.values() {
+                publisher.desk.detach_node(node);
+            }
+            ends.subscribers.values().cloned().collect()
+        };
+        lock(&self.peers).remove(&node);
+        for end in subscribers {
+            let (abandoned, concerned) = {
+                let mut inbox = end.inbox();
+                let abandoned: Vec<_> = inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
+                (abandoned, inbox.live.keys().any(|publisher| publisher.node == node))
+            };
+            for (_, pending) in abandoned {
+                end.seats.leave(pending.seat);
+            }
+            if concerned {
+                end.put(|inbox| inbox.gone.push(node));
+            }
+        }
+        self.notify();
+    }
+}

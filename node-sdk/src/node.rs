@@ -1,0 +1,314 @@
+//! A node: a process, or a part of one, that has joined a hive.
+
+use crate::dynamic::DynamicSubscriber;
+use crate::error::{NodeError, PublisherError, RunError, SubscriberError};
+use crate::hub::Hub;
+use crate::message::Message;
+use crate::publisher::{Publisher, PublisherBuilder};
+use crate::run::{Crew, StopHandle};
+use crate::sample::Sample;
+use crate::service::{Service, ServiceError};
+use crate::subscriber::{Subscriber, SubscriberBuilder};
+use hivemind_core::name::{HiveName, NodeName};
+use hivemind_core::protocol::{EndId, new_node_epoch};
+use hivemind_core::runtime_dir::RuntimeDir;
+use hivemind_core::session::{Handle, Listing, RootRole, Session, SessionConfig, SessionError};
+use hivemind_ring::mapped::Bells;
+use hivemind_ring::segment::{Anonymous, Backend};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long joining, offering and subscribing wait for a root, by default.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A node of a hive. Clones are the same node; it leaves when the last clone and the last of its publishers and
+/// subscribers is dropped, or at [`Node::leave`].
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) hub: Arc<Hub>,
+    session: Session,
+    crew: Crew,
+}
+
+impl Inner {
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    pub(crate) fn leave(&self) {
+        self.hub.leave();
+        self.session.leave();
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// Options of a node; all have defaults.
+#[derive(Debug, Clone)]
+pub struct NodeBuilder {
+    name: String,
+    hive: String,
+    folder: Option<PathBuf>,
+    patience: Duration,
+    root: RootRole,
+    observer: bool,
+    #[cfg(feature = "named-segments")]
+    named: bool,
+}
+
+impl NodeBuilder {
+    /// Which hive to join. Default: `default`.
+    #[must_use]
+    pub fn hive(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.hive);
+        self
+    }
+
+    /// The runtime directory, instead of `$HIVEMIND_DIR`, `$XDG_RUNTIME_DIR/hivemind` or a folder of the user under the
+    /// temporary directory. It is made if it is missing, and must belong to this user alone.
+    #[must_use]
+    pub fn dir(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// How long joining, offering and subscribing wait for a root. Default: 5 s.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Never host the root; wait for one.
+    #[must_use]
+    pub fn external_root(mut self) -> Self {
+        self.root = RootRole::External;
+        self
+    }
+
+    /// Join in order to look only, as `hm ls` does: the node may not publish or subscribe, and never hosts the root.
+    #[must_use]
+    pub fn observer(mut self) -> Self {
+        self.observer = true;
+        self.root = RootRole::External;
+        self
+    }
+
+    /// Use named segments instead of anonymous ones: for sandboxes in which descriptors cannot be passed. All nodes of the hive
+    /// must. Weaker: see `hivemind_ring::segment::named`.
+    #[cfg(feature = "named-segments")]
+    #[must_use]
+    pub fn named_segments(mut self) -> Self {
+        self.named = true;
+        self
+    }
+
+    /// Joins. Waits for a root (or becomes it), at most for the patience.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn join(self) -> Result<Node, NodeError> {
+        let name = NodeName::parse(&self.name)?;
+        let hive = HiveName::parse(&self.hive)?;
+        let dir = match &self.folder {
+            Some(folder) => RuntimeDir::at(folder, &hive),
+            None => RuntimeDir::locate(&hive),
+        };
+        let dir = dir.map_err(|error| NodeError::Join(error.into()))?;
+        let backend = self.backend();
+        let bells = Bells::create(&*backend)?;
+        let node = new_node_epoch();
+        let config = SessionConfig {
+            dir,
+            name,
+            node,
+            patience: self.patience,
+            root: self.root,
+            observer: self.observer,
+            bells: bells.handle()?,
+        };
+        let hub = Arc::new(Hub::new(node, backend, bells));
+        let session = Session::join(config, Arc::clone(&hub) as _)?;
+        Ok(Node { inner: Arc::new(Inner { hub, session, crew: Crew::default() }) })
+    }
+
+    #[cfg(feature = "named-segments")]
+    fn backend(&self) -> Box<dyn Backend> {
+        if self.named { Box::new(hivemind_ring::segment::Named::default()) } else { Box::new(Anonymous) }
+    }
+
+    #[cfg(not(feature = "named-segments"))]
+    #[allow(clippy::unused_self)]
+    fn backend(&self) -> Box<dyn Backend> {
+        Box::new(Anonymous)
+    }
+}
+
+impl Node {
+    /// Joins the default hive under `name`. Waits for a root, or becomes it, for at most 5 s.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn join(name: &str) -> Result<Node, NodeError> {
+        Node::builder(name).join()
+    }
+
+    /// Options for joining.
+    pub fn builder(name: &str) -> NodeBuilder {
+        NodeBuilder {
+            name: name.to_owned(),
+            hive: HiveName::default().as_str().to_owned(),
+            folder: None,
+            patience: PATIENCE,
+            root: RootRole::Embedded,
+            observer: false,
+            #[cfg(feature = "named-segments")]
+            named: false,
+        }
+    }
+
+    /// A publisher of `service` with default options.
+    ///
+    /// # Errors
+    /// See [`PublisherError`].
+    pub fn publisher<T: Message + ?Sized>(&self, service: &str) -> Result<Publisher<T>, PublisherError> {
+        self.publisher_builder(service).create()
+    }
+
+    /// Options for a publisher of `service`.
+    pub fn publisher_builder<T: Message + ?Sized>(&self, service: &str) -> PublisherBuilder<T> {
+        PublisherBuilder::new(Arc::clone(&self.inner), service)
+    }
+
+    /// A subscriber of all services that match `filter` and carry `T`: `*` stands for any text within a level, `**` across
+    /// levels, `?` for one character, `[..]` for one of several.
+    ///
+    /// Publishers that exist and that come later are attached on their own; see [`Subscriber::wait_for_publishers`].
+    ///
+    /// # Errors
+    /// See [`SubscriberError`].
+    pub fn subscriber<T: Message + ?Sized>(&self, filter: &str) -> Result<Subscriber<T>, SubscriberError> {
+        self.subscriber_builder(filter).create()
+    }
+
+    /// Options for a subscriber.
+    pub fn subscriber_builder<T: Message + ?Sized>(&self, filter: &str) -> SubscriberBuilder<T> {
+        SubscriberBuilder::new(Arc::clone(&self.inner), filter)
+    }
+
+    /// A subscriber of services of any type, for tools that were not compiled with it: the schema comes with the service.
+    ///
+    /// # Errors
+    /// See [`SubscriberError`].
+    pub fn subscriber_dynamic(&self, filter: &str) -> Result<DynamicSubscriber, SubscriberError> {
+        DynamicSubscriber::create(&self.inner, filter)
+    }
+
+    /// A service that runs itself: `body` is called again and again on a thread of its own, until the node leaves or it returns
+    /// an error.
+    ///
+    /// # Errors
+    /// See [`PublisherError`].
+    pub fn service<T, F>(&self, service: &str, body: F) -> Result<(), PublisherError>
+    where
+        T: Message + ?Sized,
+        F: FnMut(&mut Service<T>) -> Result<(), ServiceError> + Send + 'static,
+    {
+        let publisher = self.publisher::<T>(service)?;
+        let hub = Arc::clone(&self.inner.hub);
+        self.inner.crew.start_service(service, Service::new(publisher, hub), body).map_err(PublisherError::Thread)
+    }
+
+    /// Calls `handler` for each message that matches `filter`, on a thread of its own, until the node leaves.
+    ///
+    /// # Errors
+    /// See [`SubscriberError`].
+    pub fn subscribe<T, F>(&self, filter: &str, handler: F) -> Result<(), SubscriberError>
+    where
+        T: Message + ?Sized,
+        F: FnMut(Sample<T>) + Send + 'static,
+    {
+        let subscriber = self.subscriber::<T>(filter)?;
+        self.inner.crew.start_handler(filter, subscriber, handler).map_err(SubscriberError::Thread)
+    }
+
+    /// Runs until Ctrl-C (SIGINT), SIGTERM, [`Node::leave`], or an error of a service or handler; then shuts down in order: services
+    /// first, then handlers (which still see what was sent), then the node leaves.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub fn run(&self) -> Result<(), RunError> {
+        self.inner.crew.run(&self.inner)
+    }
+
+    /// What makes [`Node::run`] return, from any thread.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle::new(Arc::downgrade(&self.inner))
+    }
+
+    /// Leaves the hive: waits end, `recv` returns `None`, peers detach. Idempotent.
+    pub fn leave(&self) {
+        self.inner.crew.stop();
+        self.inner.leave();
+    }
+
+    /// Whether the node is leaving or has left.
+    pub fn is_leaving(&self) -> bool {
+        self.inner.hub.leaving()
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &NodeName {
+        self.inner.session.name()
+    }
+
+    /// The life of this node: a number that is never reused.
+    pub fn epoch(&self) -> u64 {
+        self.inner.hub.node()
+    }
+
+    /// The process that hosts the root; `None` while there is none.
+    pub fn root_pid(&self) -> Option<i32> {
+        self.inner.session.root_pid()
+    }
+
+    /// Whether this node hosts the root.
+    pub fn hosts_root(&self) -> bool {
+        self.inner.session.hosts_root()
+    }
+
+    /// The number of the root that this node obeys; each take-over adds one.
+    pub fn root_epoch(&self) -> u64 {
+        self.inner.session.root_epoch()
+    }
+
+    /// Who is there: nodes, services, publishers, subscribers and connections. Waits for the root's answer, at most for the
+    /// patience of the node.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn observe(&self) -> Result<Listing, SessionError> {
+        self.inner.session.list()
+    }
+
+    /// The segment of any end, to be looked at read-only with [`hivemind_ring::view`].
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn inspect(&self, end: EndId) -> Result<Handle, SessionError> {
+        self.inner.session.inspect(end)
+    }
+}

@@ -1,0 +1,315 @@
+//! The publishing end of a service.
+
+use crate::error::{LoanError, PublisherError, SendError, WaitError};
+use crate::hub::PublisherEnd;
+use crate::message::Message;
+use crate::node::Inner;
+use hivemind_core::name::ServiceName;
+use hivemind_core::protocol::{EndId, Offer};
+use hivemind_core::schema::Schema;
+use hivemind_ring::archive;
+use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
+use hivemind_ring::mapped::{Mapped, MappedRing};
+use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
+use rkyv::ser::allocator::Arena;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Messages that a ring holds by default: 256 slots of 64 bytes stay in a core's first cache.
+const CAPACITY: u64 = 256;
+/// Largest message by default, in bytes.
+const MAX_MESSAGE: u64 = 64 << 20;
+/// Bound of the memory for messages that do not fit into a slot, by default, in bytes. It is taken as it is needed.
+const MAX_MEMORY: u64 = 256 << 20;
+/// A blocked reliable publisher that waits for memory (not for a slot) looks again after this time.
+const MEMORY_RECHECK: Duration = Duration::from_micros(200);
+
+/// Publishes messages of type `T` on one service. `Send`, not `Sync`: it is one end of its own ring.
+///
+/// Dropping it tells the subscribers that it is gone; they still read what was committed.
+pub struct Publisher<T: Message + ?Sized> {
+    outlet: Outlet,
+    index: u32,
+    inner: Arc<Inner>,
+    message: PhantomData<fn(&T)>,
+}
+
+/// What a message needs in order to be sent.
+#[doc(hidden)]
+pub struct Outlet {
+    pub(crate) writer: Writer<Mapped>,
+    pub(crate) scratch: Arena,
+    pub(crate) service: ServiceName,
+    /// Bytes that the next message will probably need.
+    pub(crate) expected: usize,
+}
+
+/// Options of a publisher; all have defaults.
+#[derive(Debug)]
+pub struct PublisherBuilder<T: ?Sized> {
+    inner: Arc<Inner>,
+    service: String,
+    capacity: u64,
+    history: u64,
+    reliable: bool,
+    max_message: Option<u64>,
+    max_memory: Option<u64>,
+    message: PhantomData<fn(&T)>,
+}
+
+impl<T: Message + ?Sized> PublisherBuilder<T> {
+    pub(crate) fn new(inner: Arc<Inner>, service: &str) -> Self {
+        PublisherBuilder {
+            inner,
+            service: service.to_owned(),
+            capacity: CAPACITY,
+            history: 0,
+            reliable: false,
+            max_message: None,
+            max_memory: None,
+            message: PhantomData,
+        }
+    }
+
+    /// How many messages the ring holds: rounded up to a power of two, from 2 to 1,048,576. Default 256.
+    #[must_use]
+    pub fn capacity(mut self, messages: u64) -> Self {
+        self.capacity = messages;
+        self
+    }
+
+    /// How many past messages a subscriber gets that attaches later; less than the capacity. Default 0.
+    #[must_use]
+    pub fn history(mut self, messages: u64) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// Lose nothing: when a subscriber is `capacity` messages behind, `send` says [`SendError::Full`].
+    #[must_use]
+    pub fn reliable(mut self) -> Self {
+        self.reliable = true;
+        self
+    }
+
+    /// Largest message in bytes, up to 256 MiB. Default 64 MiB.
+    #[must_use]
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.max_message = Some(bytes);
+        self
+    }
+
+    /// Bound of the shared memory for messages that do not fit into a slot (56 bytes). It is taken from the system as it is
+    /// needed, and kept until the publisher is dropped. When it is used up, a lossy service gives up its oldest
+    /// messages. Default 256 MiB, or four times the largest message.
+    #[must_use]
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+
+    /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node.
+    ///
+    /// # Errors
+    /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
+    pub fn create(self) -> Result<Publisher<T>, PublisherError> {
+        let service: ServiceName = ServiceName::parse(&self.service)?;
+        let max_message = self.max_message.unwrap_or(MAX_MESSAGE.min(self.max_memory.unwrap_or(u64::MAX)));
+        let max_memory = self.max_memory.unwrap_or_else(|| MAX_MEMORY.max(max_message.saturating_mul(4)));
+        let hub = &self.inner.hub;
+        let schema = Schema::of::<T>();
+        let index = hub.new_index();
+        let config = RingConfig {
+            node: hub.node(),
+            index,
+            fingerprint: schema.fingerprint(),
+            capacity: self.capacity,
+            message_max: max_message,
+            chunk_memory: max_memory,
+            reliable: self.reliable,
+            history: self.history,
+            bell: 0,
+        };
+        let slots = config.slots().min(CAPACITY_MAX);
+        let writer = MappedRing::create(hub.backend(), config, hub.bells().take()?)?;
+        let offer = Offer {
+            index,
+            service: service.as_str().to_owned(),
+            fingerprint: schema.fingerprint(),
+            schema: schema.to_bytes(),
+            reliable: self.reliable,
+            history: self.history.min(slots - 1) as u32,
+            capacity: slots as u32,
+        };
+        let end = PublisherEnd { offer: offer.clone(), desk: Arc::clone(writer.desk()), ring: Arc::clone(writer.ring()) };
+        hub.add_publisher(index, end);
+        if let Err(error) = self.inner.session().offer(offer) {
+            hub.remove_publisher(index);
+            return Err(error.into());
+        }
+        let outlet = Outlet { writer, scratch: Arena::new(), service, expected: 0 };
+        Ok(Publisher { outlet, index, inner: self.inner, message: PhantomData })
+    }
+}
+
+const _: () = assert!(MAX_MESSAGE <= MESSAGE_BYTES_MAX && MAX_MEMORY <= CHUNK_MEMORY_MAX);
+
+impl<T: Message + ?Sized> Publisher<T> {
+    /// Sends one message: archived once, straight into shared memory. Returns how many subscribers are attached. Never blocks; no
+    /// system call unless a subscriber sleeps (one for each that does), no heap allocation in steady state.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was sent then.
+    #[inline]
+    pub fn send(&mut self, message: &T) -> Result<usize, SendError> {
+        if let Err(error) = self.outlet.writer.admit() {
+            return Err(self.not_admitted(error));
+        }
+        message.send(&mut self.outlet)
+    }
+
+    /// As [`Publisher::send`], but waits when the service is reliable and a subscriber is behind, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over; otherwise as `send`.
+    pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<usize, SendError> {
+        let start = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            if let Err(error) = self.outlet.writer.admit_within(left) {
+                return Err(self.not_admitted(error));
+            }
+            match message.send(&mut self.outlet) {
+                // There is a slot, but messages that subscribers hold or have yet to read take all the memory.
+                Err(SendError::MemoryOut { .. }) if !left.is_zero() => std::thread::sleep(MEMORY_RECHECK.min(left)),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until `count` subscribers are attached, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError`] says how many there are when the time is over.
+    pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
+        let found = self.inner.hub.wait_until(timeout, |_| {
+            let found = self.subscribers();
+            if found >= count { Ok(()) } else { Err(found) }
+        });
+        found.map_err(|found| WaitError {
+            what: "subscribers",
+            of: self.outlet.service.as_str().to_owned(),
+            found,
+            wanted: count,
+            waited: timeout,
+        })
+    }
+
+    /// How many subscribers are attached now.
+    pub fn subscribers(&self) -> usize {
+        self.outlet.writer.desk().count()
+    }
+
+    /// Messages sent so far; also the sequence of the next one.
+    pub fn published(&self) -> u64 {
+        self.outlet.writer.published()
+    }
+
+    /// The service.
+    pub fn service(&self) -> &ServiceName {
+        &self.outlet.service
+    }
+
+    /// This publisher, as its subscribers see it.
+    pub fn id(&self) -> EndId {
+        EndId { node: self.inner.hub.node(), index: self.index }
+    }
+
+    #[cold]
+    fn not_admitted(&self, error: AdmitError) -> SendError {
+        let service = self.outlet.service.clone();
+        match error {
+            AdmitError::Full { capacity } => SendError::Full { service, capacity },
+            _ => SendError::SequencesOut { service },
+        }
+    }
+}
+
+impl Publisher<[u8]> {
+    /// Lends memory for a message of `length` bytes, to be filled in place. It holds what an earlier message left there, or
+    /// zeros. Never blocks.
+    ///
+    /// # Errors
+    /// See [`LoanError`].
+    pub fn loan(&mut self, length: usize) -> Result<Loan<'_>, LoanError> {
+        if let Err(error) = self.outlet.writer.admit() {
+            return Err(self.not_admitted(error));
+        }
+        match archive::Loan::take(&mut self.outlet.writer, length) {
+            Ok(loan) => Ok(Loan(loan)),
+            Err(error) => Err(refuse(&self.outlet.service, error)),
+        }
+    }
+}
+
+/// The right to fill the memory of one message; ends in [`Loan::send`], or in drop, which sends nothing.
+#[derive(Debug)]
+pub struct Loan<'publisher>(archive::Loan<'publisher>);
+
+impl Loan<'_> {
+    /// Commits the message. Returns how many subscribers are attached.
+    pub fn send(self) -> usize {
+        self.0.send()
+    }
+
+    /// Commits the first `length` bytes and gives the rest back.
+    pub fn send_prefix(self, length: usize) -> usize {
+        self.0.send_prefix(length)
+    }
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// Why there was no chunk, in the words of this surface.
+#[cold]
+pub(crate) fn refuse(service: &ServiceName, error: AllocateError) -> SendError {
+    let service = service.clone();
+    match error {
+        AllocateError::TooLarge { bytes, limit } => SendError::TooLarge { service, bytes, limit },
+        AllocateError::System { bytes, source } => {
+            SendError::SystemMemoryOut { service, bytes, reason: source.to_string() }
+        }
+        AllocateError::MemoryOut { bytes, limit } => SendError::MemoryOut { service, bytes, limit },
+        other => SendError::SystemMemoryOut { service, bytes: 0, reason: other.to_string() },
+    }
+}
+
+impl<T: Message + ?Sized> std::fmt::Debug for Publisher<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("service", &self.outlet.service)
+            .field("published", &self.published())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Message + ?Sized> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        // The writer, dropped after this, says in shared memory that it is closed: no root is needed for that.
+        self.inner.hub.remove_publisher(self.index);
+        self.inner.session().withdraw(self.index);
+    }
+}

@@ -1,0 +1,187 @@
+//! The threads of services and handlers, and how a node that runs them ends in order.
+//!
+//! ```text
+//! Ctrl-C, SIGTERM, leave() or an error
+//!   └─▶ services end (their sleeps return, their bodies are not called again)
+//!         └─▶ handlers read what is still there, then end
+//!               └─▶ the node leaves
+//! ```
+//! A second Ctrl-C while this goes on ends the process as if nobody listened.
+
+use crate::error::RunError;
+use crate::hub::lock;
+use crate::message::Message;
+use crate::node::Inner;
+use crate::sample::Sample;
+use crate::service::{Service, ServiceError};
+use crate::subscriber::Subscriber;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+
+/// The threads of a node.
+#[derive(Default)]
+pub(crate) struct Crew {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    services: Vec<JoinHandle<()>>,
+    handlers: Vec<JoinHandle<()>>,
+    /// What wakes `run`; there while it runs.
+    bell: Option<UnixStream>,
+    /// Somebody asked to stop, perhaps before `run` was called.
+    stopping: bool,
+    failed: Option<(String, String)>,
+}
+
+impl State {
+    fn stop(&mut self) {
+        self.stopping = true;
+        if let Some(bell) = &mut self.bell {
+            // If the pipe is full, `run` has been woken often enough.
+            let _ = bell.write(&[0]);
+        }
+    }
+}
+
+/// Makes [`crate::Node::run`] return, from any thread. Does not keep the node alive.
+#[derive(Debug, Clone)]
+pub struct StopHandle {
+    inner: Weak<Inner>,
+}
+
+impl StopHandle {
+    pub(crate) fn new(inner: Weak<Inner>) -> Self {
+        StopHandle { inner }
+    }
+
+    /// Asks the node to shut down in order. Returns at once.
+    pub fn stop(&self) {
+        if let Some(inner) = self.inner.upgrade() {
+            inner.crew().stop();
+        }
+    }
+}
+
+impl Crew {
+    /// Wakes `run`, now or when it is called.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stop();
+    }
+
+    pub(crate) fn start_service<T, F>(&self, name: &str, mut service: Service<T>, mut body: F) -> std::io::Result<()>
+    where
+        T: Message + ?Sized,
+        F: FnMut(&mut Service<T>) -> Result<(), ServiceError> + Send + 'static,
+    {
+        let work = move || {
+            while !service.leaving() {
+                match body(&mut service) {
+                    Ok(()) => {}
+                    Err(ServiceError::Leaving(_)) => break,
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            Ok(())
+        };
+        let handle = self.start(name, work)?;
+        lock(&self.state).services.push(handle);
+        Ok(())
+    }
+
+    pub(crate) fn start_handler<T, F>(&self, name: &str, mut subscriber: Subscriber<T>, mut handler: F) -> std::io::Result<()>
+    where
+        T: Message + ?Sized,
+        F: FnMut(Sample<T>) + Send + 'static,
+    {
+        let filter = name.to_owned();
+        let work = move || {
+            loop {
+                match subscriber.recv() {
+                    Ok(Some(sample)) => handler(sample),
+                    Ok(None) => return Ok(()),
+                    // The subscriber has detached from whoever was at fault and goes on with the others.
+                    Err(error) => tracing::warn!(filter, %error, "a message was not received"),
+                }
+            }
+        };
+        let handle = self.start(name, work)?;
+        lock(&self.state).handlers.push(handle);
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let state = Arc::clone(&self.state);
+        let full_name = name.to_owned();
+        std::thread::Builder::new().name(format!("hm:{name}")).spawn(move || {
+            // A panic has been printed by the panic hook; the closure is not used again.
+            let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".to_owned()));
+            if let Err(reason) = outcome {
+                tracing::error!(name = full_name, reason, "ended");
+                let mut state = lock(&state);
+                state.failed.get_or_insert((full_name, reason));
+                state.stop();
+            }
+        })
+    }
+
+    /// See [`crate::Node::run`].
+    pub(crate) fn run(&self, inner: &Inner) -> Result<(), RunError> {
+        let (mut ear, bell) = UnixStream::pair().map_err(RunError::Signals)?;
+        let second = Arc::new(AtomicBool::new(false));
+        let mut signals = Vec::new();
+        for signal in [SIGINT, SIGTERM] {
+            // The first signal arms this, the second then ends the process.
+            let end = signal_hook::flag::register_conditional_default(signal, Arc::clone(&second));
+            signals.push(end.map_err(RunError::Signals)?);
+            let ring = bell.try_clone().and_then(|bell| signal_hook::low_level::pipe::register(signal, bell));
+            signals.push(ring.map_err(RunError::Signals)?);
+        }
+        let stopped = {
+            let mut state = lock(&self.state);
+            state.bell = Some(bell);
+            state.stopping
+        };
+        if !stopped {
+            let mut byte = [0];
+            // Ends with a byte from a signal, from `stop`, or with an error, which ends the run as well.
+            let _ = ear.read(&mut byte);
+        }
+        // Relaxed: the flag orders nothing.
+        second.store(true, Ordering::Relaxed);
+        self.shut_down(inner);
+        for signal in signals {
+            signal_hook::low_level::unregister(signal);
+        }
+        match lock(&self.state).failed.take() {
+            Some((name, reason)) => Err(RunError::Ended { name, reason }),
+            None => Ok(()),
+        }
+    }
+
+    fn shut_down(&self, inner: &Inner) {
+        inner.hub.end_services();
+        let services = std::mem::take(&mut lock(&self.state).services);
+        for service in services {
+            // Its outcome is in `failed`.
+            let _ = service.join();
+        }
+        inner.hub.leave();
+        let handlers = std::mem::take(&mut lock(&self.state).handlers);
+        for handler in handlers {
+            let _ = handler.join();
+        }
+        lock(&self.state).bell = None;
+        inner.leave();
+    }
+}

@@ -1,0 +1,77 @@
+//! A received message.
+
+use crate::message::Message;
+use hivemind_core::name::{NodeName, ServiceName};
+use hivemind_core::protocol::EndId;
+use hivemind_ring::archive::ArchiveError;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Where a message came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The service.
+    pub service: ServiceName,
+    /// The publisher: the life of its node, and which end of it.
+    pub publisher: EndId,
+    /// The name of the publisher's node.
+    pub node: NodeName,
+}
+
+/// A received message, readable in place until dropped. It dereferences to the archived type (or to `[u8]`).
+///
+/// A message that lies in a chunk of its publisher stays pinned there as long as the sample lives, also when the publisher
+/// is gone; at most [`hivemind_ring::layout::PINS`] samples of one publisher can be held so. May be sent to other threads.
+pub struct Sample<T: Message + ?Sized> {
+    pub(crate) held: T::Held,
+    pub(crate) origin: Arc<Origin>,
+}
+
+impl<T: Message + ?Sized> Sample<T> {
+    /// The service that the message was published on.
+    pub fn service(&self) -> &ServiceName {
+        &self.origin.service
+    }
+
+    /// Number of the message at its publisher, from 0, without gaps.
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        T::sequence(&self.held)
+    }
+
+    /// The publisher; another number for each life of its node.
+    pub fn publisher(&self) -> EndId {
+        self.origin.publisher
+    }
+
+    /// Service, publisher and node together.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Deserializes a copy of its own (for `[u8]`, a `Vec<u8>`).
+    ///
+    /// # Errors
+    /// [`ArchiveError::Refused`] if the type's own `Deserialize` says so.
+    pub fn to_owned(&self) -> Result<T::Owned, ArchiveError> {
+        T::own(&self.held)
+    }
+}
+
+impl<T: Message + ?Sized> Deref for Sample<T> {
+    type Target = T::Read;
+    #[inline]
+    fn deref(&self) -> &T::Read {
+        T::read(&self.held)
+    }
+}
+
+impl<T: Message<Read: std::fmt::Debug> + ?Sized> std::fmt::Debug for Sample<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sample")
+            .field("service", &self.origin.service)
+            .field("sequence", &self.sequence())
+            .field("message", &&**self)
+            .finish()
+    }
+}

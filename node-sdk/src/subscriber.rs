@@ -1,0 +1,459 @@
+//! The subscribing end of a filter.
+
+use crate::error::{RecvError, SubscriberError, WaitError};
+use crate::hub::{Arrival, SubscriberEnd};
+use crate::message::Message;
+use crate::node::Inner;
+use crate::sample::{Origin, Sample};
+use hivemind_core::filter::Filter;
+use hivemind_core::name::ServiceName;
+use hivemind_core::protocol::{Demand, EndId, Expected};
+use hivemind_core::schema::Schema;
+use hivemind_ring::archive::Message as Arrived;
+use hivemind_ring::bell::Woken;
+use hivemind_ring::layout::SEATS_MAX;
+use hivemind_ring::mapped::{Mapped, MappedSeats};
+use hivemind_ring::reader::{PollError, Reader};
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long `recv` looks before it sleeps, by default: about what a wake-up costs.
+const SPIN: Duration = Duration::from_micros(20);
+/// Looks at the readers between two looks at the clock while spinning.
+const SPINS_PER_CLOCK: u32 = 64;
+/// Attachments that have ended and are still listed by [`Subscriber::connections`].
+const ENDED_MAX: usize = 256;
+
+/// Receives the messages of type `T` of all services that match its filter. `Send`, not `Sync`.
+pub struct Subscriber<T: Message + ?Sized> {
+    intake: Intake,
+    message: PhantomData<fn() -> Box<T>>,
+}
+
+/// Options of a subscriber; all have defaults.
+#[derive(Debug)]
+pub struct SubscriberBuilder<T: ?Sized> {
+    inner: Arc<Inner>,
+    filter: String,
+    spin: Duration,
+    message: PhantomData<fn() -> Box<T>>,
+}
+
+/// A service that matches the filter but carries another type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The service.
+    pub service: ServiceName,
+    /// The name of the type that it carries.
+    pub type_name: String,
+}
+
+/// Where a subscriber stands with one publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionStatus {
+    /// The publisher, its node's name, and the service.
+    pub origin: Origin,
+    /// Sequence of the first message that this subscriber could get.
+    pub first: u64,
+    /// Messages received.
+    pub received: u64,
+    /// Messages missed for good. `first + received + lost` is the sequence that is read next.
+    pub lost: u64,
+    /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it was at fault).
+    pub ended: bool,
+}
+
+impl<T: Message + ?Sized> SubscriberBuilder<T> {
+    pub(crate) fn new(inner: Arc<Inner>, filter: &str) -> Self {
+        SubscriberBuilder { inner, filter: filter.to_owned(), spin: SPIN, message: PhantomData }
+    }
+
+    /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps at once.
+    #[must_use]
+    pub fn spin(mut self, duration: Duration) -> Self {
+        self.spin = duration;
+        self
+    }
+
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers.
+    ///
+    /// # Errors
+    /// See [`SubscriberError`].
+    pub fn create(self) -> Result<Subscriber<T>, SubscriberError> {
+        let schema = Schema::of::<T>();
+        let expected = Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() };
+        let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin)?;
+        Ok(Subscriber { intake, message: PhantomData })
+    }
+}
+
+impl<T: Message + ?Sized> Subscriber<T> {
+    /// The next message; waits for one. Spins briefly, then sleeps. `None` once the node is leaving and everything was read.
+    ///
+    /// # Errors
+    /// See [`RecvError`]; the subscriber stays usable.
+    pub fn recv(&mut self) -> Result<Option<Sample<T>>, RecvError> {
+        self.wait(None)
+    }
+
+    /// As [`Subscriber::recv`], but waits at most for `timeout`; `None` also when the time is over.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Sample<T>>, RecvError> {
+        self.wait(Some(timeout))
+    }
+
+    /// The next message, if there is one. Never blocks, makes no system call, allocates nothing.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Sample<T>>, RecvError> {
+        let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
+        match T::check(arrived) {
+            Ok(held) => {
+                let origin = Arc::clone(&self.intake.connections[turn].origin);
+                Ok(Some(Sample { held, origin }))
+            }
+            Err(error) => Err(self.intake.cut_off(turn, error.to_string())),
+        }
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Sample<T>>, RecvError> {
+        let mut patience = Patience::new(timeout);
+        loop {
+            if let Some(sample) = self.try_recv()? {
+                return Ok(Some(sample));
+            }
+            if !self.intake.wait(&mut patience) {
+                // Whatever came between the last look and the end of the wait.
+                return self.try_recv();
+            }
+        }
+    }
+
+    /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError`] says how many there are when the time is over.
+    pub fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
+        self.intake.wait_for_publishers(count, timeout)
+    }
+
+    /// How many publishers this subscriber is attached to.
+    pub fn publishers(&self) -> usize {
+        self.intake.end.publishers()
+    }
+
+    /// Messages received, over all publishers that ever were.
+    pub fn received(&self) -> u64 {
+        self.intake.received()
+    }
+
+    /// Messages missed for good, over all publishers that ever were.
+    pub fn lost(&self) -> u64 {
+        self.intake.lost()
+    }
+
+    /// Where this subscriber stands with each publisher; those that ended last are listed too (up to 256).
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        self.intake.statuses()
+    }
+
+    /// Services that match the filter but carry another type (up to 256).
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.intake.skipped()
+    }
+
+    /// The filter.
+    pub fn filter(&self) -> &Filter {
+        &self.intake.filter
+    }
+}
+
+impl<T: Message + ?Sized> std::fmt::Debug for Subscriber<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber")
+            .field("filter", &self.intake.filter.as_str())
+            .field("connections", &self.intake.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much longer a receive waits.
+pub(crate) struct Patience {
+    start: Option<Instant>,
+    timeout: Option<Duration>,
+}
+
+impl Patience {
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+        Patience { start: None, timeout }
+    }
+
+    /// Time since the first look at the clock, which is made as late as possible.
+    fn elapsed(&mut self) -> Duration {
+        self.start.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// What is left of the time; `None` for ever.
+    fn left(&mut self) -> Option<Duration> {
+        let elapsed = self.elapsed();
+        self.timeout.map(|timeout| timeout.saturating_sub(elapsed))
+    }
+}
+
+/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn.
+pub(crate) struct Intake {
+    pub(crate) connections: Vec<Connection>,
+    turn: usize,
+    seen_news: u64,
+    spin: Duration,
+    pub(crate) filter: Filter,
+    pub(crate) end: Arc<SubscriberEnd>,
+    index: u32,
+    inner: Arc<Inner>,
+    ended: VecDeque<ConnectionStatus>,
+    /// Of connections that ended.
+    received_before: u64,
+    lost_before: u64,
+    problems: VecDeque<(Arc<Origin>, String)>,
+}
+
+/// One attachment.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    reader: Reader<Mapped>,
+    pub(crate) origin: Arc<Origin>,
+    /// The schema's bytes, as announced.
+    pub(crate) schema: Vec<u8>,
+    /// The kernel says that the publisher's node is gone.
+    gone: bool,
+}
+
+impl Connection {
+    fn received(&self) -> u64 {
+        self.reader.cursor() - self.reader.first() - self.reader.lost()
+    }
+
+    fn status(&self, ended: bool) -> ConnectionStatus {
+        ConnectionStatus {
+            origin: Origin::clone(&self.origin),
+            first: self.reader.first(),
+            received: self.received(),
+            lost: self.reader.lost(),
+            ended,
+        }
+    }
+}
+
+impl Intake {
+    pub(crate) fn create(
+        inner: &Arc<Inner>,
+        filter: &str,
+        expected: Option<Expected>,
+        spin: Duration,
+    ) -> Result<Self, SubscriberError> {
+        let filter = Filter::parse(filter)?;
+        let hub = &inner.hub;
+        let index = hub.new_index();
+        let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, hub.bells().take()?)?;
+        let demand = Demand { index, filter: filter.as_str().to_owned(), expected, connected: Vec::new() };
+        let end = Arc::new(SubscriberEnd::new(demand.clone(), seats));
+        hub.add_subscriber(index, Arc::clone(&end));
+        // From here on drop takes it back, also when the root refuses.
+        let intake = Intake {
+            connections: Vec::new(),
+            turn: 0,
+            seen_news: 0,
+            spin,
+            filter,
+            end,
+            index,
+            inner: Arc::clone(inner),
+            ended: VecDeque::new(),
+            received_before: 0,
+            lost_before: 0,
+            problems: VecDeque::new(),
+        };
+        inner.session().demand(demand)?;
+        Ok(intake)
+    }
+
+    /// The next message of any publisher, in turn, and which connection it came from.
+    #[inline]
+    pub(crate) fn poll(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
+        if self.end.news() != self.seen_news {
+            self.take_news();
+        }
+        if !self.problems.is_empty()
+            && let Some((origin, reason)) = self.problems.pop_front()
+        {
+            return Err(detached(&origin, reason));
+        }
+        let count = self.connections.len();
+        for _ in 0..count {
+            if self.turn >= count {
+                self.turn = 0;
+            }
+            let turn = self.turn;
+            self.turn += 1;
+            match self.connections[turn].reader.poll() {
+                Ok(Some(taken)) => return Ok(Some((turn, taken.into()))),
+                Ok(None) => {}
+                Err(error) => return Err(self.trouble(turn, &error)),
+            }
+        }
+        Ok(None)
+    }
+
+    #[cold]
+    fn trouble(&mut self, turn: usize, error: &PollError) -> RecvError {
+        match error {
+            PollError::HeldOut { limit } => {
+                RecvError::HeldOut { service: self.connections[turn].origin.service.clone(), limit: *limit }
+            }
+            error => self.cut_off(turn, error.to_string()),
+        }
+    }
+
+    /// Detaches from a publisher at fault.
+    #[cold]
+    pub(crate) fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
+        let origin = Arc::clone(&self.connections[turn].origin);
+        tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
+        self.end_connection(turn);
+        detached(&origin, reason)
+    }
+
+    fn end_connection(&mut self, turn: usize) {
+        let connection = self.connections.remove(turn);
+        self.received_before += connection.received();
+        self.lost_before += connection.reader.lost();
+        if self.ended.len() == ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(connection.status(true));
+        let publisher = connection.origin.publisher;
+        self.end.detached(publisher, connection.reader.seat());
+        drop(connection);
+        if self.inner.hub.strangers(publisher.node) {
+            self.inner.session().forget(publisher.node);
+        }
+    }
+
+    /// Takes over what the control thread put into the inbox.
+    #[cold]
+    fn take_news(&mut self) {
+        let (arrivals, gone) = {
+            let mut inbox = self.end.inbox();
+            self.seen_news = self.end.news();
+            self.problems.extend(inbox.problems.drain(..));
+            (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone))
+        };
+        for Arrival { reader, origin, schema } in arrivals {
+            self.connections.push(Connection { reader, origin, schema, gone: false });
+        }
+        for connection in &mut self.connections {
+            connection.gone |= gone.contains(&connection.origin.publisher.node);
+        }
+    }
+
+    /// Ends the connections whose publisher is gone and that have nothing more to read.
+    fn sweep(&mut self) {
+        for turn in (0..self.connections.len()).rev() {
+            let Connection { reader, gone, .. } = &self.connections[turn];
+            if reader.finished() || (*gone && !reader.ready()) {
+                self.end_connection(turn);
+            }
+        }
+    }
+
+    /// Waits until there may be something to read. False: the time is over, or the node is leaving.
+    pub(crate) fn wait(&mut self, patience: &mut Patience) -> bool {
+        let spin_end = patience.elapsed() + self.spin;
+        loop {
+            for _ in 0..SPINS_PER_CLOCK {
+                if self.anything_new() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.inner.hub.leaving() {
+                return false;
+            }
+            let elapsed = patience.elapsed();
+            if patience.timeout.is_some_and(|timeout| elapsed >= timeout) {
+                return false;
+            }
+            if elapsed >= spin_end {
+                break;
+            }
+        }
+        self.sweep();
+        let left = patience.left();
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let readers = self.connections.iter().map(|connection| &connection.reader);
+        let woken = self.end.seats.sleep(readers, || self.anything_new() || self.inner.hub.leaving(), left);
+        woken == Woken::LookAgain || self.anything_new()
+    }
+
+    #[inline]
+    fn anything_new(&self) -> bool {
+        self.end.news() != self.seen_news || self.connections.iter().any(|connection| connection.reader.ready())
+    }
+
+    pub(crate) fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
+        let found = self.inner.hub.wait_until(timeout, |_| {
+            let found = self.end.publishers();
+            if found >= count { Ok(()) } else { Err(found) }
+        });
+        found.map_err(|found| WaitError {
+            what: "publishers",
+            of: self.filter.as_str().to_owned(),
+            found,
+            wanted: count,
+            waited: timeout,
+        })
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received_before + self.connections.iter().map(Connection::received).sum::<u64>()
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost_before + self.connections.iter().map(|connection| connection.reader.lost()).sum::<u64>()
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<ConnectionStatus> {
+        let live = self.connections.iter().map(|connection| connection.status(false));
+        self.ended.iter().cloned().chain(live).collect()
+    }
+
+    pub(crate) fn skipped(&self) -> Vec<Skipped> {
+        let inbox = self.end.inbox();
+        let name = |schema: &[u8]| {
+            Schema::from_bytes(schema).map_or_else(|_| "(unreadable)".to_owned(), |schema| schema.type_name().to_owned())
+        };
+        inbox.skipped.iter().map(|(service, schema)| Skipped { service: service.clone(), type_name: name(schema) }).collect()
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        // Arrivals that nobody took yet are attached, too.
+        self.take_news();
+        self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
+        self.inner.hub.remove_subscriber(self.index);
+        self.inner.session().withdraw(self.index);
+    }
+}
+
+fn detached(origin: &Origin, reason: String) -> RecvError {
+    RecvError::Detached { service: origin.service.clone(), publisher: EndId { ..origin.publisher }, reason }
+}

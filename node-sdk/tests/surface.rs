@@ -1,0 +1,275 @@
+//! The public surface, used as the design shows it: in one process, over real shared memory and a real root.
+
+use hivemind::{Node, RecvError, Sample, SendError, message};
+use std::sync::mpsc;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+struct Pose {
+    id: u64,
+    x: f64,
+    y: f64,
+    frame: String,
+}
+
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+struct Signal {
+    text: String,
+}
+
+struct Hive {
+    folder: tempfile::TempDir,
+}
+
+impl Hive {
+    fn new() -> Self {
+        Hive { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn join(&self, name: &str) -> Node {
+        Node::builder(name).dir(self.folder.path()).patience(PATIENCE).join().unwrap()
+    }
+}
+
+fn pose(id: u64) -> Pose {
+    Pose { id, x: 0.5, y: -2.0, frame: format!("frame-{id}") }
+}
+
+#[test]
+fn a_typed_message_arrives_whole_and_says_where_it_came_from() {
+    let hive = Hive::new();
+    let camera = hive.join("camera");
+    let mut publisher = camera.publisher::<Pose>("sensors/pose").unwrap();
+    let listener = hive.join("listener");
+    let mut subscriber = listener.subscriber::<Pose>("sensors/*").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    assert_eq!(publisher.send(&pose(7)).unwrap(), 1);
+
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(sample.x, 0.5);
+    assert_eq!(sample.frame, "frame-7");
+    assert_eq!(sample.sequence(), 0);
+    assert_eq!(sample.service().as_str(), "sensors/pose");
+    assert_eq!(sample.origin().node.as_str(), "camera");
+    assert_eq!(sample.to_owned().unwrap(), pose(7));
+    assert_eq!((subscriber.received(), subscriber.lost()), (1, 0));
+    assert!(subscriber.try_recv().unwrap().is_none());
+}
+
+#[test]
+fn large_plain_data_is_filled_in_place() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut frames = node.publisher_builder::<[u8]>("camera/frame").capacity(4).create().unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("camera/frame").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    for length in [0, 1, 56, 57, 64, 4096, 1_000_003, 6_220_800] {
+        let mut loan = frames.loan(length).unwrap();
+        for (place, byte) in loan.iter_mut().enumerate() {
+            *byte = place as u8;
+        }
+        assert_eq!(loan.send(), 1);
+        let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert_eq!(sample.len(), length);
+        assert!(sample.iter().enumerate().all(|(place, byte)| *byte == place as u8));
+    }
+    // A loan that is dropped sends nothing.
+    drop(frames.loan(100).unwrap());
+    assert_eq!(frames.published(), 8);
+    frames.send(b"short").unwrap();
+    assert_eq!(*subscriber.recv_timeout(PATIENCE).unwrap().unwrap(), *b"short");
+}
+
+#[test]
+fn a_reliable_publisher_says_full_and_goes_on_when_there_is_room() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher_builder::<u64>("count").capacity(4).reliable().create().unwrap();
+    let mut subscriber = node.subscriber::<u64>("count").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    for number in 0..4 {
+        publisher.send(&number).unwrap();
+    }
+    assert!(matches!(publisher.send(&4), Err(SendError::Full { capacity: 4, .. })));
+    assert_eq!(*subscriber.try_recv().unwrap().unwrap(), 0);
+    publisher.send(&4).unwrap();
+
+    let reader = std::thread::spawn(move || {
+        for expected in 1..1000 {
+            assert_eq!(*subscriber.recv_timeout(PATIENCE).unwrap().unwrap(), expected);
+        }
+        subscriber.lost()
+    });
+    for number in 5..1000 {
+        publisher.send_timeout(&number, PATIENCE).unwrap();
+    }
+    assert_eq!(reader.join().unwrap(), 0);
+}
+
+#[test]
+fn a_slow_subscriber_of_a_lossy_service_is_told_exactly_what_it_lost() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher_builder::<Pose>("pose").capacity(8).create().unwrap();
+    let mut subscriber = node.subscriber::<Pose>("pose").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    for id in 0..1000 {
+        publisher.send(&pose(id)).unwrap();
+    }
+    let mut last = None;
+    while let Some(sample) = subscriber.try_recv().unwrap() {
+        assert_eq!(sample.id, sample.sequence());
+        last = Some(sample.sequence());
+    }
+    assert_eq!(last, Some(999));
+    assert_eq!(subscriber.received() + subscriber.lost(), publisher.published());
+    assert!(subscriber.received() >= 7);
+}
+
+#[test]
+fn a_late_subscriber_gets_the_history() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher_builder::<u64>("count").capacity(16).history(5).create().unwrap();
+    for number in 0..100 {
+        publisher.send(&number).unwrap();
+    }
+    let mut subscriber = node.subscriber::<u64>("count").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    for expected in 95..100 {
+        assert_eq!(*subscriber.recv_timeout(PATIENCE).unwrap().unwrap(), expected);
+    }
+    assert_eq!(subscriber.lost(), 0);
+}
+
+#[test]
+fn a_held_sample_does_not_change_and_too_many_are_an_error() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher_builder::<[u8]>("blocks").capacity(2).create().unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("blocks").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    let mut held = Vec::new();
+    let refused = loop {
+        publisher.send(&vec![held.len() as u8; 1000]).unwrap();
+        match subscriber.try_recv() {
+            Ok(sample) => held.push(sample.unwrap()),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, RecvError::HeldOut { limit, .. } if limit == held.len()));
+    for _ in 0..100 {
+        publisher.send(&[0xFF; 1000][..]).unwrap();
+    }
+    for (number, sample) in held.iter().enumerate() {
+        assert!(sample.iter().all(|byte| *byte == number as u8), "sample {number} changed while it was held");
+    }
+    held.clear();
+    assert!(subscriber.try_recv().unwrap().is_some());
+}
+
+#[test]
+fn samples_outlive_their_publisher_subscriber_and_node() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher::<[u8]>("blocks").unwrap();
+    let mut subscriber = node.subscriber::<[u8]>("blocks").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    publisher.send(&[7; 5000][..]).unwrap();
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    drop(subscriber);
+    for _ in 0..1000 {
+        publisher.send(&[8; 5000][..]).unwrap();
+    }
+    assert!(sample.iter().all(|byte| *byte == 7));
+    drop((publisher, node));
+    assert!(sample.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn services_and_handlers_run_themselves_until_the_node_stops() {
+    let hive = Hive::new();
+    let node = hive.join("gotham");
+    let signal = Signal { text: "come".to_owned() };
+    node.service("bat-signal-main", move |service| {
+        service.send(&signal)?;
+        service.sleep_for(Duration::from_millis(1))
+    })
+    .unwrap();
+    let (seen, heard) = mpsc::channel();
+    let stop = node.stop_handle();
+    node.subscribe("bat-signal-*", move |sample: Sample<Signal>| {
+        if sample.sequence() > 5 {
+            stop.stop();
+        }
+        let _ = seen.send(sample.text.to_string());
+    })
+    .unwrap();
+    node.run().unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), "come");
+    assert!(node.is_leaving());
+}
+
+#[test]
+fn recv_ends_with_none_when_the_node_leaves() {
+    let hive = Hive::new();
+    let node = hive.join("alone");
+    let mut subscriber = node.subscriber::<u64>("never").unwrap();
+    let (ready, go) = mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        ready.send(()).unwrap();
+        subscriber.recv().unwrap().is_none()
+    });
+    go.recv().unwrap();
+    node.leave();
+    assert!(waiter.join().unwrap());
+}
+
+#[test]
+fn a_message_beyond_the_bound_and_memory_that_is_held_are_errors() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let builder = node.publisher_builder::<[u8]>("blocks").capacity(4).reliable();
+    let mut publisher = builder.max_message(1 << 20).max_memory(2 << 20).create().unwrap();
+    assert!(matches!(publisher.loan((1 << 20) + 1), Err(SendError::TooLarge { .. })));
+    let subscriber = node.subscriber::<[u8]>("blocks").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    publisher.send(&vec![1; 1 << 20]).unwrap();
+    publisher.send(&vec![2; 1 << 20]).unwrap();
+    assert!(matches!(publisher.send(&vec![3; 1 << 20]), Err(SendError::MemoryOut { .. })));
+    drop(subscriber);
+    publisher.send(&vec![3; 1 << 20]).unwrap();
+}
+
+#[test]
+fn a_dynamic_subscriber_reads_types_that_it_does_not_know() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let mut publisher = node.publisher::<Pose>("sensors/pose").unwrap();
+    let mut subscriber = node.subscriber_dynamic("**").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    publisher.send(&pose(3)).unwrap();
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(sample.to_json().unwrap(), r#"{"id":3,"x":0.5,"y":-2.0,"frame":"frame-3"}"#);
+}
+
+#[test]
+fn another_type_on_the_same_service_is_an_error_that_names_both() {
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let _publisher = node.publisher::<Pose>("sensors/pose").unwrap();
+    let error = node.subscriber::<Signal>("sensors/pose").unwrap_err().to_string();
+    assert!(error.contains("Pose") && error.contains("Signal"), "{error}");
+    let error = node.publisher::<Signal>("sensors/pose").unwrap_err().to_string();
+    assert!(error.contains("Pose") && error.contains("Signal"), "{error}");
+    // Under a wildcard the service is skipped and reported.
+    let subscriber = node.subscriber::<Signal>("sensors/*").unwrap();
+    while subscriber.skipped().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(subscriber.skipped()[0].type_name, "Pose");
+}
