@@ -4,7 +4,7 @@
 //! as `sensors/*`. A message is archived once, straight into the publisher's shared memory, and every subscriber reads it there. A
 //! *root* introduces nodes to each other; the first node that finds none hosts it, and when it dies another takes over.
 //!
-//! ```
+//! ```no_run
 //! use hivemind::{Node, message};
 //! use std::time::Duration;
 //!
@@ -18,26 +18,18 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let folder = tempfile::tempdir()?;
-//! # let patience = Duration::from_secs(5);
 //! // One process …
-//! # let join = |name| Node::builder(name).dir(folder.path()).join();
 //! let node = Node::join("camera")?;
-//! # node.leave();
-//! # let node = join("camera")?;
 //! let mut publisher = node.publisher::<Pose>("sensors/pose")?;
-//!
-//! // … and another.
-//! # let node = join("listener")?;
-//! let mut subscriber = node.subscriber::<Pose>("sensors/*")?;
-//!
 //! publisher.wait_for_subscribers(1, Duration::from_secs(5))?;
-//! # subscriber.wait_for_publishers(1, patience)?;
 //! publisher.send(&Pose { id: 1, x: 0.5, y: 2.0, frame: "map".to_owned() })?;
 //!
-//! let pose = subscriber.recv()?.expect("the node is not leaving");
-//! println!("{} {} from {} #{} lost {}", pose.x, pose.frame, pose.service(), pose.sequence(), subscriber.lost());
-//! assert_eq!(pose.frame, "map");
+//! // … and another.
+//! let node = Node::join("listener")?;
+//! let mut subscriber = node.subscriber::<Pose>("sensors/*")?;
+//! while let Some(pose) = subscriber.recv()? {
+//!     println!("{} {} from {} #{} lost {}", pose.x, pose.frame, pose.service(), pose.sequence(), subscriber.lost());
+//! }
 //! # Ok(())
 //! # }
 //! ```
