@@ -53,6 +53,8 @@ pub enum RootRole {
     Embedded,
     /// Only a dedicated one (`hm root`); joining waits for it.
     External,
+    /// Any root that there is, but this process never hosts one: for tools that look and go.
+    Guest,
 }
 
 /// How to join.

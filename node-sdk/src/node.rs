@@ -92,19 +92,25 @@ impl NodeBuilder {
         self
     }
 
-    /// Never host the root; wait for one.
+    /// Accept only a dedicated root (`hm root`), and wait for one; never host it.
     #[must_use]
     pub fn external_root(mut self) -> Self {
         self.root = RootRole::External;
         self
     }
 
-    /// Join in order to look only, as `hm ls` does: the node may not publish or subscribe, and never hosts the root.
+    /// Join any root that there is, but never host it: for tools that look and go.
+    #[must_use]
+    pub fn guest(mut self) -> Self {
+        self.root = RootRole::Guest;
+        self
+    }
+
+    /// Join as a guest that only looks, as `hm ls` does: the node claims no name and may not publish or subscribe.
     #[must_use]
     pub fn observer(mut self) -> Self {
         self.observer = true;
-        self.root = RootRole::External;
-        self
+        self.guest()
     }
 
     /// Use named segments instead of anonymous ones: for sandboxes in which descriptors cannot be passed. All nodes of the hive

@@ -431,7 +431,7 @@ impl Control {
                 Connecting::Failed(error) => return Err(Lost::Never(error)),
                 Connecting::Nobody => {}
             }
-            if self.role == RootRole::External {
+            if self.role != RootRole::Embedded {
                 let path = self.dir.root_socket().to_owned();
                 return Err(Lost::NotNow(WaitedFor::Root { path }));
             }
