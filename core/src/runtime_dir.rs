@@ -127,6 +127,14 @@ impl RuntimeDir {
         })
     }
 
+    /// What the names of this hive's segments begin with, where segments have names (feature `named-segments`): another
+    /// runtime directory or hive has another.
+    #[cfg(feature = "named-segments")]
+    pub fn segment_prefix(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        format!("hivemind-{:016x}-", xxhash_rust::xxh3::xxh3_64(self.path().as_os_str().as_bytes()))
+    }
+
     /// The hive.
     #[must_use]
     pub fn hive(&self) -> &HiveName {

@@ -111,7 +111,9 @@ impl DynamicSubscriber {
 
 impl std::fmt::Debug for DynamicSubscriber {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DynamicSubscriber").field("filter", &self.intake.filter.as_str()).finish_non_exhaustive()
+        f.debug_struct("DynamicSubscriber")
+            .field("filter", &self.intake.filter.as_str())
+            .finish_non_exhaustive()
     }
 }
 

@@ -68,7 +68,9 @@ pub enum SubscriberError {
 pub enum SendError {
     /// A subscriber of this reliable service is `capacity` messages behind. Nothing was sent: try again later, or use
     /// [`crate::Publisher::send_timeout`], or create the publisher with more `capacity`.
-    #[error("a subscriber of {service} is {capacity} messages behind; wait with `send_timeout`, or raise `capacity`")]
+    #[error(
+        "a subscriber of {service} is {capacity} messages behind; wait with `send_timeout`, or raise `capacity`"
+    )]
     Full {
         /// The service.
         service: ServiceName,
@@ -76,7 +78,9 @@ pub enum SendError {
         capacity: u64,
     },
     /// The message is larger than this publisher allows. Create it with a larger `max_message`.
-    #[error("a message of {bytes} bytes or more is larger than the {limit} that {service} allows; raise `max_message`")]
+    #[error(
+        "a message of {bytes} bytes or more is larger than the {limit} that {service} allows; raise `max_message`"
+    )]
     TooLarge {
         /// The service.
         service: ServiceName,
@@ -100,7 +104,9 @@ pub enum SendError {
         limit: u64,
     },
     /// The operating system refused more memory. Free some, or raise the limit of this container.
-    #[error("the system has no {bytes} bytes for {service}: {reason}; free memory, or raise this container's limit")]
+    #[error(
+        "the system has no {bytes} bytes for {service}: {reason}; free memory, or raise this container's limit"
+    )]
     SystemMemoryOut {
         /// The service.
         service: ServiceName,
@@ -154,7 +160,9 @@ pub enum RecvError {
 
 /// The time was over before enough peers were attached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there")]
+#[error(
+    "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
+)]
 pub struct WaitError {
     /// `publishers` or `subscribers`.
     pub what: &'static str,

@@ -216,7 +216,8 @@ impl Hub {
     /// Whether no end of this node is attached to an end of `node` any more.
     pub(crate) fn strangers(&self, node: u64) -> bool {
         let ends = lock(&self.ends);
-        let publishes = ends.publishers.values().any(|end| end.desk.subscribers().iter().any(|peer| peer.0 == node));
+        let publishes =
+            ends.publishers.values().any(|end| end.desk.subscribers().iter().any(|peer| peer.0 == node));
         let subscribes = ends.subscribers.values().any(|end| {
             let inbox = end.inbox();
             inbox.live.keys().chain(inbox.pending.keys()).any(|peer| peer.node == node)
@@ -272,14 +273,24 @@ impl Hub {
     }
 
     /// Opens what the publisher's node sent.
-    fn open_ring(&self, end: &SubscriberEnd, pending: &Pending, to: AttachedTo) -> Result<Reader<Mapped>, String> {
-        let announced =
-            Announced { node: to.publisher.node, index: to.publisher.index, fingerprint: pending.fingerprint };
-        let ring = MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
+    fn open_ring(
+        &self,
+        end: &SubscriberEnd,
+        pending: &Pending,
+        to: AttachedTo,
+    ) -> Result<Reader<Mapped>, String> {
+        let announced = Announced {
+            node: to.publisher.node,
+            index: to.publisher.index,
+            fingerprint: pending.fingerprint,
+        };
+        let ring =
+            MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
         let bells = self.peer_bells(to.publisher.node, to.bells)?;
         let (_, _, line) = ring.publisher();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start).map_err(|error| error.to_string())
+        Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -289,8 +300,12 @@ impl NodeSide for Hub {
         let offers = ends.publishers.values().map(|end| Announcement::Offer(end.offer.clone()));
         let demands = ends.subscribers.values().map(|end| {
             let mut demand = end.demand.clone();
-            demand.connected =
-                end.inbox().live.iter().map(|(publisher, seat)| Connected { publisher: *publisher, seat: *seat }).collect();
+            demand.connected = end
+                .inbox()
+                .live
+                .iter()
+                .map(|(publisher, seat)| Connected { publisher: *publisher, seat: *seat })
+                .collect();
             Announcement::Demand(demand)
         });
         offers.chain(demands).collect()
@@ -330,7 +345,9 @@ impl NodeSide for Hub {
                 return None;
             }
         };
-        inbox.pending.insert(m.publisher, Pending { seat, origin, fingerprint: m.fingerprint, schema: m.schema });
+        inbox
+            .pending
+            .insert(m.publisher, Pending { seat, origin, fingerprint: m.fingerprint, schema: m.schema });
         Some(Seating { seat, reader })
     }
 
@@ -343,12 +360,13 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats =
-            MappedSeats::open(self.backend(), a.reader, Some(subscriber)).map_err(|error| error.to_string())?;
+        let seats = MappedSeats::open(self.backend(), a.reader, Some(subscriber))
+            .map_err(|error| error.to_string())?;
         let bells = self.peer_bells(a.subscriber.node, a.bells)?;
         let line = seats.bell_line();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        let start = desk.attach(Arc::new(seats), a.seat, bell, subscriber).map_err(|error| error.to_string())?;
+        let start =
+            desk.attach(Arc::new(seats), a.seat, bell, subscriber).map_err(|error| error.to_string())?;
         self.notify();
         Ok(AttachReply { start, ring: handle })
     }
@@ -412,7 +430,8 @@ impl NodeSide for Hub {
         for end in subscribers {
             let (abandoned, concerned) = {
                 let mut inbox = end.inbox();
-                let abandoned: Vec<_> = inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
+                let abandoned: Vec<_> =
+                    inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
                 (abandoned, inbox.live.keys().any(|publisher| publisher.node == node))
             };
             for (_, pending) in abandoned {

@@ -74,7 +74,9 @@ mod service;
 mod subscriber;
 
 pub use dynamic::{DynamicSample, DynamicSubscriber};
-pub use error::{LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, WaitError};
+pub use error::{
+    LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, WaitError,
+};
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
 pub use hivemind_core::protocol::EndId;

@@ -4,7 +4,8 @@ use crate::error::SendError;
 use crate::publisher::{Outlet, refuse};
 use hivemind_core::schema::Describe;
 use hivemind_ring::archive::{
-    self, ArchiveError, Archiver, Checker, InlineBuffer, InvalidArchive, Message as Arrived, Unarchiver, View, archive_into,
+    self, ArchiveError, Archiver, Checker, InlineBuffer, InvalidArchive, Message as Arrived, Unarchiver,
+    View, archive_into,
 };
 use hivemind_ring::layout::INLINE_BYTES;
 use rkyv::bytecheck::CheckBytes;
@@ -103,7 +104,8 @@ where
             Ok(length) => {
                 // Expect a little more than the last, and forget an exceptional one slowly.
                 let likely = length + length / 8;
-                outlet.expected = if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
+                outlet.expected =
+                    if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
                 return Ok(loan.send_prefix(length));
             }
             Err(ArchiveError::Full { needed }) if room < limit => room = (room * 2).max(needed).min(limit),

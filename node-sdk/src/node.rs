@@ -134,7 +134,7 @@ impl NodeBuilder {
             None => RuntimeDir::locate(&hive),
         };
         let dir = dir.map_err(|error| NodeError::Join(error.into()))?;
-        let backend = self.backend();
+        let backend = self.backend(&dir)?;
         let bells = Bells::create(&*backend)?;
         let node = new_node_epoch();
         let config = SessionConfig {
@@ -152,14 +152,17 @@ impl NodeBuilder {
     }
 
     #[cfg(feature = "named-segments")]
-    fn backend(&self) -> Box<dyn Backend> {
-        if self.named { Box::new(hivemind_ring::segment::Named::default()) } else { Box::new(Anonymous) }
+    fn backend(&self, dir: &RuntimeDir) -> Result<Box<dyn Backend>, NodeError> {
+        if self.named {
+            return Ok(Box::new(hivemind_ring::segment::Named::new(&dir.segment_prefix())?));
+        }
+        Ok(Box::new(Anonymous))
     }
 
     #[cfg(not(feature = "named-segments"))]
-    #[allow(clippy::unused_self)]
-    fn backend(&self) -> Box<dyn Backend> {
-        Box::new(Anonymous)
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn backend(&self, _dir: &RuntimeDir) -> Result<Box<dyn Backend>, NodeError> {
+        Ok(Box::new(Anonymous))
     }
 }
 
@@ -235,7 +238,10 @@ impl Node {
     {
         let publisher = self.publisher::<T>(service)?;
         let hub = Arc::clone(&self.inner.hub);
-        self.inner.crew.start_service(service, Service::new(publisher, hub), body).map_err(PublisherError::Thread)
+        self.inner
+            .crew
+            .start_service(service, Service::new(publisher, hub), body)
+            .map_err(PublisherError::Thread)
     }
 
     /// Calls `handler` for each message that matches `filter`, on a thread of its own, until the node leaves.

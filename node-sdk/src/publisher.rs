@@ -143,7 +143,11 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             history: self.history.min(slots - 1) as u32,
             capacity: slots as u32,
         };
-        let end = PublisherEnd { offer: offer.clone(), desk: Arc::clone(writer.desk()), ring: Arc::clone(writer.ring()) };
+        let end = PublisherEnd {
+            offer: offer.clone(),
+            desk: Arc::clone(writer.desk()),
+            ring: Arc::clone(writer.ring()),
+        };
         hub.add_publisher(index, end);
         if let Err(error) = self.inner.session().offer(offer) {
             hub.remove_publisher(index);
@@ -183,7 +187,9 @@ impl<T: Message + ?Sized> Publisher<T> {
             }
             match message.send(&mut self.outlet) {
                 // There is a slot, but messages that subscribers hold or have yet to read take all the memory.
-                Err(SendError::MemoryOut { .. }) if !left.is_zero() => std::thread::sleep(MEMORY_RECHECK.min(left)),
+                Err(SendError::MemoryOut { .. }) if !left.is_zero() => {
+                    std::thread::sleep(MEMORY_RECHECK.min(left))
+                }
                 outcome => return outcome,
             }
         }

@@ -75,7 +75,12 @@ impl Crew {
         lock(&self.state).stop();
     }
 
-    pub(crate) fn start_service<T, F>(&self, name: &str, mut service: Service<T>, mut body: F) -> std::io::Result<()>
+    pub(crate) fn start_service<T, F>(
+        &self,
+        name: &str,
+        mut service: Service<T>,
+        mut body: F,
+    ) -> std::io::Result<()>
     where
         T: Message + ?Sized,
         F: FnMut(&mut Service<T>) -> Result<(), ServiceError> + Send + 'static,
@@ -95,7 +100,12 @@ impl Crew {
         Ok(())
     }
 
-    pub(crate) fn start_handler<T, F>(&self, name: &str, mut subscriber: Subscriber<T>, mut handler: F) -> std::io::Result<()>
+    pub(crate) fn start_handler<T, F>(
+        &self,
+        name: &str,
+        mut subscriber: Subscriber<T>,
+        mut handler: F,
+    ) -> std::io::Result<()>
     where
         T: Message + ?Sized,
         F: FnMut(Sample<T>) + Send + 'static,
@@ -125,7 +135,8 @@ impl Crew {
         let full_name = name.to_owned();
         std::thread::Builder::new().name(format!("hm:{name}")).spawn(move || {
             // A panic has been printed by the panic hook; the closure is not used again.
-            let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".to_owned()));
+            let outcome =
+                catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".to_owned()));
             if let Err(reason) = outcome {
                 tracing::error!(name = full_name, reason, "ended");
                 let mut state = lock(&state);

@@ -405,7 +405,8 @@ impl Intake {
 
     #[inline]
     fn anything_new(&self) -> bool {
-        self.end.news() != self.seen_news || self.connections.iter().any(|connection| connection.reader.ready())
+        self.end.news() != self.seen_news
+            || self.connections.iter().any(|connection| connection.reader.ready())
     }
 
     pub(crate) fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
@@ -438,9 +439,14 @@ impl Intake {
     pub(crate) fn skipped(&self) -> Vec<Skipped> {
         let inbox = self.end.inbox();
         let name = |schema: &[u8]| {
-            Schema::from_bytes(schema).map_or_else(|_| "(unreadable)".to_owned(), |schema| schema.type_name().to_owned())
+            Schema::from_bytes(schema)
+                .map_or_else(|_| "(unreadable)".to_owned(), |schema| schema.type_name().to_owned())
         };
-        inbox.skipped.iter().map(|(service, schema)| Skipped { service: service.clone(), type_name: name(schema) }).collect()
+        inbox
+            .skipped
+            .iter()
+            .map(|(service, schema)| Skipped { service: service.clone(), type_name: name(schema) })
+            .collect()
     }
 }
 

@@ -273,3 +273,30 @@ fn another_type_on_the_same_service_is_an_error_that_names_both() {
     }
     assert_eq!(subscriber.skipped()[0].type_name, "Pose");
 }
+
+// The other backend, end to end: names instead of descriptors, and no name left behind after an orderly end.
+#[cfg(feature = "named-segments")]
+#[test]
+fn messages_travel_through_named_segments_which_their_owners_remove() {
+    let hive = Hive::new();
+    let named = |name| {
+        Node::builder(name).dir(hive.folder.path()).named_segments().patience(PATIENCE).join().unwrap()
+    };
+    let dir = hivemind_core::runtime_dir::RuntimeDir::at(hive.folder.path(), &hivemind::HiveName::default())
+        .unwrap();
+    let prefix = dir.segment_prefix();
+    let names = || {
+        let entries = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().contains(prefix.trim_end_matches('-'))).count()
+    };
+    let (camera, listener) = (named("camera"), named("listener"));
+    let mut publisher = camera.publisher::<Pose>("sensors/pose").unwrap();
+    let mut subscriber = listener.subscriber::<Pose>("sensors/*").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    assert!(names() > 0, "the segments have names that begin with {prefix}");
+    publisher.send(&pose(7)).unwrap();
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(sample.to_owned().unwrap(), pose(7));
+    drop((sample, publisher, subscriber, camera, listener));
+    assert_eq!(names(), 0, "their owners have removed them");
+}
