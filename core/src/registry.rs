@@ -370,7 +370,10 @@ impl Registry {
                 actions.push(send(client, ToNode::Page { request, entries, next }));
             }
             (ToRoot::Inspect { request, end }, _) => self.inspect(client, request, end, actions),
-            (_, Some(true)) => self.expel(client, malformed("an observer has no ends"), actions),
+            (ToRoot::Offer { request, .. } | ToRoot::Demand { request, .. }, Some(true)) => {
+                actions.push(refuse(client, Some(request), malformed(OBSERVER)));
+            }
+            (_, Some(true)) => self.expel(client, malformed(OBSERVER), actions),
             (message, Some(false)) => self.about_ends(client, message, actions),
         }
     }
@@ -987,6 +990,8 @@ impl EndId {
     const FIRST: EndId = EndId { node: 0, index: 0 };
     const LAST: EndId = EndId { node: u64::MAX, index: u32::MAX };
 }
+
+const OBSERVER: &str = "an observer has no ends";
 
 fn check_schema(schema: &[u8]) -> Result<(), Refusal> {
     if schema.len() > MAX_SCHEMA {

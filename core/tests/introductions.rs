@@ -1,0 +1,343 @@
+//! Nodes of one process meet over real sockets: joining, announcing, matching, listing.
+mod recorder;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hivemind_core::protocol::EndId;
+use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
+use hivemind_core::schema::{Describe, Schema, SchemaBuilder, TypeRef};
+use hivemind_core::session::{AnnounceError, JoinError, RootRole, SessionError, WaitedFor};
+
+use recorder::{Heard, Node, content, files, hive, named_hive, wait_for};
+
+#[test]
+fn a_publisher_and_a_subscriber_exchange_their_segments() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    let viewer = Node::join(&dir, "viewer");
+    assert!(camera.session.hosts_root() && !viewer.session.hosts_root());
+    assert_eq!(viewer.session.root_pid(), Some(std::process::id() as i32));
+    assert_eq!((camera.session.root_epoch(), viewer.session.root_epoch()), (1, 1));
+    camera.offer(3, "sensors/pose", 5).unwrap();
+    viewer.demand(9, "sensors/*", Some(5)).unwrap();
+    viewer.wait_attached(9, camera.end(3));
+    assert_eq!(
+        viewer.side.heard(),
+        [
+            Heard::Matched {
+                subscriber: 9,
+                publisher: camera.end(3),
+                service: "sensors/pose".into(),
+                node_name: "camera".into(),
+            },
+            Heard::Attached {
+                subscriber: 9,
+                publisher: camera.end(3),
+                start: 7,
+                ring: "ring camera 3".into(),
+                bells: "bells camera".into(),
+            },
+        ]
+    );
+    assert_eq!(
+        camera.side.heard(),
+        [Heard::Attach {
+            publisher: 3,
+            subscriber: viewer.end(9),
+            node_name: "viewer".into(),
+            seat: 49,
+            reader: "reader viewer 9".into(),
+            bells: "bells viewer".into(),
+        }]
+    );
+}
+
+#[test]
+fn a_subscriber_may_be_there_first_and_a_node_may_read_itself() {
+    let (_base, dir) = hive();
+    let node = Node::join(&dir, "node");
+    node.demand(1, "a", None).unwrap();
+    node.offer(2, "a", 5).unwrap();
+    node.wait_attached(1, node.end(2));
+}
+
+#[test]
+fn a_refused_attach_reaches_the_subscriber_with_its_reason() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    *camera.side.refuses.lock().unwrap() = Some("all seats are taken".into());
+    camera.offer(1, "a", 5).unwrap();
+    let viewer = Node::join(&dir, "viewer");
+    viewer.demand(1, "a", None).unwrap();
+    let refused = Heard::AttachRefused {
+        subscriber: 1,
+        publisher: camera.end(1),
+        reason: "all seats are taken".into(),
+    };
+    viewer.side.wait_until("the refusal", |state| state.heard.contains(&refused));
+}
+
+#[test]
+fn a_second_node_of_a_name_is_refused_and_the_name_is_free_when_the_first_has_left() {
+    let (_base, dir) = hive();
+    let host = Node::join(&dir, "host");
+    let first = Node::join(&dir, "twin");
+    let error = Node::try_join(&dir, "twin", |_| {}).err().unwrap();
+    let pid = std::process::id();
+    assert!(
+        matches!(&error, JoinError::NodeNameTaken { name, pid: p } if name.as_str() == "twin" && *p == pid as i32)
+    );
+    assert!(error.to_string().contains("choose another name"), "{error}");
+    for _ in 0..200 {
+        let before = Node::join(&dir, "again");
+        before.session.leave();
+        Node::join(&dir, "again").session.leave();
+    }
+    drop((first, host));
+}
+
+struct Degrees;
+impl Describe for Degrees {
+    fn describe(builder: &mut SchemaBuilder) -> TypeRef {
+        f32::describe(builder)
+    }
+}
+
+#[test]
+fn another_type_on_the_same_service_is_an_error_that_names_both() {
+    let (_base, dir) = hive();
+    let (one, two) = (Node::join(&dir, "one"), Node::join(&dir, "two"));
+    let (float, text) = (Schema::of::<Degrees>(), Schema::of::<String>());
+    one.offer_with(1, "heat", float.fingerprint(), float.to_bytes()).unwrap();
+    let expected = Some((text.fingerprint(), text.to_bytes()));
+    let error = two.demand_with(1, "heat", expected.clone()).unwrap_err();
+    let AnnounceError::TypeMismatch { service, ours, theirs, difference, holder } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((service.as_str(), &ours[..], &theirs[..]), ("heat", text.type_name(), float.type_name()));
+    assert_eq!((holder.as_str(), difference), ("one", &text.difference(&float).unwrap()));
+    // Under a pattern it is skipped, and said so.
+    two.demand_with(2, "h*", expected).unwrap();
+    let skipped = Heard::Skipped { subscriber: 2, service: "heat".into() };
+    two.side.wait_until("the skipped service", |state| state.heard.contains(&skipped));
+    assert_eq!(two.matches(2), 0);
+}
+
+#[test]
+fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
+    let (_base, dir) = hive();
+    let node = Node::join(&dir, "node");
+    assert!(matches!(node.offer(1, "a//b", 5), Err(AnnounceError::Name(error)) if error.position == 2));
+    assert!(matches!(node.demand(1, "a/[", None), Err(AnnounceError::Filter(_))));
+    let error = node.offer_with(1, "a", 5, vec![0; 40_000]).unwrap_err();
+    assert!(matches!(error, AnnounceError::TooLarge { length: 40_000, .. }));
+    node.offer(1, "a", 5).unwrap();
+    let error = node.session.offer(hivemind_core::protocol::Offer {
+        index: 1,
+        service: "b".into(),
+        fingerprint: 1,
+        schema: Vec::new(),
+        reliable: false,
+        history: 0,
+        capacity: 1,
+    });
+    // The end of that number stands, so the answer is the one it has: a number is announced once.
+    assert!(error.is_ok());
+}
+
+#[test]
+fn hives_in_one_folder_do_not_see_each_other() {
+    let (base, dir) = hive();
+    let other = named_hive(base.path(), "other");
+    let (here, there) = (Node::join(&dir, "node"), Node::join(&other, "node"));
+    assert!(here.session.hosts_root() && there.session.hosts_root());
+    here.offer(1, "a", 5).unwrap();
+    there.demand(1, "**", None).unwrap();
+    there.offer(2, "b", 6).unwrap();
+    there.wait_attached(1, there.end(2));
+    assert_eq!(there.matches(1), 1);
+    assert_eq!(here.session.list().unwrap().nodes.len(), 1);
+}
+
+#[test]
+fn nothing_but_socket_and_lock_is_left_and_the_next_start_uses_them() {
+    let (_base, dir) = hive();
+    for epoch in 1..5 {
+        let node = Node::join(&dir, "node");
+        assert_eq!(node.session.root_epoch(), epoch);
+        assert_eq!(files(&dir), ["root.lock", "root.sock"]);
+        drop(node);
+        assert_eq!(files(&dir), ["root.lock", "root.sock"]);
+    }
+    // Whatever else has the name of the socket is no obstacle either.
+    std::fs::remove_file(dir.root_socket()).unwrap();
+    std::fs::write(dir.root_socket(), "not a socket").unwrap();
+    std::fs::write(dir.path().join("root.new"), "left behind").unwrap();
+    Node::join(&dir, "node");
+    assert_eq!(files(&dir), ["root.lock", "root.sock"]);
+}
+
+#[test]
+fn who_waits_for_a_dedicated_root_says_so_and_gets_in_when_it_comes() {
+    let (_base, dir) = hive();
+    let external = |patience: Duration| {
+        move |config: &mut hivemind_core::session::SessionConfig| {
+            config.root = RootRole::External;
+            config.patience = patience;
+        }
+    };
+    let error = Node::try_join(&dir, "patient", external(Duration::from_millis(20))).err().unwrap();
+    assert!(
+        matches!(&error, JoinError::NoRoot { what: WaitedFor::Root { path }, .. } if path == dir.root_socket())
+    );
+    assert!(error.to_string().contains("start one with `hm root`"), "{error}");
+
+    let host = Node::join(&dir, "host");
+    let error = Node::try_join(&dir, "patient", external(Duration::from_millis(20))).err().unwrap();
+    let pid = std::process::id() as i32;
+    assert!(
+        matches!(&error, JoinError::NoRoot { what: WaitedFor::DedicatedRoot { pid: p }, .. } if *p == pid),
+        "{error}"
+    );
+
+    let stop = StopHandle::new().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| Node::try_join(&dir, "patient", external(recorder::PATIENCE)).unwrap());
+        let serving = scope.spawn(|| serve_root(&dir, ServeOptions::default(), &stop));
+        let patient = waiting.join().unwrap();
+        assert!(patient.session.list().unwrap().dedicated_root);
+        // The embedded root has handed over, and its node is announced to the dedicated one.
+        wait_for("the host's roll call", || patient.session.list().unwrap().nodes.len() == 2);
+        assert!(!host.session.hosts_root());
+        // A second dedicated root is refused.
+        let error = serve_root(&dir, ServeOptions::default(), &StopHandle::new().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("is a dedicated root of this hive already"), "{error}");
+        // When it ends in order, the embedded node takes over again.
+        stop.stop();
+        serving.join().unwrap().unwrap();
+        wait_for("the take-over", || host.session.hosts_root());
+    });
+}
+
+#[test]
+fn an_established_pair_does_not_notice_a_new_root_and_new_pairs_are_matched() {
+    let (_base, dir) = hive();
+    let host = Node::join(&dir, "host");
+    let camera = Node::join(&dir, "camera");
+    let viewer = Node::join(&dir, "viewer");
+    camera.offer(1, "a", 5).unwrap();
+    viewer.demand(1, "*", Some(5)).unwrap();
+    viewer.wait_attached(1, camera.end(1));
+    for epoch in 2..6 {
+        if camera.session.hosts_root() || viewer.session.hosts_root() {
+            break;
+        }
+        host.session.leave();
+        wait_for("a new root", || {
+            [&camera, &viewer].iter().all(|node| node.session.root_epoch() >= epoch)
+                && [&camera, &viewer].iter().any(|node| node.session.hosts_root())
+        });
+    }
+    let hosts = [&camera, &viewer].iter().filter(|node| node.session.hosts_root()).count();
+    assert_eq!(hosts, 1, "exactly one took over");
+    camera.offer(2, "b", 5).unwrap();
+    viewer.wait_attached(1, camera.end(2));
+    assert_eq!(viewer.matches(1), 2, "one match for each pair over two roots");
+    let listing = viewer.session.list().unwrap();
+    assert_eq!(listing.connections.len(), 2);
+    assert!(listing.connections.iter().all(|connection| connection.seat == 41));
+}
+
+#[test]
+fn an_announcement_made_while_there_is_no_root_is_answered_by_the_next() {
+    let (_base, dir) = hive();
+    let host = Arc::new(Node::join(&dir, "host"));
+    let nodes: Vec<Node> = (0..4).map(|number| Node::join(&dir, &format!("node{number}"))).collect();
+    std::thread::scope(|scope| {
+        for (number, node) in nodes.iter().enumerate() {
+            scope.spawn(move || {
+                for index in 0..50 {
+                    node.offer(index, &format!("from{number}/{index}"), 5).unwrap();
+                }
+            });
+        }
+        scope.spawn(|| host.session.leave());
+    });
+    let listing = nodes[0].session.list().unwrap();
+    assert_eq!((listing.nodes.len(), listing.publishers.len(), listing.services.len()), (4, 200, 200));
+}
+
+#[test]
+fn a_node_that_has_left_says_so() {
+    let (_base, dir) = hive();
+    let node = Node::join(&dir, "node");
+    node.session.leave();
+    node.session.leave();
+    assert!(matches!(node.offer(1, "a", 5), Err(AnnounceError::Left)));
+    assert!(matches!(node.session.list(), Err(SessionError::Left)));
+    node.session.withdraw(1);
+    assert!(!node.session.hosts_root() && node.session.root_pid().is_none());
+}
+
+#[test]
+fn an_observer_lists_and_inspects_and_claims_nothing() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    camera.offer(1, "a", 5).unwrap();
+    let observe = |config: &mut hivemind_core::session::SessionConfig| config.observer = true;
+    let one = Node::try_join(&dir, "camera", observe).unwrap();
+    let two = Node::try_join(&dir, "camera", observe).unwrap();
+    let segment = one.session.inspect(camera.end(1)).unwrap();
+    assert_eq!(content(segment), "segment camera 1");
+    let nobody = EndId { node: 1, index: 1 };
+    assert!(matches!(two.session.inspect(nobody), Err(SessionError::Gone { end }) if end == nobody));
+    let listing = two.session.list().unwrap();
+    assert_eq!(listing.nodes.iter().filter(|node| node.observer).count(), 2);
+    assert_eq!(listing.nodes.iter().filter(|node| node.hosts_root).count(), 1);
+    assert_eq!((listing.root_epoch, listing.dedicated_root), (1, false));
+}
+
+#[test]
+fn an_observer_has_no_ends() {
+    let (_base, dir) = hive();
+    let observer = Node::try_join(&dir, "eye", |config| config.observer = true).unwrap();
+    let error = observer.offer(1, "a", 5).unwrap_err();
+    assert!(
+        matches!(&error, AnnounceError::Refused { refusal } if refusal.contains("an observer has no ends"))
+    );
+    assert_eq!(observer.session.list().unwrap().nodes.len(), 1);
+}
+
+#[test]
+fn withdrawn_ends_are_gone_and_their_numbers_are_not() {
+    let (_base, dir) = hive();
+    let (camera, viewer) = (Node::join(&dir, "camera"), Node::join(&dir, "viewer"));
+    viewer.demand(1, "**", None).unwrap();
+    for index in 0..100 {
+        camera.offer(index, "a", u128::from(index)).unwrap();
+        viewer.wait_attached(1, camera.end(index));
+        camera.withdraw(index);
+    }
+    let listing = viewer.session.list().unwrap();
+    assert_eq!((listing.publishers.len(), listing.services.len(), listing.connections.len()), (0, 0, 0));
+}
+
+#[test]
+fn five_thousand_ends_are_listed() {
+    let (_base, dir) = hive();
+    let nodes: Vec<Node> = (0..5).map(|number| Node::join(&dir, &format!("node{number}"))).collect();
+    std::thread::scope(|scope| {
+        for (number, node) in nodes.iter().enumerate() {
+            scope.spawn(move || {
+                for index in 0..1000 {
+                    let service = format!("a/service/with/a/long/name/{number}/{index}");
+                    node.offer_with(index, &service, 5, vec![7; 200]).unwrap();
+                }
+            });
+        }
+    });
+    let listing = nodes[4].session.list().unwrap();
+    assert_eq!((listing.publishers.len(), listing.services.len()), (5000, 5000));
+    assert_eq!(listing.services[0].schema, vec![7; 200]);
+}
