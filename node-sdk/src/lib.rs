@@ -57,9 +57,10 @@
 //! subscriber was attached to, `received + lost = published` since it attached. A reliable service
 //! ([`PublisherBuilder::reliable`]) loses nothing: `send` says [`SendError::Full`] instead.
 
-/// The README's programs must compile.
+/// The programs of the README and the guide must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../docs/guide.md")]
 struct Readme;
 
 mod dynamic;
