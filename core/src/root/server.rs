@@ -63,6 +63,9 @@ pub(crate) enum Ended {
 
 /// See the head of the module.
 pub(crate) struct Server {
+    /// What the names of this hive's segments begin with.
+    #[cfg(feature = "named-segments")]
+    prefix: String,
     // The order of these two is the order of an unordered end: nobody connects any more, then the lock is free.
     listener: Kept<UnixListener>,
     lock: RootLock,
@@ -126,7 +129,11 @@ impl Server {
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         tracing::debug!(epoch, dedicated, hive = %dir.hive(), "root listens");
+        #[cfg(feature = "named-segments")]
+        sweep_names(&dir.segment_prefix());
         Ok(Server {
+            #[cfg(feature = "named-segments")]
+            prefix: dir.segment_prefix(),
             listener: keep_from_children(listener),
             lock,
             epoll,
@@ -305,6 +312,8 @@ impl Server {
         if self.clients.contains_key(&client) {
             self.process(Event::Gone { client }, Vec::new());
             self.close_client(client);
+            #[cfg(feature = "named-segments")]
+            sweep_names(&self.prefix);
         }
     }
 
@@ -472,6 +481,17 @@ impl Server {
             entry.wants_write = wants_write;
         }
         true
+    }
+}
+
+/// Removes the named segments that the dead of this hive left behind; segments without names leave nothing.
+#[cfg(feature = "named-segments")]
+fn sweep_names(prefix: &str) {
+    let swept = hivemind_ring::segment::Named::new(prefix).and_then(|named| named.remove_stale());
+    match swept {
+        Ok(sweep) if sweep.removed.is_empty() => {}
+        Ok(sweep) => tracing::debug!(removed = sweep.removed.len(), "removed the segments of dead nodes"),
+        Err(error) => tracing::warn!(%error, "cannot look for the segments of dead nodes"),
     }
 }
 
