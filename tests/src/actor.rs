@@ -1,0 +1,539 @@
+//! A process that does what a test tells it: the other side of [`crate::hive`].
+//!
+//! Orders come one by one; streams and collections go on beside them on threads of their own. The process ends with its input, so no
+//! actor outlives its test.
+
+use crate::BOUND;
+use crate::account::Account;
+use crate::entry::{Checked, Entry, HEAD, Reading, Source};
+use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
+use hivemind::{EndId, Message, Node, Publisher, RecvError, Sample, SendError, Subscriber};
+use hivemind_core::name::HiveName;
+use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
+use hivemind_core::runtime_dir::RuntimeDir;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt::Debug;
+use std::io::{BufRead, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// All actors send the same messages under the same numbers.
+const SEED: u64 = 0x5EED;
+/// So often a collection that hears nothing looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(2);
+/// So long a stream waits for room.
+const STREAM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Does what standard input says until it ends.
+pub fn act() {
+    let mut actor = Actor::default();
+    let mut output = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { return };
+        let order: Order = serde_json::from_str(&line).expect("an order");
+        let answer = actor.obey(order).unwrap_or_else(Answer::Failed);
+        let answer = serde_json::to_string(&answer).expect("an answer is plain data");
+        // The test is gone; so is the reason to go on.
+        if writeln!(output, "{answer}").and_then(|()| output.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Actor {
+    node: Option<Node>,
+    publishers: Vec<Option<Outlet>>,
+    subscribers: Vec<Option<Intake>>,
+    held: Vec<HeldSample>,
+    root: Option<(StopHandle, JoinHandle<()>)>,
+}
+
+/// A publisher, at hand or streaming.
+enum Outlet {
+    AtHand(AnyPublisher),
+    Streaming {
+        stop: Arc<AtomicBool>,
+        published: Arc<AtomicU64>,
+        thread: JoinHandle<(AnyPublisher, Result<(), Failure>)>,
+    },
+}
+
+enum AnyPublisher {
+    Typed(Publisher<Entry>),
+    Bytes(Publisher<[u8]>),
+    Other(Publisher<Reading>),
+}
+
+/// A subscriber, at hand or collecting.
+enum Intake {
+    AtHand(AnySubscriber),
+    Collecting { shared: Arc<Collection>, thread: JoinHandle<()> },
+}
+
+enum AnySubscriber {
+    Typed(Subscriber<Entry>),
+    Bytes(Subscriber<[u8]>),
+    Other(Subscriber<Reading>),
+}
+
+enum HeldSample {
+    Typed(Sample<Entry>),
+    Bytes(Sample<[u8]>),
+}
+
+/// What a collecting thread shares with the one that obeys.
+#[derive(Default)]
+struct Collection {
+    tally: Mutex<Tally>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+fn failure<E: Error>(error: E) -> Failure {
+    Failure { variant: format!("{error:?}"), text: error.to_string() }
+}
+
+fn mistake(text: &str) -> Failure {
+    Failure { variant: "Mistake".to_owned(), text: text.to_owned() }
+}
+
+impl Actor {
+    fn obey(&mut self, order: Order) -> Result<Answer, Failure> {
+        match order {
+            Order::Join(join) => self.join(&join),
+            Order::Leave => {
+                self.node()?.leave();
+                Ok(Answer::Done)
+            }
+            Order::ServeRoot => self.serve_root(),
+            Order::Publish(publish) => self.publish(&publish),
+            Order::Retire { publisher } => {
+                self.publishers[publisher] = None;
+                Ok(Answer::Done)
+            }
+            Order::Subscribe { filter, kind } => self.subscribe(&filter, kind),
+            Order::Unsubscribe { subscriber } => self.unsubscribe(subscriber),
+            Order::AwaitSubscribers { publisher, count } => {
+                self.publisher(publisher)?.wait_for_subscribers(count)?;
+                Ok(Answer::Done)
+            }
+            Order::AwaitPublishers { subscriber, count } => {
+                self.subscriber(subscriber)?.wait_for_publishers(count)?;
+                Ok(Answer::Done)
+            }
+            Order::Send { publisher, count, length, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms);
+                let publisher = self.publisher(publisher)?;
+                publisher.send(&Source::new(SEED), count, length, patience)?;
+                Ok(Answer::Number(publisher.published()))
+            }
+            Order::Stream { publisher, length, pause_us } => self.stream(publisher, length, pause_us),
+            Order::Published { publisher } => match &mut self.publishers[publisher] {
+                // Relaxed: a figure that is only told.
+                Some(Outlet::Streaming { published, .. }) => {
+                    Ok(Answer::Number(published.load(Ordering::Relaxed)))
+                }
+                Some(Outlet::AtHand(publisher)) => Ok(Answer::Number(publisher.published())),
+                None => Err(mistake("that publisher has been dropped")),
+            },
+            Order::StopStream { publisher } => self.stop_stream(publisher),
+            Order::Hold { subscriber, count } => self.hold(subscriber, count),
+            Order::CheckHeld => self.check_held(),
+            Order::Release => {
+                self.held.clear();
+                Ok(Answer::Done)
+            }
+            Order::Collect { subscriber } => self.collect(subscriber),
+            Order::Tally { subscriber } => self.tally(subscriber, |_| true),
+            Order::AwaitTally { subscriber, messages, ended } => {
+                self.tally(subscriber, |tally| tally.messages() >= messages && tally.ended() >= ended)
+            }
+            Order::Observe => {
+                let listing = self.node()?.observe().map_err(failure)?;
+                let mut names: Vec<_> = listing.nodes.into_iter().map(|node| node.name).collect();
+                names.sort();
+                Ok(Answer::Nodes(names))
+            }
+            Order::WhoIsRoot => {
+                let node = self.node()?;
+                Ok(Answer::Root { pid: node.root_pid(), epoch: node.root_epoch() })
+            }
+            Order::LimitDescriptors { spare } => {
+                let open = std::fs::read_dir("/proc/self/fd").map_err(failure)?.count() as u64;
+                limit(Resource::RLIMIT_NOFILE, open + spare)
+            }
+            Order::LimitAddresses { spare } => {
+                let pages = std::fs::read_to_string("/proc/self/statm").map_err(failure)?;
+                let pages: u64 = pages
+                    .split(' ')
+                    .next()
+                    .and_then(|pages| pages.parse().ok())
+                    .expect("statm begins with pages");
+                limit(Resource::RLIMIT_AS, pages * 4096 + spare)
+            }
+            Order::Belongings => belongings(),
+        }
+    }
+
+    fn node(&self) -> Result<&Node, Failure> {
+        self.node.as_ref().ok_or_else(|| mistake("it has not joined"))
+    }
+
+    fn join(&mut self, join: &Join) -> Result<Answer, Failure> {
+        let mut builder = Node::builder(&join.name).patience(Duration::from_millis(join.patience_ms));
+        if let Some(hive) = &join.hive {
+            builder = builder.hive(hive);
+        }
+        if let Some(folder) = &join.folder {
+            builder = builder.dir(folder);
+        }
+        if join.external {
+            builder = builder.external_root();
+        }
+        let node = builder.join().map_err(failure)?;
+        let answer = Answer::Joined { node: node.epoch(), hosts_root: node.hosts_root() };
+        self.node = Some(node);
+        Ok(answer)
+    }
+
+    fn serve_root(&mut self) -> Result<Answer, Failure> {
+        let dir = RuntimeDir::locate(&HiveName::default()).map_err(failure)?;
+        let stop = StopHandle::new().map_err(failure)?;
+        let handle = stop.clone();
+        let mut options = ServeOptions::default();
+        options.patience = BOUND;
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = serve_root(&dir, options, &handle) {
+                eprintln!("the dedicated root ended: {error}");
+            }
+        });
+        self.root = Some((stop, thread));
+        Ok(Answer::Done)
+    }
+
+    fn publish(&mut self, publish: &Publish) -> Result<Answer, Failure> {
+        let publisher = match publish.kind {
+            Kind::Typed => AnyPublisher::Typed(create(self.node()?, publish)?),
+            Kind::Bytes => AnyPublisher::Bytes(create(self.node()?, publish)?),
+            Kind::Other => AnyPublisher::Other(create(self.node()?, publish)?),
+        };
+        self.publishers.push(Some(Outlet::AtHand(publisher)));
+        Ok(Answer::Number(self.publishers.len() as u64 - 1))
+    }
+
+    fn subscribe(&mut self, filter: &str, kind: Kind) -> Result<Answer, Failure> {
+        let node = self.node()?;
+        let subscriber = match kind {
+            Kind::Typed => AnySubscriber::Typed(node.subscriber(filter).map_err(failure)?),
+            Kind::Bytes => AnySubscriber::Bytes(node.subscriber(filter).map_err(failure)?),
+            Kind::Other => AnySubscriber::Other(node.subscriber(filter).map_err(failure)?),
+        };
+        self.subscribers.push(Some(Intake::AtHand(subscriber)));
+        Ok(Answer::Number(self.subscribers.len() as u64 - 1))
+    }
+
+    fn unsubscribe(&mut self, subscriber: usize) -> Result<Answer, Failure> {
+        if let Some(Intake::Collecting { shared, thread }) = self.subscribers[subscriber].take() {
+            // Relaxed: the thread only has to see it some time.
+            shared.stop.store(true, Ordering::Relaxed);
+            thread.join().map_err(|_| mistake("the collection panicked"))?;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn publisher(&mut self, number: usize) -> Result<&mut AnyPublisher, Failure> {
+        match &mut self.publishers[number] {
+            Some(Outlet::AtHand(publisher)) => Ok(publisher),
+            Some(Outlet::Streaming { .. }) => Err(mistake("that publisher streams")),
+            None => Err(mistake("that publisher has been dropped")),
+        }
+    }
+
+    fn subscriber(&mut self, number: usize) -> Result<&mut AnySubscriber, Failure> {
+        match &mut self.subscribers[number] {
+            Some(Intake::AtHand(subscriber)) => Ok(subscriber),
+            Some(Intake::Collecting { .. }) => Err(mistake("that subscriber collects")),
+            None => Err(mistake("that subscriber has been dropped")),
+        }
+    }
+
+    fn stream(&mut self, number: usize, length: Option<usize>, pause_us: u64) -> Result<Answer, Failure> {
+        self.publisher(number)?;
+        let Some(Outlet::AtHand(mut publisher)) = self.publishers[number].take() else {
+            unreachable!("checked above")
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let published = Arc::new(AtomicU64::new(publisher.published()));
+        let (ended, count) = (Arc::clone(&stop), Arc::clone(&published));
+        let thread = std::thread::spawn(move || {
+            let source = Source::new(SEED);
+            let mut outcome = Ok(());
+            // Relaxed, both: a wish to stop and a figure; nothing is ordered by them.
+            while outcome.is_ok() && !ended.load(Ordering::Relaxed) {
+                outcome = publisher.send(&source, 1, length, STREAM_PATIENCE);
+                count.store(publisher.published(), Ordering::Relaxed);
+                if pause_us > 0 {
+                    std::thread::sleep(Duration::from_micros(pause_us));
+                }
+            }
+            (publisher, outcome)
+        });
+        self.publishers[number] = Some(Outlet::Streaming { stop, published, thread });
+        Ok(Answer::Done)
+    }
+
+    fn stop_stream(&mut self, number: usize) -> Result<Answer, Failure> {
+        let Some(Outlet::Streaming { stop, thread, .. }) = self.publishers[number].take() else {
+            return Err(mistake("that publisher does not stream"));
+        };
+        // Relaxed: the thread only has to see it some time.
+        stop.store(true, Ordering::Relaxed);
+        let (publisher, outcome) = thread.join().map_err(|_| mistake("the stream panicked"))?;
+        let published = publisher.published();
+        self.publishers[number] = Some(Outlet::AtHand(publisher));
+        outcome.map(|()| Answer::Number(published))
+    }
+
+    fn hold(&mut self, subscriber: usize, count: usize) -> Result<Answer, Failure> {
+        let mut held = Vec::new();
+        let subscriber = self.subscriber(subscriber)?;
+        while held.len() < count {
+            let sample = match subscriber {
+                AnySubscriber::Typed(subscriber) => {
+                    subscriber.recv_timeout(BOUND).map_err(failure)?.map(HeldSample::Typed)
+                }
+                AnySubscriber::Bytes(subscriber) => {
+                    subscriber.recv_timeout(BOUND).map_err(failure)?.map(HeldSample::Bytes)
+                }
+                AnySubscriber::Other(_) => return Err(mistake("nobody sends messages of that type")),
+            };
+            held.push(sample.ok_or_else(|| mistake("nothing came"))?);
+        }
+        self.held.append(&mut held);
+        self.check_held()
+    }
+
+    fn check_held(&mut self) -> Result<Answer, Failure> {
+        for sample in &self.held {
+            let checked = match sample {
+                HeldSample::Typed(sample) => sample.check(sample.sequence()),
+                HeldSample::Bytes(sample) => sample.check(sample.sequence()),
+            };
+            checked.map_err(|fault| mistake(&fault))?;
+        }
+        Ok(Answer::Number(self.held.len() as u64))
+    }
+
+    fn collect(&mut self, number: usize) -> Result<Answer, Failure> {
+        self.subscriber(number)?;
+        let Some(Intake::AtHand(subscriber)) = self.subscribers[number].take() else {
+            unreachable!("checked above")
+        };
+        let shared = Arc::new(Collection::default());
+        let collection = Arc::clone(&shared);
+        let thread = match subscriber {
+            AnySubscriber::Typed(subscriber) => std::thread::spawn(move || collection.run(subscriber)),
+            AnySubscriber::Bytes(subscriber) => std::thread::spawn(move || collection.run(subscriber)),
+            AnySubscriber::Other(_) => return Err(mistake("nobody sends messages of that type")),
+        };
+        self.subscribers[number] = Some(Intake::Collecting { shared, thread });
+        Ok(Answer::Done)
+    }
+
+    fn tally(&mut self, number: usize, mut enough: impl FnMut(&Tally) -> bool) -> Result<Answer, Failure> {
+        let Some(Intake::Collecting { shared, .. }) = &self.subscribers[number] else {
+            return Err(mistake("that subscriber does not collect"));
+        };
+        let tally = shared.tally.lock().expect("the collection did not panic");
+        let waited = shared.changed.wait_timeout_while(tally, BOUND, |tally| !enough(tally));
+        let (tally, time) = waited.expect("the collection did not panic");
+        if time.timed_out() {
+            return Err(mistake(&format!("so much never came; {tally:#?}")));
+        }
+        Ok(Answer::Tally(tally.clone()))
+    }
+}
+
+fn create<T: Message + ?Sized>(node: &Node, publish: &Publish) -> Result<Publisher<T>, Failure> {
+    let mut builder =
+        node.publisher_builder(&publish.service).capacity(publish.capacity).history(publish.history);
+    if publish.reliable {
+        builder = builder.reliable();
+    }
+    if let Some(bytes) = publish.max_memory {
+        builder = builder.max_memory(bytes);
+    }
+    builder.create().map_err(failure)
+}
+
+impl AnyPublisher {
+    fn published(&self) -> u64 {
+        match self {
+            AnyPublisher::Typed(publisher) => publisher.published(),
+            AnyPublisher::Bytes(publisher) => publisher.published(),
+            AnyPublisher::Other(publisher) => publisher.published(),
+        }
+    }
+
+    fn wait_for_subscribers(&self, count: usize) -> Result<(), Failure> {
+        let waited = match self {
+            AnyPublisher::Typed(publisher) => publisher.wait_for_subscribers(count, BOUND),
+            AnyPublisher::Bytes(publisher) => publisher.wait_for_subscribers(count, BOUND),
+            AnyPublisher::Other(publisher) => publisher.wait_for_subscribers(count, BOUND),
+        };
+        waited.map_err(failure)
+    }
+
+    fn send(
+        &mut self,
+        source: &Source,
+        count: u64,
+        length: Option<usize>,
+        patience: Duration,
+    ) -> Result<(), Failure> {
+        let mut entry = Entry::empty();
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let number = self.published();
+            let length = length.unwrap_or_else(|| source.mixed_length(number));
+            let sent = match self {
+                AnyPublisher::Typed(publisher) => {
+                    source.fill(number, length, &mut entry);
+                    deliver(publisher, &entry, patience)
+                }
+                AnyPublisher::Bytes(publisher) => {
+                    bytes.resize(HEAD + length, 0);
+                    source.write(number, &mut bytes);
+                    deliver(publisher, &bytes[..], patience)
+                }
+                AnyPublisher::Other(_) => return Err(mistake("messages of that type are not to be sent")),
+            };
+            sent.map_err(failure)?;
+        }
+        Ok(())
+    }
+}
+
+fn deliver<T: Message + ?Sized>(
+    publisher: &mut Publisher<T>,
+    message: &T,
+    patience: Duration,
+) -> Result<(), SendError> {
+    if patience.is_zero() { publisher.send(message) } else { publisher.send_timeout(message, patience) }
+        .map(drop)
+}
+
+impl AnySubscriber {
+    fn wait_for_publishers(&self, count: usize) -> Result<(), Failure> {
+        let waited = match self {
+            AnySubscriber::Typed(subscriber) => subscriber.wait_for_publishers(count, BOUND),
+            AnySubscriber::Bytes(subscriber) => subscriber.wait_for_publishers(count, BOUND),
+            AnySubscriber::Other(subscriber) => subscriber.wait_for_publishers(count, BOUND),
+        };
+        waited.map_err(failure)
+    }
+}
+
+impl Collection {
+    /// Receives until told to stop.
+    fn run<T>(&self, mut subscriber: Subscriber<T>)
+    where
+        T: Message + ?Sized,
+        T::Read: Checked,
+    {
+        let mut accounts: HashMap<EndId, Account> = HashMap::new();
+        let (mut last, mut gap) = (None::<Instant>, Duration::ZERO);
+        let mut looked = Instant::now();
+        // Relaxed: a wish to stop; nothing is ordered by it.
+        while !self.stop.load(Ordering::Relaxed) {
+            let received = subscriber.recv_timeout(LOOK);
+            let now = Instant::now();
+            let idle = !matches!(received, Ok(Some(_)));
+            match received {
+                Ok(Some(sample)) => {
+                    gap = gap.max(last.map_or(Duration::ZERO, |last| now - last));
+                    last = Some(now);
+                    let publisher = sample.publisher();
+                    let account = accounts.entry(publisher).or_insert_with(|| {
+                        let known = subscriber
+                            .connections()
+                            .into_iter()
+                            .find(|known| known.origin.publisher == publisher);
+                        Account::new(known.expect("a sample is of a connection").first)
+                    });
+                    account.enter(sample.sequence(), &*sample);
+                }
+                Ok(None) => {}
+                Err(error) => self.report(&error),
+            }
+            if idle || now - looked > LOOK {
+                looked = now;
+                self.publish(&subscriber, &accounts, gap);
+            }
+        }
+    }
+
+    fn report(&self, error: &RecvError) {
+        let mut tally = self.tally.lock().expect("nobody panics with the tally");
+        tally.errors.push(error.to_string());
+        // A subscriber that only fails would fill the memory.
+        tally.errors.truncate(64);
+    }
+
+    fn publish<T: Message + ?Sized>(
+        &self,
+        subscriber: &Subscriber<T>,
+        accounts: &HashMap<EndId, Account>,
+        gap: Duration,
+    ) {
+        let connections = subscriber.connections().into_iter().map(|status| Connection {
+            node: status.origin.node.to_string(),
+            epoch: status.origin.publisher.node,
+            index: status.origin.publisher.index,
+            service: status.origin.service.to_string(),
+            first: status.first,
+            received: status.received,
+            lost: status.lost,
+            ended: status.ended,
+            account: accounts
+                .get(&status.origin.publisher)
+                .cloned()
+                .unwrap_or_else(|| Account::new(status.first)),
+        });
+        let connections = connections.collect();
+        let mut tally = self.tally.lock().expect("nobody panics with the tally");
+        tally.connections = connections;
+        tally.longest_gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+        self.changed.notify_all();
+    }
+}
+
+fn limit(resource: Resource, bound: u64) -> Result<Answer, Failure> {
+    let (_, hard) = getrlimit(resource).map_err(failure)?;
+    setrlimit(resource, bound.min(hard), hard).map_err(failure)?;
+    Ok(Answer::Done)
+}
+
+fn belongings() -> Result<Answer, Failure> {
+    let mut descriptors = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").map_err(failure)? {
+        // The descriptor of the listing itself is gone when it is looked at.
+        if let Ok(target) = std::fs::read_link(entry.map_err(failure)?.path()) {
+            descriptors.push(target.display().to_string());
+        }
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(failure)?;
+    let mappings = maps.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned()));
+    Ok(Answer::Belongings { descriptors, mappings: mappings.collect() })
+}
+
+impl Debug for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Actor").field("node", &self.node).finish_non_exhaustive()
+    }
+}

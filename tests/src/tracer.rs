@@ -1,0 +1,143 @@
+//! Counts the system calls of another process between two marks, by tracing it.
+//!
+//! ```text
+//! traced process      getppid ── the work that is looked at ── getppid
+//! this process         │ stop at each system call of each thread, before and after it
+//! ```
+//! The traced process makes the first mark when it is told to begin, which happens after it is being traced. All
+//! its threads are traced; the marks are made by one of them.
+
+use crate::BOUND;
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// What the marks are.
+#[cfg(target_arch = "x86_64")]
+const GETPPID: u64 = 110;
+#[cfg(target_arch = "aarch64")]
+const GETPPID: u64 = 173;
+
+/// Traces a process. The same thread must create it and wait with it.
+#[derive(Debug)]
+pub struct Tracer {
+    threads: HashMap<Pid, Thread>,
+    /// Marks seen, and the number of each system call between the first two.
+    marks: usize,
+    between: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    /// It stopped before a system call and will stop after it.
+    within: bool,
+}
+
+impl Tracer {
+    /// Begins to trace all threads of a process that is idle.
+    pub fn seize(pid: i32) -> Tracer {
+        let mut tracer = Tracer { threads: HashMap::new(), marks: 0, between: Vec::new() };
+        for entry in std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives") {
+            let name = entry.expect("a thread").file_name();
+            let thread = Pid::from_raw(name.to_string_lossy().parse().expect("threads are numbers"));
+            ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD).expect("our own child may be traced");
+            ptrace::interrupt(thread).expect("it is seized");
+            let status = waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+            assert!(matches!(status, WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)), "{status:?}");
+            ptrace::syscall(thread, None).expect("it is stopped");
+            tracer.threads.insert(thread, Thread::default());
+        }
+        tracer
+    }
+
+    /// Lets processes run until each has made its second mark. Returns, for each, the numbers of the system calls in between.
+    pub fn between_marks<const N: usize>(mut tracers: [Tracer; N]) -> [Vec<u64>; N] {
+        let start = Instant::now();
+        while tracers.iter().any(|tracer| tracer.marks < 2) {
+            assert!(start.elapsed() < BOUND, "the marks did not come: {tracers:#?}");
+            let mut idle = true;
+            for tracer in &mut tracers {
+                idle &= !tracer.look();
+            }
+            if idle {
+                // Others need the core: what is traced spins.
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        }
+        tracers.map(|mut tracer| {
+            tracer.detach();
+            std::mem::take(&mut tracer.between)
+        })
+    }
+
+    /// Looks at each thread once. Whether one of them had stopped.
+    fn look(&mut self) -> bool {
+        let mut stopped = false;
+        for (&pid, thread) in &mut self.threads {
+            let status = match waitpid(pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                Ok(WaitStatus::StillAlive) => continue,
+                Ok(status) => status,
+                // The thread has ended.
+                Err(Errno::ECHILD) => continue,
+                Err(error) => panic!("waiting for thread {pid}: {error}"),
+            };
+            stopped = true;
+            let mut deliver = None::<Signal>;
+            match status {
+                WaitStatus::PtraceSyscall(_) => {
+                    thread.within = !thread.within;
+                    if thread.within {
+                        let number = system_call(pid);
+                        if number == GETPPID {
+                            self.marks += 1;
+                        } else if self.marks == 1 {
+                            self.between.push(number);
+                        }
+                    }
+                }
+                WaitStatus::Stopped(_, signal) => deliver = Some(signal),
+                WaitStatus::PtraceEvent(..) => {}
+                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
+                    assert!(self.marks >= 2, "thread {pid} ended before its second mark: {status:?}");
+                    continue;
+                }
+                other => panic!("thread {pid}: {other:?}"),
+            }
+            if self.marks < 2 {
+                // It may have been killed since.
+                let _ = ptrace::syscall(pid, deliver);
+            } else {
+                let _ = ptrace::cont(pid, deliver);
+            }
+        }
+        stopped
+    }
+
+    fn detach(&mut self) {
+        for &pid in self.threads.keys() {
+            // To detach, a thread has to be stopped; one that has ended is detached already.
+            if ptrace::interrupt(pid).is_err() {
+                continue;
+            }
+            if let Ok(WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) | WaitStatus::PtraceSyscall(..)) =
+                waitpid(pid, Some(WaitPidFlag::__WALL))
+            {
+                let _ = ptrace::detach(pid, None);
+            }
+        }
+        self.threads.clear();
+    }
+}
+
+/// The number of the system call that a stopped thread is about to make.
+fn system_call(pid: Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).expect("it is stopped");
+    text.split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no system call: {text}"))
+}

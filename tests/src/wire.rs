@@ -1,0 +1,91 @@
+//! A stranger at the root's socket, who sends what it likes.
+
+use crate::BOUND;
+use hivemind_core::protocol::{self, MAX_PACKET, ToNode};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
+};
+use rkyv::util::AlignedVec;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// A connection to a root.
+#[derive(Debug)]
+pub struct Stranger {
+    socket: OwnedFd,
+}
+
+/// What the root did with the stranger in the end.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What it said, in order.
+    pub said: Vec<ToNode>,
+    /// Whether it closed the connection; otherwise the connection still stands.
+    pub closed: bool,
+}
+
+impl Stranger {
+    /// Connects to the root of the default hive in this runtime directory.
+    pub fn connect(folder: &Path) -> Stranger {
+        let path = folder.join("default/root.sock");
+        let socket =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        connect(socket.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("the root listens");
+        Stranger { socket }
+    }
+
+    /// Sends a packet with descriptors. What the kernel says when the root has closed already is returned.
+    pub fn send(&self, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let control: &[ControlMessage<'_>] = if numbers.is_empty() { &[] } else { &rights };
+        let slices = [IoSlice::new(packet)];
+        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &slices, control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+    }
+
+    /// Sends a packet that the root does not take all of at once, if it fits; returns whether it did.
+    pub fn send_at_once(&self, packet: &[u8]) -> Result<(), Errno> {
+        let slices = [IoSlice::new(packet)];
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        sendmsg::<UnixAddr>(self.socket.as_raw_fd(), &slices, &[], flags, None).map(drop)
+    }
+
+    /// Reads the next packet, at most for [`BOUND`]; `None` when the root has closed.
+    pub fn hear(&self) -> Option<ToNode> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let waiting = PollTimeout::try_from(BOUND).expect("a minute");
+        assert!(poll(&mut ready, waiting).expect("a socket") > 0, "the root neither answers nor closes");
+        let mut packet = AlignedVec::<16>::new();
+        packet.resize(MAX_PACKET, 0);
+        // Descriptors that come with it are dropped by the kernel, since there is no room for them.
+        let length = match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+            Ok(0) | Err(Errno::ECONNRESET) => return None,
+            Ok(length) => length,
+            Err(error) => panic!("receiving from the root: {error}"),
+        };
+        Some(
+            protocol::decode_unaccompanied::<ToNode>(&packet[..length])
+                .expect("the root speaks the protocol"),
+        )
+    }
+
+    /// Listens until the root closes the connection.
+    pub fn hear_out(&self) -> Vec<ToNode> {
+        let mut said = Vec::new();
+        while let Some(message) = self.hear() {
+            said.push(message);
+            assert!(said.len() < 10_000, "the root does not stop talking");
+        }
+        said
+    }
+}
+
+/// A packet of the protocol.
+pub fn packet<M: protocol::Message>(message: &M) -> AlignedVec<16> {
+    let mut packet = AlignedVec::new();
+    protocol::encode(message, &mut packet).expect("it fits into a packet");
+    packet
+}
