@@ -24,7 +24,7 @@ pub struct DynamicSubscriber {
 #[derive(Debug)]
 pub struct DynamicSample {
     arrived: Arrived,
-    origin: Arc<Origin>,
+    origin: Origin,
     schema: Arc<Schema>,
 }
 
@@ -41,7 +41,7 @@ impl DynamicSubscriber {
     pub fn try_recv(&mut self) -> Result<Option<DynamicSample>, RecvError> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
         let connection = &self.intake.connections[turn];
-        let origin = Arc::clone(&connection.origin);
+        let origin = connection.origin;
         if let Some(schema) = self.schemas.get(&connection.schema) {
             return Ok(Some(DynamicSample { arrived, origin, schema: Arc::clone(schema) }));
         }

@@ -71,7 +71,7 @@ pub(crate) struct Inbox {
     /// Lives of nodes that are gone.
     pub(crate) gone: Vec<u64>,
     /// Attachments that failed.
-    pub(crate) problems: Vec<(Arc<Origin>, String)>,
+    pub(crate) problems: Vec<(Origin, String)>,
     pub(crate) skipped: Vec<(ServiceName, Vec<u8>)>,
     pending: HashMap<EndId, Pending>,
     live: HashMap<EndId, u32>,
@@ -80,14 +80,14 @@ pub(crate) struct Inbox {
 /// A publisher that this subscriber is attached to from now on.
 pub(crate) struct Arrival {
     pub(crate) reader: Reader<Mapped>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) origin: Origin,
     pub(crate) schema: Vec<u8>,
 }
 
 /// A publisher that was asked to attach this subscriber.
 struct Pending {
     seat: u32,
-    origin: Arc<Origin>,
+    origin: Origin,
     fingerprint: u128,
     schema: Vec<u8>,
 }
@@ -323,18 +323,27 @@ impl NodeSide for Hub {
             tracing::warn!(service = %m.service, "matched with a service of another type; ignored");
             return None;
         }
+        let names = crate::names::keep_service(m.service).and_then(|service| {
+            Ok(Origin { service, node: crate::names::keep_node(m.node_name)?, publisher: m.publisher })
+        });
+        let origin = match names {
+            Ok(origin) => origin,
+            Err(error) => {
+                tracing::warn!(filter = %end.demand.filter, %error, "not attached");
+                return None;
+            }
+        };
         // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
         let seat = match inbox.pending.get(&m.publisher).map(|pending| pending.seat) {
             Some(seat) => seat,
             None => match end.seats.take((m.publisher.node, m.publisher.index)) {
                 Ok(seat) => seat,
                 Err(error) => {
-                    tracing::warn!(service = %m.service, filter = %end.demand.filter, %error, "not attached");
+                    tracing::warn!(service = %origin.service, filter = %end.demand.filter, %error, "not attached");
                     return None;
                 }
             },
         };
-        let origin = Arc::new(Origin { service: m.service, publisher: m.publisher, node: m.node_name });
         let reader = match end.seats.memory().segment().handle() {
             Ok(reader) => reader,
             Err(error) => {

@@ -67,6 +67,7 @@ mod dynamic;
 mod error;
 mod hub;
 mod message;
+mod names;
 mod node;
 mod publisher;
 mod run;

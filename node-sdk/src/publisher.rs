@@ -188,7 +188,7 @@ impl<T: Message + ?Sized> Publisher<T> {
             match message.send(&mut self.outlet) {
                 // There is a slot, but messages that subscribers hold or have yet to read take all the memory.
                 Err(SendError::MemoryOut { .. }) if !left.is_zero() => {
-                    std::thread::sleep(MEMORY_RECHECK.min(left))
+                    std::thread::sleep(MEMORY_RECHECK.min(left));
                 }
                 outcome => return outcome,
             }

@@ -5,17 +5,16 @@ use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_core::protocol::EndId;
 use hivemind_ring::archive::ArchiveError;
 use std::ops::Deref;
-use std::sync::Arc;
 
 /// Where a message came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// The service.
-    pub service: ServiceName,
+    pub service: &'static ServiceName,
+    /// The name of the publisher's node.
+    pub node: &'static NodeName,
     /// The publisher: the life of its node, and which end of it.
     pub publisher: EndId,
-    /// The name of the publisher's node.
-    pub node: NodeName,
 }
 
 /// A received message, readable in place until dropped. It dereferences to the archived type (or to `[u8]`).
@@ -24,13 +23,13 @@ pub struct Origin {
 /// is gone; at most [`hivemind_ring::layout::PINS`] samples of one publisher can be held so. May be sent to other threads.
 pub struct Sample<T: Message + ?Sized> {
     pub(crate) held: T::Held,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) origin: Origin,
 }
 
 impl<T: Message + ?Sized> Sample<T> {
     /// The service that the message was published on.
-    pub fn service(&self) -> &ServiceName {
-        &self.origin.service
+    pub fn service(&self) -> &'static ServiceName {
+        self.origin.service
     }
 
     /// Number of the message at its publisher, from 0, without gaps.
@@ -69,7 +68,7 @@ impl<T: Message + ?Sized> Deref for Sample<T> {
 impl<T: Message<Read: std::fmt::Debug> + ?Sized> std::fmt::Debug for Sample<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sample")
-            .field("service", &self.origin.service)
+            .field("service", self.origin.service)
             .field("sequence", &self.sequence())
             .field("message", &&**self)
             .finish()

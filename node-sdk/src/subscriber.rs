@@ -115,7 +115,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
         match T::check(arrived) {
             Ok(held) => {
-                let origin = Arc::clone(&self.intake.connections[turn].origin);
+                let origin = self.intake.connections[turn].origin;
                 Ok(Some(Sample { held, origin }))
             }
             Err(error) => Err(self.intake.cut_off(turn, error.to_string())),
@@ -220,14 +220,14 @@ pub(crate) struct Intake {
     /// Of connections that ended.
     received_before: u64,
     lost_before: u64,
-    problems: VecDeque<(Arc<Origin>, String)>,
+    problems: VecDeque<(Origin, String)>,
 }
 
 /// One attachment.
 #[derive(Debug)]
 pub(crate) struct Connection {
     reader: Reader<Mapped>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) origin: Origin,
     /// The schema's bytes, as announced.
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
@@ -241,7 +241,7 @@ impl Connection {
 
     fn status(&self, ended: bool) -> ConnectionStatus {
         ConnectionStatus {
-            origin: Origin::clone(&self.origin),
+            origin: self.origin,
             first: self.reader.first(),
             received: self.received(),
             lost: self.reader.lost(),
@@ -323,7 +323,7 @@ impl Intake {
     /// Detaches from a publisher at fault.
     #[cold]
     pub(crate) fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
-        let origin = Arc::clone(&self.connections[turn].origin);
+        let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
         self.end_connection(turn);
         detached(&origin, reason)

@@ -3,6 +3,7 @@
 // What the attribute writes must pass where a user forbids these.
 #![forbid(unsafe_code)]
 #![deny(warnings)]
+#![allow(missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
