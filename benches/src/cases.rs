@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hivemind::{Message, Node, Publisher, Sample, Subscriber};
 
 use crate::error::HarnessError;
-use crate::floor::{Floor, PATIENCE, poll_for};
+use crate::floor::{Floor, PATIENCE, poll_for, rest};
 use crate::message::Reading;
 use crate::peer::{Order, Peer, Shape, Waiting};
 use crate::readings::{BATCH, Readings, Summary};
@@ -88,8 +88,11 @@ const fn round_trip(
     budget: Option<f64>,
 ) -> Case {
     let (against, reading) = match waiting {
-        Waiting::Spinning => (Against::Line, BATCHED),
-        Waiting::Asleep | Waiting::AsItComes => (Against::Futex, "single readings less the clock"),
+        Waiting::Spinning | Waiting::AsItComes => (Against::Line, BATCHED),
+        Waiting::Asleep => (
+            Against::Futex,
+            "single readings less the clock, each after a rest in which the peer falls asleep",
+        ),
     };
     let kind = Kind::RoundTrip(shape, waiting);
     Case { name, operation: "round trip", reading, kind, against, bound, budget }
@@ -184,17 +187,22 @@ impl Counts {
 
     fn of(self, kind: Kind) -> Plan {
         match kind {
-            Kind::RoundTrip(_, Waiting::Spinning) => {
-                Plan { warm_up: self.warm_up, batches: self.batches, batch: BATCH, singles: self.singles }
-            }
+            Kind::RoundTrip(_, Waiting::Spinning | Waiting::AsItComes) => Plan {
+                warm_up: self.warm_up,
+                batches: self.batches,
+                batch: BATCH,
+                singles: self.singles,
+                rest: false,
+            },
             Kind::FanOut { .. } => Plan {
                 warm_up: self.warm_up,
                 batches: self.batches,
                 batch: SEND_BATCH,
                 singles: self.singles,
+                rest: false,
             },
             // One round takes as long as a thousand readings of the clock: singles alone.
-            _ => Plan { warm_up: self.asleep / 10, batches: 0, batch: 0, singles: self.asleep },
+            _ => Plan { warm_up: self.asleep / 10, batches: 0, batch: 0, singles: self.asleep, rest: true },
         }
     }
 }
@@ -206,6 +214,8 @@ struct Plan {
     batches: u64,
     batch: u64,
     singles: u64,
+    /// Rest before each single reading, so that the other side falls asleep.
+    rest: bool,
 }
 
 impl Plan {
@@ -231,6 +241,9 @@ impl Plan {
             batches.record(start.elapsed(), self.batch);
         }
         for _ in 0..self.singles {
+            if self.rest {
+                rest();
+            }
             let start = Instant::now();
             operation()?;
             singles.record_single(start.elapsed(), clock_ns);

@@ -29,6 +29,9 @@ pub const DISAGREEMENT: f64 = 0.15;
 /// How often one run is measured before it is reported as unsteady.
 pub const ATTEMPTS: usize = 6;
 
+/// Between two readings of a case in which both sides sleep: long enough for the peer to fall asleep again.
+pub const REST: Duration = Duration::from_micros(50);
+
 /// How long one side polls for the other before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -102,11 +105,13 @@ impl Floor {
         Ok(())
     }
 
-    /// The parent's half of the floor of sleepers: `rounds` readings of one futex round trip each.
+    /// The parent's half of the floor of sleepers: `rounds` readings of one futex round trip each, with a
+    /// [rest] before each, so that the peer is asleep when it is rung.
     pub fn ask_asleep(&self, rounds: u64, clock_ns: u64) -> Result<Summary, HarnessError> {
         let (ping, pong) = (self.line(PING), self.line(PONG));
         let mut readings = Readings::with_capacity(rounds);
         for round in 1..=last_round(rounds) {
+            rest();
             let start = Instant::now();
             ring(ping, round);
             sleep_until(pong, round)?;
@@ -163,6 +168,14 @@ pub fn poll_for<T>(
         if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
             return Err(HarnessError::Silent { during, waited_s: PATIENCE.as_secs() });
         }
+    }
+}
+
+/// Spins for [`REST`], so that this core stays awake while the peer's falls asleep.
+pub fn rest() {
+    let start = Instant::now();
+    while start.elapsed() < REST {
+        std::hint::spin_loop();
     }
 }
 

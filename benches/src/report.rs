@@ -192,12 +192,12 @@ impl Report {
             return String::new();
         }
         let mut text = String::from(
-            "\nns for one operation             floor      p50      p99    p99.9        max   p50/floor   million/s\n",
+            "\nns for one operation             floor        p50        p99      p99.9          max   p50/floor   million/s\n",
         );
         for finding in &self.findings {
             let _ = write!(
                 text,
-                "{:<28} {:>9.1}{:>9.1}{:>9.1}{:>9.1}{:>11.0}{:>11.2}x{:>12.3}",
+                "{:<28} {:>9.1}{:>11.1}{:>11.1}{:>11.1}{:>13.0}{:>11.2}x{:>12.3}",
                 finding.case,
                 finding.floor_p50_ns,
                 finding.p50_ns,
