@@ -2,7 +2,7 @@
 mod recorder;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hivemind_core::protocol::EndId;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
@@ -319,7 +319,8 @@ fn withdrawn_ends_are_gone_and_their_numbers_are_not() {
         viewer.wait_attached(1, camera.end(index));
         camera.withdraw(index);
     }
-    let listing = viewer.session.list().unwrap();
+    // What a node asks comes after what it said before.
+    let listing = camera.session.list().unwrap();
     assert_eq!((listing.publishers.len(), listing.services.len(), listing.connections.len()), (0, 0, 0));
 }
 
@@ -340,4 +341,32 @@ fn five_thousand_ends_are_listed() {
     let listing = nodes[4].session.list().unwrap();
     assert_eq!((listing.publishers.len(), listing.services.len()), (5000, 5000));
     assert_eq!(listing.services[0].schema, vec![7; 200]);
+}
+
+/// The subscriber is there first, so that every publisher is matched at once; then it is the other way round.
+#[test]
+fn a_thousand_services_are_matched_both_ways() {
+    let (_base, dir) = hive();
+    let host = Node::join(&dir, "host");
+    let (camera, early, late) =
+        (Node::join(&dir, "camera"), Node::join(&dir, "early"), Node::join(&dir, "late"));
+    early.demand(1, "services/*", None).unwrap();
+    let begun = Instant::now();
+    for index in 0..1000 {
+        camera.offer_with(index, &format!("services/{index}"), 5, vec![7; 300]).unwrap();
+    }
+    let offered = begun.elapsed();
+    let wait_for_all = |node: &Node| {
+        node.side.wait_until("a thousand attachments", |state| {
+            state.heard.iter().filter(|heard| matches!(heard, Heard::Attached { .. })).count() == 1000
+        });
+    };
+    wait_for_all(&early);
+    let matched = begun.elapsed();
+    let begun = Instant::now();
+    late.demand(1, "services/*", None).unwrap();
+    wait_for_all(&late);
+    println!("1000 services: offered {offered:?}, matched {matched:?}, matched late {:?}", begun.elapsed());
+    assert_eq!((early.matches(1), late.matches(1)), (1000, 1000));
+    assert_eq!(host.session.list().unwrap().connections.len(), 2000);
 }

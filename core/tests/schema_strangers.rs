@@ -13,6 +13,7 @@ use proptest::collection::{btree_map, hash_map, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rkyv::rancor::Error;
+use rkyv::util::AlignedVec;
 
 mod hivemind {
     pub(crate) use ::rkyv;
@@ -213,7 +214,15 @@ proptest! {
         if let Some(cut) = cut {
             archive.drain(..cut.index(archive.len()));
         }
-        read(&Schema::of::<Everything>(), &archive);
+        let schema = Schema::of::<Everything>();
+        read(&schema, &archive);
+        // What rkyv holds to be an archive of the type can be read.
+        let mut aligned = AlignedVec::<16>::new();
+        aligned.extend_from_slice(&archive);
+        if rkyv::access::<ArchivedEverything, Error>(&aligned).is_ok() {
+            let read = schema.to_json(&archive, &mut String::new());
+            prop_assert_eq!(read, Ok(()));
+        }
     }
 
     #[test]

@@ -1,0 +1,278 @@
+//! Roots and nodes die by SIGKILL, in processes of their own, and the hive goes on.
+//!
+//! The test binary starts itself again as a node (`child`, below) and kills it. The times it prints are measured, not
+//! asserted; run it with `cargo test --release -p hivemind-core --test takeover -- --nocapture --test-threads 1`.
+mod recorder;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hivemind_core::name::HiveName;
+use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
+use hivemind_core::runtime_dir::RuntimeDir;
+use hivemind_core::session::{JoinError, WaitedFor};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use recorder::{Heard, Node, files, hive, wait_for};
+
+const DIR: &str = "HIVEMIND_TEST_DIR";
+const NAME: &str = "HIVEMIND_TEST_NAME";
+
+/// Not a test: what a started process does. It joins, announces itself, says so, and lives until its input ends.
+#[test]
+#[ignore = "this is the other process, started by the tests"]
+fn child() {
+    let base = std::env::var_os(DIR).expect("started by a test");
+    let dir = RuntimeDir::at(base.as_ref(), &HiveName::default()).unwrap();
+    let name = std::env::var(NAME).unwrap();
+    if name == "dedicated" {
+        println!("ready");
+        serve_root(&dir, ServeOptions::default(), &StopHandle::new().unwrap()).unwrap();
+        return;
+    }
+    let node = Node::join(&dir, &name);
+    node.offer(1, &format!("from/{name}"), 5).unwrap();
+    println!("ready");
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+struct Process {
+    child: Child,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(base: &tempfile::TempDir, name: &str) -> Process {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--ignored", "--nocapture"])
+            .env(DIR, base.path())
+            .env(NAME, name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "{name} ended before it was ready");
+        }
+        Process { child, _output: output }
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Kills it; it stays a zombie until it is dropped.
+    fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
+
+fn print_times(what: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("{what}: n {} p50 {:?} p90 {:?} max {:?}", times.len(), at(0.5), at(0.9), at(1.0));
+}
+
+#[test]
+fn a_killed_root_is_succeeded_and_the_next_join_is_served() {
+    for bystanders in [0, 3] {
+        let (mut to_join, mut to_list) = (Vec::new(), Vec::new());
+        for _ in 0..20 {
+            let (base, dir) = hive();
+            let root = Process::start(&base, "root");
+            let others: Vec<Process> =
+                (0..bystanders).map(|number| Process::start(&base, &format!("bystander{number}"))).collect();
+            let begun = Instant::now();
+            root.kill();
+            let newcomer = Node::join(&dir, "newcomer");
+            to_join.push(begun.elapsed());
+            assert_ne!(newcomer.session.root_pid(), Some(root.pid()));
+            assert_eq!(newcomer.session.root_epoch(), 2, "one take-over, not two");
+            // Everybody who lives is announced again, the dead is not, and one process hosts the root.
+            wait_for("all roll calls", || newcomer.session.list().unwrap().nodes.len() == others.len() + 1);
+            to_list.push(begun.elapsed());
+            let listing = newcomer.session.list().unwrap();
+            assert_eq!(listing.nodes.iter().filter(|node| node.hosts_root).count(), 1);
+            assert_eq!(listing.root_epoch, 2);
+        }
+        print_times(&format!("root killed to next join, {bystanders} bystanders"), to_join);
+        print_times(&format!("root killed to all announced again, {bystanders} bystanders"), to_list);
+    }
+}
+
+#[test]
+fn nodes_outlive_many_roots() {
+    let (base, dir) = hive();
+    let first = Process::start(&base, "root0");
+    let camera = Node::join(&dir, "camera");
+    let viewer = Node::join(&dir, "viewer");
+    camera.offer(1, "a", 5).unwrap();
+    viewer.demand(1, "a", None).unwrap();
+    viewer.wait_attached(1, camera.end(1));
+    drop(first);
+    wait_for("a successor", || camera.session.root_epoch() == 2 && viewer.session.root_epoch() == 2);
+    // From now on dedicated roots come and are killed; the nodes fill in between.
+    for _ in 0..5 {
+        let before = camera.session.root_epoch();
+        let root = Process::start(&base, "dedicated");
+        wait_for("the dedicated root", || {
+            camera.session.root_pid() == Some(root.pid()) && viewer.session.root_pid() == Some(root.pid())
+        });
+        assert!(!camera.session.hosts_root() && !viewer.session.hosts_root());
+        drop(root);
+        wait_for("a node taking over", || {
+            let nodes = [&camera, &viewer];
+            nodes.iter().all(|node| node.session.root_pid() == Some(std::process::id() as i32))
+        });
+        assert_eq!(camera.session.root_epoch(), before + 2);
+    }
+    let index = 2;
+    camera.offer(index, "a", 5).unwrap();
+    viewer.wait_attached(1, camera.end(index));
+    assert_eq!(viewer.matches(1), 2, "one match for each pair over all roots");
+    let gone = viewer.side.count(|heard| matches!(heard, Heard::PeerGone { .. }));
+    assert_eq!(gone, 0, "a dead root is no dead peer");
+}
+
+#[test]
+fn the_name_of_a_dead_node_is_free_at_once() {
+    let (base, dir) = hive();
+    let _host = Node::join(&dir, "host");
+    for _ in 0..20 {
+        let process = Process::start(&base, "worker");
+        assert!(matches!(
+            Node::try_join(&dir, "worker", |_| {}),
+            Err(JoinError::NodeNameTaken { pid, .. }) if pid == process.pid()
+        ));
+        process.kill();
+        // The kernel says when a process is dead; then the name is free, before any clean-up of anybody.
+        let process_fd = hivemind_ring::os::open_pidfd(process.pid()).unwrap();
+        let mut wanted =
+            [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&process_fd), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut wanted, nix::poll::PollTimeout::NONE).unwrap();
+        drop(Node::join(&dir, "worker"));
+    }
+}
+
+#[test]
+fn the_death_of_a_peer_is_told_by_the_kernel() {
+    let (base, dir) = hive();
+    let viewer = Node::join(&dir, "viewer");
+    viewer.demand(1, "from/*", None).unwrap();
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let process = Process::start(&base, "camera");
+        viewer.side.wait_until("attached", |state| {
+            let attached = |heard: &&Heard| matches!(heard, Heard::Attached { .. });
+            state.heard.iter().filter(attached).count() == round + 1
+        });
+        let begun = Instant::now();
+        process.kill();
+        viewer.side.wait_until("the death", |state| {
+            let gone = |heard: &&Heard| matches!(heard, Heard::PeerGone { .. });
+            state.heard.iter().filter(gone).count() == round + 1
+        });
+        times.push(begun.elapsed());
+    }
+    print_times("peer killed to peer_gone", times);
+}
+
+#[test]
+fn a_forgotten_peer_is_not_watched() {
+    let (base, dir) = hive();
+    let viewer = Node::join(&dir, "viewer");
+    viewer.demand(1, "from/*", None).unwrap();
+    let attached = |heard: &Heard| match heard {
+        Heard::Attached { publisher, .. } => Some(publisher.node),
+        _ => None,
+    };
+    let (one, two) = (Process::start(&base, "one"), Process::start(&base, "two"));
+    viewer.side.wait_until("both", |state| state.heard.iter().filter_map(attached).count() == 2);
+    let nodes: Vec<u64> = viewer.side.heard().iter().filter_map(attached).collect();
+    viewer.session.forget(nodes[0]);
+    // The answer to a question comes after the command before it.
+    viewer.session.list().unwrap();
+    drop((one, two));
+    viewer.side.wait_until("one death", |state| state.heard.contains(&Heard::PeerGone { node: nodes[1] }));
+    assert!(!viewer.side.heard().contains(&Heard::PeerGone { node: nodes[0] }));
+}
+
+#[test]
+fn after_the_death_of_all_only_socket_and_lock_are_left_and_the_next_start_works_at_once() {
+    let (base, dir) = hive();
+    for round in 1..4 {
+        let all: Vec<Process> = (0..4).map(|number| Process::start(&base, &format!("n{number}"))).collect();
+        for process in &all {
+            process.kill();
+        }
+        drop(all);
+        assert_eq!(files(&dir), ["root.lock", "root.sock"]);
+        let node = Node::join(&dir, "next");
+        assert!(node.session.hosts_root() && node.session.root_epoch() > round);
+        assert_eq!(node.session.list().unwrap().nodes.len(), 1);
+    }
+}
+
+#[test]
+fn a_stopped_root_is_alive_and_named() {
+    let (base, dir) = hive();
+    let root = Process::start(&base, "root");
+    root.signal(Signal::SIGSTOP);
+    let status = waitpid(Pid::from_raw(root.pid()), Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert!(matches!(status, WaitStatus::Stopped(_, Signal::SIGSTOP)));
+    let error = Node::try_join(&dir, "node", |config| config.patience = Duration::from_millis(30));
+    let error = error.err().unwrap();
+    assert!(
+        matches!(&error, JoinError::NoRoot { what: WaitedFor::Answer { pid }, .. } if *pid == root.pid()),
+        "{error}"
+    );
+    root.signal(Signal::SIGCONT);
+    assert_eq!(Node::join(&dir, "node").session.root_pid(), Some(root.pid()));
+}
+
+#[test]
+fn a_hive_starts_from_nothing_with_any_number_of_nodes_at_once() {
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let (_base, dir) = hive();
+        let begun = Instant::now();
+        let nodes: Vec<Node> = std::thread::scope(|scope| {
+            let joining: Vec<_> = (0..8)
+                .map(|number| {
+                    let dir = &dir;
+                    scope.spawn(move || Node::join(dir, &format!("n{number}")))
+                })
+                .collect();
+            joining.into_iter().map(|joining| joining.join().unwrap()).collect()
+        });
+        times.push(begun.elapsed());
+        assert_eq!(nodes.iter().filter(|node| node.session.hosts_root()).count(), 1);
+        assert!(nodes.iter().all(|node| node.session.root_epoch() == 1));
+        assert_eq!(nodes[0].session.list().unwrap().nodes.len(), 8);
+    }
+    print_times("8 nodes from nothing", times);
+    let (_base, dir) = hive();
+    let cold = (0..20).map(|_| {
+        let begun = Instant::now();
+        drop(Node::join(&dir, "cold"));
+        begun.elapsed()
+    });
+    print_times("cold start, join and leave", cold.collect());
+}
