@@ -381,9 +381,9 @@ impl<M: Memory> Writer<M> {
     /// Wakes all readers that sleep: at most one system call each.
     #[cold]
     fn ring_bell(&mut self) {
-        // edge sleep. Acquire: whoever set this also set its `sleeping` before. Release keeps the chain of setters
-        // unbroken for the next swap.
-        self.bell.bell().sleepers.swap(0, Ordering::AcqRel);
+        // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
+        // behind its fence, and ours came before this.
+        self.bell.bell().sleepers.swap(0, Ordering::Acquire);
         self.refresh();
         self.attached = 0;
         for reader in &self.readers {

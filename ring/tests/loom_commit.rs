@@ -1,0 +1,56 @@
+//! Edges *commit* and *rewrite*: a publisher overwrites the slots that a reader is copying.
+//!
+//! Each of these was broken once, and seen to fail:
+//!
+//! | broken on purpose                                              | seen                     |
+//! | -------------------------------------------------------------- | ------------------------ |
+//! | commit: the stamp stored Relaxed, or the first look Relaxed    | a message of zeros       |
+//! | rewrite: the writer's or the reader's fence left out           | half of each of two      |
+//! | rewrite: no busy stamp, or no second look                      | half of each of two      |
+//! | close: `finished` looks Relaxed                                | the last message missing |
+#![cfg(loom)]
+
+mod loom_support;
+
+use loom_support::{LOSSY, explore};
+
+/// The publisher laps the reader; the reader copies no torn message, and received + lost = published exactly.
+#[test]
+fn an_overtaken_reader_gets_whole_messages_and_an_exact_count() {
+    const MESSAGES: u64 = 4;
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || {
+            for _ in 0..MESSAGES {
+                publisher.send();
+            }
+            publisher
+        });
+        for _ in 0..3 {
+            subscriber.poll();
+        }
+        let publisher = sending.join().unwrap();
+        assert_eq!(publisher.writer.published(), MESSAGES);
+        subscriber.finish(&chunks, MESSAGES);
+    });
+}
+
+/// Whoever sees the end of a publisher has seen all its messages.
+#[test]
+fn the_end_of_a_publisher_comes_after_its_last_message() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let mut subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher.send();
+        });
+        subscriber.poll();
+        if subscriber.reader.finished() {
+            assert_eq!(subscriber.reader.cursor(), 2);
+        }
+        sending.join().unwrap();
+    });
+}

@@ -1,0 +1,161 @@
+//! Edges *sleep* and *close*: nobody sleeps through a message or through the end of the other side.
+//!
+//! Under loom a sleep is a loop until the bell's word changes, so a lost wake-up shows as a loop that nobody ends: the model
+//! exceeds its number of branches. Each of these was broken once, and seen to fail:
+//!
+//! | broken on purpose                                                                        |
+//! | ---------------------------------------------------------------------------------------- |
+//! | sleep: a fence left out (after a commit, in `sleep`, at a publisher's end), or AcqRel    |
+//! | sleep: `sleeping` not set, `news` not asked, the bell's word read after `news`           |
+//! | sleep: `sleepers` set by a plain store or Relaxed; the publisher's swap not Acquire      |
+//! | sleep: `sleepers` cleared after the look at the readers instead of before                |
+//! | attach: `ring_bell` does not look for new readers                                        |
+//! | close: a publisher that ends wakes nobody                                                |
+//! | `bell::ring` counts Relaxed (news of the own node)                                       |
+#![cfg(loom)]
+
+mod loom_support;
+
+use hivemind_ring::sync::{Arc, AtomicU32, Ordering};
+use loom_support::{LOSSY, Subscription, explore, explore_deeper};
+
+/// Two messages, so that the second sleep meets what the first left behind.
+#[test]
+fn a_sleeper_misses_no_message() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher.send();
+            publisher
+        });
+        while subscriber.received < 2 {
+            if !subscriber.look(&chunks) {
+                subscriber.sleep();
+            }
+        }
+        drop(sending.join().unwrap());
+    });
+}
+
+/// One ring of the bell serves all who sleep.
+#[test]
+fn two_sleepers_of_one_publisher_both_wake() {
+    explore_deeper(-1, || {
+        let mut publisher = LOSSY.publisher();
+        let chunks = publisher.chunks.clone();
+        let sleeping: Vec<_> = (0..2)
+            .map(|index| {
+                let mut subscriber = publisher.attach_as(index);
+                let chunks = chunks.clone();
+                loom::thread::spawn(move || {
+                    while !subscriber.look(&chunks) {
+                        subscriber.sleep();
+                    }
+                })
+            })
+            .collect();
+        publisher.send();
+        for sleeper in sleeping {
+            sleeper.join().unwrap();
+        }
+    });
+}
+
+/// The flag "I sleep" belongs to the subscriber, the flag "somebody sleeps" to each publisher: a wake-up by one publisher
+/// does not swallow that of another.
+#[test]
+fn a_sleeper_of_two_publishers_gets_both_messages() {
+    explore(|| {
+        let publishers = [LOSSY.publisher(), LOSSY.publisher()];
+        let chunks = publishers[0].chunks.clone();
+        let subscription = Subscription::with_seats(2);
+        let mut readers = publishers.each_ref().map(|publisher| subscription.read(&publisher.door()));
+        let sending = publishers.map(|mut publisher| {
+            loom::thread::spawn(move || {
+                publisher.send();
+                publisher
+            })
+        });
+        let mut received = 0;
+        while received < 2 {
+            let mut found = false;
+            for reader in &mut readers {
+                while let Some(_message) = reader.poll().expect("an honest publisher") {
+                    received += 1;
+                    found = true;
+                }
+            }
+            if !found && received < 2 {
+                let news = || readers.iter().any(hivemind_ring::reader::Reader::ready);
+                subscription.seats.sleep(readers.iter(), news, None);
+            }
+        }
+        drop(sending.map(|thread| thread.join().unwrap()));
+        drop(chunks);
+    });
+}
+
+/// A reader that attaches and goes to sleep at once is known to the publisher when it rings.
+#[test]
+fn a_new_reader_may_sleep_at_once() {
+    explore(|| {
+        let mut publisher = LOSSY.with_history(1).publisher();
+        let chunks = publisher.chunks.clone();
+        let door = publisher.door();
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher
+        });
+        let mut subscriber = Subscription::new().attach(&door);
+        while !subscriber.look(&chunks) {
+            subscriber.sleep();
+        }
+        drop(sending.join().unwrap());
+    });
+}
+
+/// The end of a publisher wakes its readers.
+#[test]
+fn nobody_sleeps_through_the_end_of_a_publisher() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        let ending = loom::thread::spawn(move || {
+            publisher.send();
+            drop(publisher);
+        });
+        while !subscriber.reader.finished() {
+            if !subscriber.look(&chunks) {
+                subscriber.sleep();
+            }
+        }
+        assert_eq!(subscriber.received, 1);
+        ending.join().unwrap();
+    });
+}
+
+/// News of the own node (an arrival, say) wake a sleeper: what was stored before `wake` is seen by `news`.
+#[test]
+fn nobody_sleeps_through_news_of_the_own_node() {
+    explore(|| {
+        let subscription = Subscription::new();
+        let seats = Arc::new(subscription.seats);
+        let arrived = Arc::new(AtomicU32::new(0));
+        let telling = {
+            let (seats, arrived) = (Arc::clone(&seats), Arc::clone(&arrived));
+            loom::thread::spawn(move || {
+                arrived.store(1, Ordering::Relaxed);
+                seats.wake();
+            })
+        };
+        // Once more awake, the flag is there: `wake` released it, the next `sleep` acquires it.
+        while arrived.load(Ordering::Relaxed) == 0 {
+            seats.sleep(std::iter::empty(), || arrived.load(Ordering::Relaxed) != 0, None);
+        }
+        telling.join().unwrap();
+    });
+}
