@@ -457,7 +457,7 @@ impl<'a> Walk<'a> {
             1 => (TREE_ENTRIES, true),
             _ => return Err(corrupt(at, Corruption::Tree)),
         };
-        if count == 0 || count > TREE_ENTRIES {
+        if count > TREE_ENTRIES {
             return Err(corrupt(at, Corruption::Tree));
         }
         for position in 0..count {

@@ -63,7 +63,8 @@ impl Recorder {
         let mut state = self.state.lock().unwrap();
         while !is_enough(&state) {
             let left = PATIENCE.saturating_sub(begun.elapsed());
-            assert!(!left.is_zero(), "{} never heard {what}: {:?}", self.name, state.heard);
+            let last = &state.heard[state.heard.len().saturating_sub(5)..];
+            assert!(!left.is_zero(), "{} never heard {what}; heard {}: {last:?}", self.name, state.heard.len());
             state = self.changed.wait_timeout(state, left).unwrap().0;
         }
     }

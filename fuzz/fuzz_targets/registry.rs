@@ -1,0 +1,216 @@
+//! The registry: nodes that obey no protocol say anything at any time.
+//!
+//! It never panics, sends with every message as many descriptors as that message says, keeps to its limits, and has forgotten everybody when all are gone.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use hivemind_core::protocol::{
+    Carrier, Connected, Cursor, Demand, EndId, Expected, Message, Offer, ToNode, ToRoot,
+};
+use hivemind_core::registry::{Action, ClientId, Event, Limits, Registry, RootIdentity};
+use libfuzzer_sys::fuzz_target;
+
+const LIMITS: Limits =
+    Limits { clients: 4, ends_per_node: 4, ends: 8, pairs: 6, announced: 4, inquiries: 2, window: 2 };
+const CLIENTS: usize = 6;
+const SERVICES: [&str; 6] = ["a", "a/b", "a/c", "b", "", "a//b"];
+const FILTERS: [&str; 8] = ["a", "a/*", "**", "?", "[ab]", "a/b", "", "[["];
+
+/// What happens next. Small numbers, so that they meet.
+#[derive(Debug, Arbitrary)]
+enum Step {
+    Connect(u8),
+    Leave(u8),
+    Say(u8, Saying),
+    Lose(u8, Saying),
+}
+
+#[derive(Debug, Arbitrary)]
+enum Saying {
+    Hello { name: u8, node: u8, observer: bool, external: bool, rejoin: bool, hosts_root: bool, epoch: u64 },
+    Offer { index: u8, service: u8, kind: u8, reliable: bool },
+    Connected { subscriber: u8, connections: Vec<(u8, u8, u8)> },
+    Demand { index: u8, filter: u8, kind: Option<u8> },
+    Withdraw { index: u8 },
+    Attach { subscriber: u8, publisher: (u8, u8), named: bool },
+    Declined { subscriber: u8, publisher: (u8, u8) },
+    Attached { publisher: u8, subscriber: (u8, u8), named: bool },
+    AttachRefused { publisher: u8, subscriber: (u8, u8) },
+    List { what: u8, after: (u8, u8) },
+    Inspect { end: (u8, u8) },
+    Inspected { inquiry: u8, found: Option<bool> },
+    HandOver,
+    Leave,
+}
+
+fuzz_target!(|steps: Vec<Step>| {
+    let mut registry = Registry::new(RootIdentity { epoch: 3, pid: 1, dedicated: false }, LIMITS);
+    // The present number of each client; one that is not connected has the number it had, or one that never was.
+    let mut clients: [ClientId; CLIENTS] = std::array::from_fn(|client| client as ClientId);
+    let mut connected = [false; CLIENTS];
+    let mut next = CLIENTS as ClientId;
+    for step in steps {
+        let event = match step {
+            Step::Connect(client) => {
+                let client = usize::from(client) % CLIENTS;
+                if std::mem::replace(&mut connected[client], true) {
+                    continue;
+                }
+                clients[client] = next;
+                next += 1;
+                Event::Connected { client: clients[client], pid: 1 }
+            }
+            Step::Leave(client) => {
+                let client = usize::from(client) % CLIENTS;
+                connected[client] = false;
+                Event::Gone { client: clients[client] }
+            }
+            Step::Say(client, saying) => {
+                Event::Said { client: clients[usize::from(client) % CLIENTS], message: message(saying) }
+            }
+            Step::Lose(client, saying) => Event::DescriptorsLost {
+                client: clients[usize::from(client) % CLIENTS],
+                message: message(saying),
+            },
+        };
+        for action in handle(&mut registry, event) {
+            if let Action::CutOff { client } = action {
+                if let Some(client) = clients.iter().position(|number| *number == client) {
+                    connected[client] = false;
+                }
+            }
+        }
+    }
+    for client in clients {
+        handle(&mut registry, Event::Gone { client });
+    }
+    assert_eq!(lines(&mut registry), 1, "only who asks is listed");
+});
+
+fn handle(registry: &mut Registry, event: Event) -> Vec<Action> {
+    let actions = registry.handle(event);
+    for action in &actions {
+        if let Action::Send { message, attachments, .. } = action {
+            assert_eq!(attachments.len(), message.descriptors());
+        }
+    }
+    actions
+}
+
+/// Asks for all there is, as `hm ls` does.
+fn lines(registry: &mut Registry) -> usize {
+    let client = ClientId::MAX;
+    let node = u64::MAX;
+    handle(registry, Event::Connected { client, pid: 1 });
+    let bells = Carrier::Descriptor;
+    let hello = ToRoot::Hello {
+        name: "asks".into(),
+        node,
+        observer: true,
+        external: false,
+        rejoin: false,
+        hosts_root: false,
+        seen_epoch: 0,
+        bells,
+    };
+    handle(registry, Event::Said { client, message: hello });
+    let mut lines = 0;
+    let mut after = Cursor::Nodes(0);
+    loop {
+        let list = ToRoot::List { request: 0, after };
+        let actions = handle(registry, Event::Said { client, message: list });
+        let [Action::Send { message: ToNode::Page { entries, next, .. }, .. }] = &actions[..] else {
+            panic!("{actions:?}");
+        };
+        lines += entries.len();
+        match next {
+            Some(next) => after = next.clone(),
+            None => return lines,
+        }
+    }
+}
+
+fn message(saying: Saying) -> ToRoot {
+    let end = |(node, index): (u8, u8)| EndId { node: (node % 8).into(), index: (index % 4).into() };
+    let carrier = |named: bool| if named { Carrier::Named("n".into()) } else { Carrier::Descriptor };
+    let index = |index: u8| u32::from(index % 4);
+    match saying {
+        Saying::Hello { name, node, observer, external, rejoin, hosts_root, epoch } => ToRoot::Hello {
+            name: ["a", "b", "c", "", "a/b"][usize::from(name % 5)].into(),
+            node: (node % 8).into(),
+            observer,
+            external,
+            rejoin,
+            hosts_root,
+            seen_epoch: epoch,
+            bells: Carrier::Descriptor,
+        },
+        Saying::Offer { index: which, service, kind, reliable } => ToRoot::Offer {
+            request: which.into(),
+            offer: Offer {
+                index: index(which),
+                service: SERVICES[usize::from(service) % SERVICES.len()].into(),
+                fingerprint: (kind % 2).into(),
+                schema: vec![kind % 2],
+                reliable,
+                history: kind.into(),
+                capacity: 8,
+            },
+        },
+        Saying::Connected { subscriber, connections } => ToRoot::Connected {
+            subscriber: index(subscriber),
+            connections: connections
+                .into_iter()
+                .take(16)
+                .map(|(node, which, seat)| Connected { publisher: end((node, which)), seat: seat.into() })
+                .collect(),
+        },
+        Saying::Demand { index: which, filter, kind } => ToRoot::Demand {
+            request: which.into(),
+            demand: Demand {
+                index: index(which),
+                filter: FILTERS[usize::from(filter) % FILTERS.len()].into(),
+                expected: kind
+                    .map(|kind| Expected { fingerprint: (kind % 2).into(), schema: vec![kind % 2] }),
+                connected: Vec::new(),
+            },
+        },
+        Saying::Withdraw { index: which } => ToRoot::Withdraw { index: index(which) },
+        Saying::Attach { subscriber, publisher, named } => ToRoot::Attach {
+            subscriber: index(subscriber),
+            publisher: end(publisher),
+            seat: 0,
+            reader: carrier(named),
+        },
+        Saying::Declined { subscriber, publisher } => {
+            ToRoot::Declined { subscriber: index(subscriber), publisher: end(publisher) }
+        }
+        Saying::Attached { publisher, subscriber, named } => ToRoot::Attached {
+            publisher: index(publisher),
+            subscriber: end(subscriber),
+            start: 0,
+            ring: carrier(named),
+        },
+        Saying::AttachRefused { publisher, subscriber } => ToRoot::AttachRefused {
+            publisher: index(publisher),
+            subscriber: end(subscriber),
+            reason: "no".into(),
+        },
+        Saying::List { what, after } => ToRoot::List {
+            request: 0,
+            after: match what % 5 {
+                0 => Cursor::Nodes(after.0.into()),
+                1 => Cursor::Services(SERVICES[usize::from(after.0) % SERVICES.len()].into()),
+                2 => Cursor::Publishers(end(after)),
+                3 => Cursor::Subscribers(end(after)),
+                _ => Cursor::Connections(end(after), end(after)),
+            },
+        },
+        Saying::Inspect { end: (node, which) } => ToRoot::Inspect { request: 0, end: end((node, which)) },
+        Saying::Inspected { inquiry, found } => {
+            ToRoot::Inspected { inquiry: inquiry.into(), segment: found.map(carrier) }
+        }
+        Saying::HandOver => ToRoot::HandOver,
+        Saying::Leave => ToRoot::Leave,
+    }
+}
