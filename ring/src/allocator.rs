@@ -133,6 +133,12 @@ impl ChunkAllocator {
         }
     }
 
+    /// Makes room in the tables for `chunks` chunks at a time and the free blocks between them, so that fewer than that
+    /// never allocate on the heap.
+    pub fn expect_chunks(&mut self, chunks: usize) {
+        self.blocks.reserve((2 * chunks + 1).saturating_sub(self.blocks.len()));
+    }
+
     /// The most bytes it may ever manage.
     #[must_use]
     pub fn limit(&self) -> u64 {

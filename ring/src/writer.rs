@@ -371,6 +371,7 @@ impl<M: Memory> Writer<M> {
     fn occupy(&mut self, sequence: u64, index: usize, chunk: Option<Chunk>) {
         if self.occupants.is_empty() {
             self.occupants.resize_with(self.ring.slots().len(), || None);
+            self.make_room_in_tables();
         }
         if let Some(former) = std::mem::replace(&mut self.occupants[index], chunk) {
             // A former message lay here, so the sequence is at least the number of slots.
@@ -411,7 +412,20 @@ impl<M: Memory> Writer<M> {
         if self.desk.version() != self.readers_version {
             (self.readers_version, self.readers) = self.desk.readers();
             self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
+            if !self.occupants.is_empty() {
+                self.make_room_in_tables();
+            }
         }
+    }
+
+    /// Lets the private tables have room for all chunks that there can be with these readers, so that sending does not
+    /// allocate on the heap: one chunk for each slot, one for each pin, those at hand, and a batch on the way.
+    fn make_room_in_tables(&mut self) {
+        let pins = self.readers.len() * PINS;
+        let retired = pins + 2 * RECLAIM_BATCH;
+        self.pinned.reserve(pins.saturating_sub(self.pinned.len()));
+        self.retired.reserve(retired.saturating_sub(self.retired.len()));
+        self.allocator.expect_chunks(self.ring.slots().len() + retired + RECYCLED_MAX + 1);
     }
 
     /// Asks all readers where they are. On a reliable ring nothing is overwritten that one of them has yet to read.
