@@ -1,7 +1,7 @@
 //! `hm demo`: a hive of real processes on live data, three kills in front of the user, and a summary that adds up.
 //!
 //! ```text
-//!                 root                      hosts the root, nothing else
+//!   root                                    hosts the root and nothing else, as `hm root` does
 //!
 //!   machine ──── machine/cpu ─────────────▶ exact, wildcard, frames      reliable
 //!           ──── machine/memory, load ────▶ wildcard, frames
@@ -77,6 +77,8 @@ const MIN_USUAL_NS: u64 = 500_000_000;
 const PATIENCE_NS: u64 = 15_000_000_000;
 /// So often the parent looks whether everything flows.
 const LOOK_EVERY_NS: u64 = 50_000_000;
+/// So often it looks who hosts the root, while that changes.
+const GLANCE_NS: u64 = 200_000;
 /// So often it looks at least whether it was interrupted.
 const WAIT_AT_MOST_NS: u64 = 20_000_000;
 /// News taken between two looks at the clock.
@@ -184,7 +186,6 @@ impl Demo {
         ))?;
         let mut processes = Processes::new(folder.path().to_owned())?;
         let mut ledger = Ledger::default();
-        // The root comes first, so that it is the one that hosts it. It need not: whoever joins first does.
         spawn(&mut processes, &mut ledger, Role::Root)?;
         let watcher = Watcher::join(folder.path())?;
         let mut demo = Demo { processes, watcher, ledger, screen, interrupted, flowing_ns: 0, folder };
@@ -245,13 +246,16 @@ impl Demo {
 
         let new = spawn(&mut self.processes, &mut self.ledger, role)?;
         self.wait_until_flowing("coming back")?;
-        let (new_pid, rejoined_ns) = match self.ledger.life(new) {
-            Some(life) => (life.pid, life.joined_ns.unwrap_or(life.started_ns) - life.started_ns),
-            None => (0, 0),
+        let Some(life) = self.ledger.life(new) else { unreachable!("it was started right above") };
+        let (new_pid, started_ns) = (life.pid, life.started_ns);
+        let rejoined_ns = life.joined_ns.unwrap_or(started_ns) - started_ns;
+        let text = match role {
+            Role::Root => format!(
+                "root is back (pid {new_pid}), and took over in order {} after its start",
+                Span(rejoined_ns)
+            ),
+            _ => format!("{role} is back (pid {new_pid}), joined {} after its start", Span(rejoined_ns)),
         };
-        let host = if hosted_root { format!("; {} hosts the root", self.root_host()) } else { String::new() };
-        let text =
-            format!("{role} is back (pid {new_pid}), joined {} after its start{host}", Span(rejoined_ns));
         self.screen.event(Tone::Relief, &text)?;
         self.pump_until(monotonic_ns() + SETTLE_NS + REPORT_AGE_NS)?;
 
@@ -298,7 +302,7 @@ impl Demo {
             if now_ns > deadline_ns {
                 return Err(DemoError::TooSlow { what: "finding a new root".to_owned() });
             }
-            self.pump_until(now_ns + 200_000)?;
+            self.pump_until(now_ns + GLANCE_NS)?;
         }
     }
 
@@ -399,6 +403,7 @@ impl Demo {
 
     fn wait_until_flowing(&mut self, what: &str) -> Result<(), DemoError> {
         let deadline_ns = monotonic_ns() + PATIENCE_NS;
+        self.wait_for_root(deadline_ns)?;
         loop {
             let looked = self.watcher.look();
             let missing = match &looked {
@@ -412,6 +417,21 @@ impl Demo {
             }
             self.pump_until(now_ns + LOOK_EVERY_NS)?;
         }
+    }
+
+    /// Waits until the process that is there for it hosts the root.
+    fn wait_for_root(&mut self, deadline_ns: u64) -> Result<(), DemoError> {
+        let Some((id, life)) = self.ledger.running(Role::Root) else { return Ok(()) };
+        let pid = life.pid;
+        while self.watcher.root_pid() != Some(pid) {
+            let now_ns = monotonic_ns();
+            if now_ns > deadline_ns {
+                return Err(DemoError::TooSlow { what: format!("taking the root over to pid {pid}") });
+            }
+            self.pump_until(now_ns + GLANCE_NS)?;
+        }
+        self.ledger.join(id, monotonic_ns());
+        Ok(())
     }
 
     /// The first thing that does not flow yet.

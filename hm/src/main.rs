@@ -56,7 +56,7 @@ impl Place {
 
     /// Options for a node of this hive that never hosts the root: a tool comes and goes.
     fn node(&self, name: &str) -> hivemind::NodeBuilder {
-        let builder = Node::builder(name).hive(self.hive.as_str()).external_root();
+        let builder = Node::builder(name).hive(self.hive.as_str()).guest();
         match &self.dir {
             Some(dir) => builder.dir(dir),
             None => builder,
@@ -76,7 +76,7 @@ enum Command {
     /// Everything that moves is read from the segments themselves, twice, so that nobody is disturbed.
     Ls {
         /// Seconds between the two looks that rates are computed from; 0 looks once and shows no rates.
-        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds, allow_negative_numbers = true)]
         interval: Duration,
         /// Print one JSON object.
         #[arg(long)]

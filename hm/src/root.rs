@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use hivemind_core::root::{self, ServeOptions, StopHandle};
-use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
+use hivemind_core::runtime_dir::RuntimeDirError;
 
 use crate::{Place, stop};
 

@@ -4,10 +4,12 @@
 //! the spot: nothing of the demo outlives the terminal it was started from, whatever killed the parent.
 
 use std::io::{self, BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use hivemind::Node;
+use hivemind_core::root::RootError;
+use hivemind_core::runtime_dir::RuntimeDirError;
 
 use super::proc::ProcError;
 use super::report::{Order, Report};
@@ -34,8 +36,12 @@ pub(crate) enum ChildError {
     Send(#[from] hivemind::SendError),
     #[error(transparent)]
     Receive(#[from] hivemind::RecvError),
-    #[error("cannot report to the parent: {0}")]
-    Report(#[from] io::Error),
+    #[error(transparent)]
+    Dir(#[from] RuntimeDirError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("cannot talk to the parent: {0}; is the machine out of descriptors?")]
+    Parent(#[from] io::Error),
 }
 
 /// This process, seen from inside.
@@ -93,6 +99,11 @@ impl Child {
         Ok(Node::builder(name).dir(&self.dir).join()?)
     }
 
+    /// The demo's own runtime directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Tells the parent. Lines of several threads do not mix.
     pub(crate) fn report(&self, report: &Report) -> Result<(), ChildError> {
         let mut line = serde_json::to_vec(report).map_err(io::Error::from)?;
@@ -111,6 +122,11 @@ impl Child {
     /// Makes all threads of this process fall silent, as if the parent had asked for it.
     pub(crate) fn stop(&self) {
         self.orders.give(Order::Stop);
+    }
+
+    /// Ends [`Child::wait_for_leave`], as if the parent had asked for it.
+    pub(crate) fn leave(&self) {
+        self.orders.give(Order::Leave);
     }
 
     /// Blocks until the parent lets this process go; bounded by the parent's life.

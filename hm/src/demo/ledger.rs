@@ -163,16 +163,20 @@ impl Ledger {
         self.lives().find(|(_, life)| life.pid == pid)
     }
 
+    /// A process is part of the hive, as of now unless it was before.
+    pub(crate) fn join(&mut self, id: LifeId, now_ns: u64) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        if life.state == State::Starting {
+            life.state = State::Joined;
+            life.joined_ns = Some(now_ns);
+        }
+    }
+
     /// Enters what a process reported.
     pub(crate) fn report(&mut self, id: LifeId, report: Report, now_ns: u64) {
         let Some(life) = self.lives.get_mut(&id) else { return };
         match report {
-            Report::Joined => {
-                life.joined_ns = Some(now_ns);
-                if life.state == State::Starting {
-                    life.state = State::Joined;
-                }
-            }
+            Report::Joined => self.join(id, now_ns),
             Report::Heard { windows } => {
                 for window in windows {
                     life.hear(window, now_ns);

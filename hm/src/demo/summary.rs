@@ -31,17 +31,16 @@ impl Gaps {
     pub(crate) fn sentence(&self) -> String {
         let part = |name: &str, gap: &Option<LongestGap>, usual: &Option<LongestGap>| {
             let gap = gap.as_ref()?;
-            let usual = usual
-                .as_ref()
-                .map_or(String::new(), |usual| format!(" (just before: {})", Span(usual.gap_ns)));
-            Some(format!("{} on {name}{usual}", Span(gap.gap_ns)))
+            let usual =
+                usual.as_ref().map_or(String::new(), |usual| format!(" (before: {})", Span(usual.gap_ns)));
+            Some(format!("{name} {}{usual}", Span(gap.gap_ns)))
         };
         let machine = part("machine/**", &self.machine, &self.usual_machine);
-        let frames = part("frames/screen", &self.frames, &self.usual_frames);
+        let frames = part("frames", &self.frames, &self.usual_frames);
         let parts: Vec<String> = [machine, frames].into_iter().flatten().collect();
         match parts.is_empty() {
             true => "no pair survived that could be measured".to_owned(),
-            false => format!("longest gap of the {} surviving pairs: {}", self.pairs, parts.join(", ")),
+            false => format!("longest gaps of the {} surviving pairs: {}", self.pairs, parts.join(", ")),
         }
     }
 }
@@ -92,11 +91,16 @@ impl Summary {
         self.verdict.pairs.iter().map(part).sum()
     }
 
+    /// What the surviving pairs had to get, each from where it began.
+    fn due(&self) -> u64 {
+        self.sum(|pair| pair.published.saturating_sub(pair.first))
+    }
+
     /// Prints it for people.
     pub(crate) fn print(&self, screen: &mut Screen) -> io::Result<()> {
         let heading = format!(
             "\n{:<22}{:<10}{:<10}{:>13}{:>11}{:>13}{:>8}",
-            "service", "from", "to", "published", "first", "received", "lost"
+            "service", "from", "to", "published", "began at", "received", "lost"
         );
         screen.say(&screen.heading(&heading))?;
         for pair in &self.verdict.pairs {
@@ -118,21 +122,38 @@ impl Summary {
             ))?;
         }
 
-        screen.say(&screen.heading("\nkilled"))?;
+        let heading = format!(
+            "\n{:<17}{:<21}{:>7}{:>7}{:>13}{:>10}{:>11}{:>10}",
+            "killed", "", "at", "pairs", "machine/**", "before", "frames", "before"
+        );
+        screen.say(&screen.heading(&heading))?;
         for kill in &self.kills {
             let Kill { process, pid, victim, at_seconds, gaps, .. } = kill;
+            let show = |gap: &Option<LongestGap>| {
+                gap.as_ref().map_or("-".to_owned(), |gap| Span(gap.gap_ns).to_string())
+            };
             screen.say(&format!(
-                "{process} (pid {pid}), {victim}, after {at_seconds:.1} s: {}",
-                gaps.sentence()
+                "{:<17}{victim:<21}{:>7}{:>7}{:>13}{:>10}{:>11}{:>10}",
+                format!("{process} ({pid})"),
+                format!("{at_seconds:.1} s"),
+                gaps.pairs,
+                show(&gaps.machine),
+                show(&gaps.usual_machine),
+                show(&gaps.frames),
+                show(&gaps.usual_frames),
             ))?;
         }
+        screen.say("the longest gap between two messages that a surviving pair saw around the kill, and as long before it")?;
 
         let Latency { p50_ns, p99_ns, p999_ns, max_ns } = self.machine;
         screen.say(&format!(
-            "\n{:.1} s, {} messages/s and {}/s received; latency of machine/** p50 {} p99 {} p99.9 {} max {}, of frames p50 {} p99 {}",
+            "\n{:.1} s: {} messages/s, {}/s received",
             self.seconds,
             Count(self.messages_per_second as u64),
-            Bytes(self.bytes_per_second),
+            Bytes(self.bytes_per_second)
+        ))?;
+        screen.say(&format!(
+            "latency: machine/** p50 {}, p99 {}, p99.9 {}, max {}; frames p50 {}, p99 {}",
             Span(p50_ns),
             Span(p99_ns),
             Span(p999_ns),
@@ -141,11 +162,15 @@ impl Summary {
             Span(self.frames.p99_ns),
         ))?;
         screen.say(&format!(
-            "published {}; over the {} surviving pairs received {}, lost {}, torn {}, out of order {}; refused by a full reliable service {}",
+            "published {}; due to the {} surviving pairs {} = received {} + lost {}",
             Count(self.published),
             self.verdict.pairs.len(),
+            Count(self.due()),
             Count(self.sum(|pair| pair.received)),
             Count(self.sum(|pair| pair.lost)),
+        ))?;
+        screen.say(&format!(
+            "torn {}, out of order {}, refused by a full reliable service {}\n",
             Count(self.sum(|pair| pair.torn)),
             Count(self.sum(|pair| pair.disordered)),
             Count(self.refused),
@@ -154,7 +179,7 @@ impl Summary {
             screen.say(&screen.verdict(false, &format!("broken: {complaint}")))?;
         }
         if self.verdict.complaints.is_empty() {
-            let text = "every surviving pair: received + lost = published since it met; nothing lost where the service is reliable";
+            let text = "every surviving pair: received + lost = published since it began; nothing lost on reliable services";
             screen.say(&screen.verdict(true, text))?;
         }
         Ok(())
@@ -166,6 +191,7 @@ impl Summary {
             "ok": self.verdict.complaints.is_empty(),
             "seconds": self.seconds,
             "published": self.published,
+            "due": self.due(),
             "received": self.sum(|pair| pair.received),
             "lost": self.sum(|pair| pair.lost),
             "torn": self.sum(|pair| pair.torn),

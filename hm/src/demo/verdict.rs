@@ -55,6 +55,13 @@ pub(crate) struct Pair {
     pub(crate) disordered: u64,
 }
 
+impl Pair {
+    /// How pairs are sorted.
+    fn key(&self) -> (&str, Role, u32) {
+        (&self.service, self.subscriber, self.publisher_pid)
+    }
+}
+
 /// The judgement.
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
@@ -73,6 +80,7 @@ pub(crate) fn judge(rings: &[Ring], survivors: &[Survivor]) -> Verdict {
             verdict.judge_pair(ring, survivor);
         }
     }
+    verdict.pairs.sort_by(|left, right| left.key().cmp(&right.key()));
     for survivor in survivors {
         for account in &survivor.accounts {
             if !rings.iter().any(|ring| ring.end == account.publisher) {

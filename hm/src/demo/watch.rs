@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use hivemind::{ConnectionStatus, DynamicSubscriber, EndId, Message, Subscriber};
+use hivemind::{ConnectionStatus, DynamicSubscriber, EndId, HiveName, Message, Subscriber};
+use hivemind_core::root::{self, ServeOptions, StopHandle};
+use hivemind_core::runtime_dir::RuntimeDir;
 
 use super::child::{Child, ChildError, REPORT_EVERY_MS};
 use super::clock::monotonic_ns;
@@ -61,6 +63,8 @@ trait Listen {
 struct Typed<T: Message + ?Sized> {
     subscriber: Subscriber<T>,
     verify: fn(&T::Read) -> Option<Verified>,
+    /// Bytes of the message.
+    measure: fn(&T::Read) -> usize,
 }
 
 impl<T: Message + ?Sized> Listen for Typed<T> {
@@ -70,7 +74,7 @@ impl<T: Message + ?Sized> Listen for Typed<T> {
             arrived_ns: monotonic_ns(),
             sequence: sample.sequence(),
             verified: (self.verify)(&sample),
-            bytes: size_of_val::<T::Read>(&sample),
+            bytes: (self.measure)(&sample),
         };
         tally.count(end_of(sample.publisher()), sample.service().as_str(), heard);
         Ok(true)
@@ -156,21 +160,36 @@ fn report(child: &Child, ears: &impl Listen, tally: &mut Tally) -> Result<(), Ch
     child.report(&Report::Heard { windows: tally.take_windows(|end| lost_in(&connections, end)) })
 }
 
-/// Runs the process that hosts the root.
+/// Runs the process that hosts the root: what `hm root` does. If a node hosts it, that hands over in order. It reports
+/// nothing: the parent sees who hosts the root.
 pub(crate) fn run_root(child: &Child) -> Result<(), ChildError> {
-    let node = child.join("root")?;
-    child.report(&Report::Joined)?;
-    child.wait_for_leave();
-    node.leave();
-    Ok(())
+    let dir = RuntimeDir::at(child.dir(), &HiveName::default())?;
+    let handle = StopHandle::new()?;
+    std::thread::scope(|scope| {
+        let stopper = handle.clone();
+        // Ends with the parent, if not before; then so does the process.
+        scope.spawn(move || {
+            child.wait_for_leave();
+            stopper.stop();
+        });
+        let served = root::serve_root(&dir, ServeOptions::default(), &handle);
+        if served.is_err() {
+            child.leave();
+        }
+        Ok(served?)
+    })
 }
 
 /// Runs the subscriber by exact names, one thread for each.
 pub(crate) fn run_exact(child: &Child) -> Result<(), ChildError> {
     let node = child.join("exact")?;
-    let cpu =
-        Typed::<CpuSample> { subscriber: node.subscriber("machine/cpu")?, verify: |cpu| Some(cpu.verify()) };
-    let screen = Typed::<[u8]> { subscriber: node.subscriber(frames::SERVICE)?, verify: frames::verify };
+    let cpu = Typed::<CpuSample> {
+        subscriber: node.subscriber("machine/cpu")?,
+        verify: |cpu| Some(cpu.verify()),
+        measure: |cpu| size_of_val(cpu) + size_of_val(cpu.cores.as_slice()),
+    };
+    let subscriber = node.subscriber(frames::SERVICE)?;
+    let screen = Typed::<[u8]> { subscriber, verify: frames::verify, measure: <[u8]>::len };
     child.report(&Report::Joined)?;
     let accounts = std::thread::scope(|scope| {
         let screen = scope.spawn(|| listen(child, screen));
