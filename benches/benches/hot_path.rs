@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hivemind::{Node, Publisher, Sample, Subscriber};
+use hivemind::{Message, Node, Publisher, Subscriber};
 use hivemind_benches::message::{Block, Reading};
 use tempfile::TempDir;
 
@@ -18,6 +18,8 @@ use tempfile::TempDir;
 const SLOTS: u64 = 64;
 /// Messages under one reading of the clock where the other half of the work must not be timed.
 const BATCH: u64 = SLOTS;
+/// Messages after which a ring has all the memory that it will need.
+const TO_SETTLE: u64 = 4 * SLOTS;
 /// How long an attachment within this process may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,52 +36,45 @@ impl Hive {
         Hive { node, _dir: dir }
     }
 
-    fn typed_pair(&self) -> (Publisher<Reading>, Subscriber<Reading>) {
-        let publisher =
-            self.node.publisher_builder::<Reading>("bench/typed").capacity(SLOTS).create().unwrap();
-        let subscriber = self.node.subscriber::<Reading>("bench/typed").unwrap();
-        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
-        (publisher, subscriber)
-    }
-
-    fn block_pair(&self) -> (Publisher<Block>, Subscriber<Block>) {
-        let publisher = self.node.publisher_builder::<Block>("bench/block").capacity(SLOTS).create().unwrap();
-        let subscriber = self.node.subscriber::<Block>("bench/block").unwrap();
-        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
-        (publisher, subscriber)
-    }
-
-    fn bytes_pair(&self, length: usize) -> (Publisher<[u8]>, Subscriber<[u8]>) {
+    /// Both ends of one service, attached to each other.
+    fn pair<T: Message + ?Sized>(&self, max_message: u64) -> (Publisher<T>, Subscriber<T>) {
         let publisher = self
             .node
-            .publisher_builder::<[u8]>("bench/bytes")
+            .publisher_builder::<T>("bench/one")
             .capacity(SLOTS)
-            .max_message(length as u64)
+            .max_message(max_message)
             .create()
             .unwrap();
-        let subscriber = self.node.subscriber::<[u8]>("bench/bytes").unwrap();
+        let subscriber = self.node.subscriber::<T>("bench/one").unwrap();
         publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        subscriber.wait_for_publishers(1, PATIENCE).unwrap();
         (publisher, subscriber)
     }
 }
 
-// A subscriber is attached and does not read: the ring is lossy, so the publisher goes round and round.
+// A subscriber is attached and does not read: the ring is lossy, so the publisher goes round and round. All ends are made
+// before the bench, since criterion calls the bench anew for every sample, and a young ring still grows.
 fn archive_and_send(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("archive_and_send");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("56_bytes_in_the_slot", |bencher| {
+    {
         let hive = Hive::start();
-        let (mut publisher, _subscriber) = hive.typed_pair();
+        let (mut publisher, _subscriber) = hive.pair::<Reading>(4096);
         let mut sequence = 0;
-        bencher.iter(|| {
-            sequence += 1;
-            publisher.send(black_box(&Reading::numbered(sequence))).unwrap()
+        group.bench_function("56_bytes_in_the_slot", |bencher| {
+            bencher.iter(|| {
+                sequence += 1;
+                publisher.send(black_box(&Reading::numbered(sequence))).unwrap()
+            });
         });
-    });
+    }
+    let hive = Hive::start();
+    let (mut publisher, _subscriber) = hive.pair::<Block>(1 << 20);
+    let block = Block::numbered(1);
+    for _ in 0..TO_SETTLE {
+        publisher.send(&block).unwrap();
+    }
     group.bench_function("4_KiB_in_a_chunk", |bencher| {
-        let hive = Hive::start();
-        let (mut publisher, _subscriber) = hive.block_pair();
-        let block = Block::numbered(1);
         bencher.iter(|| publisher.send(black_box(&block)).unwrap());
     });
     group.finish();
@@ -90,9 +85,12 @@ fn loan_and_send(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loan_and_send");
     group.throughput(Throughput::Elements(1));
     for (name, length) in [("64_bytes", 64), ("4_KiB", 4 << 10), ("1_MiB", 1 << 20)] {
+        let hive = Hive::start();
+        let (mut publisher, _subscriber) = hive.pair::<[u8]>(length as u64);
+        for _ in 0..TO_SETTLE {
+            publisher.loan(length).unwrap().send();
+        }
         group.bench_function(name, |bencher| {
-            let hive = Hive::start();
-            let (mut publisher, _subscriber) = hive.bytes_pair(length);
             bencher.iter(|| {
                 let mut loan = publisher.loan(black_box(length)).unwrap();
                 loan[0] = 1;
@@ -121,38 +119,36 @@ fn time_of_receiving(messages: u64, mut send: impl FnMut(), mut receive: impl Fn
 fn receive(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("receive");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("56_bytes_from_the_slot", |bencher| {
+    {
         let hive = Hive::start();
-        let (mut publisher, mut subscriber) = hive.typed_pair();
-        bencher.iter_custom(|messages| {
-            time_of_receiving(
-                messages,
-                || {
+        let (mut publisher, mut subscriber) = hive.pair::<Reading>(4096);
+        group.bench_function("56_bytes_from_the_slot", |bencher| {
+            bencher.iter_custom(|messages| {
+                let send = || {
                     publisher.send(&Reading::numbered(1)).unwrap();
-                },
-                || assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence.to_native(), 1),
-            )
+                };
+                let receive = || {
+                    assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence.to_native(), 1);
+                };
+                time_of_receiving(messages, send, receive)
+            });
         });
-    });
-    group.bench_function("nothing_there", |bencher| {
-        let hive = Hive::start();
-        let (_publisher, mut subscriber) = hive.typed_pair();
-        bencher.iter(|| assert!(black_box(subscriber.try_recv().unwrap()).is_none()));
-    });
+        group.bench_function("nothing_there", |bencher| {
+            bencher.iter(|| assert!(black_box(subscriber.try_recv().unwrap()).is_none()));
+        });
+    }
+    let hive = Hive::start();
+    let (mut publisher, mut subscriber) = hive.pair::<[u8]>(4 << 10);
     group.bench_function("pin_and_release_4_KiB", |bencher| {
-        let hive = Hive::start();
-        let (mut publisher, mut subscriber) = hive.bytes_pair(4 << 10);
         bencher.iter_custom(|messages| {
-            time_of_receiving(
-                messages,
-                || {
-                    publisher.loan(4 << 10).unwrap().send();
-                },
-                || {
-                    let sample: Sample<[u8]> = subscriber.try_recv().unwrap().unwrap();
-                    black_box(sample.len());
-                },
-            )
+            let send = || {
+                publisher.loan(4 << 10).unwrap().send();
+            };
+            let receive = || {
+                let sample = subscriber.try_recv().unwrap().unwrap();
+                black_box(sample.len());
+            };
+            time_of_receiving(messages, send, receive)
         });
     });
     group.finish();
@@ -161,14 +157,26 @@ fn receive(criterion: &mut Criterion) {
 fn send_and_receive(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("send_and_receive");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("56_bytes_on_one_core", |bencher| {
+    {
         let hive = Hive::start();
-        let (mut publisher, mut subscriber) = hive.typed_pair();
+        let (mut publisher, mut subscriber) = hive.pair::<Reading>(4096);
         let mut sequence = 0;
+        group.bench_function("56_bytes_on_one_core", |bencher| {
+            bencher.iter(|| {
+                sequence += 1;
+                publisher.send(&Reading::numbered(sequence)).unwrap();
+                assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence.to_native(), sequence);
+            });
+        });
+    }
+    let hive = Hive::start();
+    let (mut publisher, mut subscriber) = hive.pair::<[u8]>(4 << 10);
+    group.bench_function("4_KiB_on_one_core", |bencher| {
         bencher.iter(|| {
-            sequence += 1;
-            publisher.send(&Reading::numbered(sequence)).unwrap();
-            assert_eq!(subscriber.try_recv().unwrap().unwrap().sequence.to_native(), sequence);
+            let mut loan = publisher.loan(black_box(4 << 10)).unwrap();
+            loan[0] = 1;
+            loan.send();
+            assert_eq!(subscriber.try_recv().unwrap().unwrap()[0], 1);
         });
     });
     group.finish();
@@ -177,11 +185,11 @@ fn send_and_receive(criterion: &mut Criterion) {
 // A subscriber is made, matched, attached, and dropped again: four messages over the socket of the root and two mappings.
 fn attach(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attach");
+    let hive = Hive::start();
+    let _publisher = hive.node.publisher::<Reading>("bench/one").unwrap();
     group.bench_function("subscriber_to_a_live_publisher", |bencher| {
-        let hive = Hive::start();
-        let _publisher = hive.node.publisher::<Reading>("bench/typed").unwrap();
         bencher.iter(|| {
-            let subscriber = hive.node.subscriber::<Reading>("bench/typed").unwrap();
+            let subscriber = hive.node.subscriber::<Reading>("bench/one").unwrap();
             subscriber.wait_for_publishers(1, PATIENCE).unwrap();
         });
     });
