@@ -17,12 +17,12 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::io::{BufRead, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// All actors send the same messages under the same numbers.
-const SEED: u64 = 0x5EED;
+static SOURCE: LazyLock<Source> = LazyLock::new(|| Source::new(0x5EED));
 /// So often a collection that hears nothing looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(2);
 /// So long a stream waits for room.
@@ -129,7 +129,7 @@ impl Actor {
             Order::Send { publisher, count, length, patience_ms } => {
                 let patience = Duration::from_millis(patience_ms);
                 let publisher = self.publisher(publisher)?;
-                publisher.send(&Source::new(SEED), count, length, patience)?;
+                publisher.send(count, length, patience)?;
                 Ok(Answer::Number(publisher.published()))
             }
             Order::Stream { publisher, length, pause_us } => self.stream(publisher, length, pause_us),
@@ -271,11 +271,10 @@ impl Actor {
         let published = Arc::new(AtomicU64::new(publisher.published()));
         let (ended, count) = (Arc::clone(&stop), Arc::clone(&published));
         let thread = std::thread::spawn(move || {
-            let source = Source::new(SEED);
             let mut outcome = Ok(());
             // Relaxed, both: a wish to stop and a figure; nothing is ordered by them.
             while outcome.is_ok() && !ended.load(Ordering::Relaxed) {
-                outcome = publisher.send(&source, 1, length, STREAM_PATIENCE);
+                outcome = publisher.send(1, length, STREAM_PATIENCE);
                 count.store(publisher.published(), Ordering::Relaxed);
                 if pause_us > 0 {
                     std::thread::sleep(Duration::from_micros(pause_us));
@@ -389,13 +388,8 @@ impl AnyPublisher {
         waited.map_err(failure)
     }
 
-    fn send(
-        &mut self,
-        source: &Source,
-        count: u64,
-        length: Option<usize>,
-        patience: Duration,
-    ) -> Result<(), Failure> {
+    fn send(&mut self, count: u64, length: Option<usize>, patience: Duration) -> Result<(), Failure> {
+        let source = &*SOURCE;
         let mut entry = Entry::empty();
         let mut bytes = Vec::new();
         for _ in 0..count {

@@ -38,7 +38,7 @@ struct Thread {
 }
 
 impl Tracer {
-    /// Begins to trace all threads of a process that is idle.
+    /// Begins to trace all threads of a process that waits, with all of them.
     pub fn seize(pid: i32) -> Tracer {
         let mut tracer = Tracer { threads: HashMap::new(), marks: 0, between: Vec::new() };
         for entry in std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives") {
@@ -51,6 +51,12 @@ impl Tracer {
             ptrace::syscall(thread, None).expect("it is stopped");
             tracer.threads.insert(thread, Thread::default());
         }
+        // The interruption ends some system calls early, and the threads make them again. That is none of their doing, so
+        // it must have happened before anybody counts.
+        crate::until("the interrupted threads wait again", || {
+            tracer.look();
+            tracer.threads.values().all(|thread| thread.within).then_some(())
+        });
         tracer
     }
 
