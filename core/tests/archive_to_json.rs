@@ -1,4 +1,5 @@
-//! Real archives of real types, read by their schema alone: what comes out is what serde_json says of the value itself.
+//! Real archives of real types, read by their schema alone: what comes out is what serde_json says of the value
+//! itself.
 
 use hivemind_core::schema::{Describe, Schema};
 use rkyv::Serialize;
@@ -9,8 +10,8 @@ use rkyv::util::AlignedVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 mod hivemind {
-    pub(crate) use hivemind_core::schema;
     pub(crate) use ::rkyv;
+    pub(crate) use hivemind_core::schema;
 }
 
 use hivemind_derive::message;

@@ -1,4 +1,5 @@
-//! Schemas and archives from strangers: whatever the bytes say, reading them ends, with a result and not with a panic.
+//! Schemas and archives from strangers: whatever the bytes say, reading them ends, with a result and not with a
+//! panic.
 //!
 //! proptest prints the case it failed on, and keeps its seed in `schema_strangers.proptest-regressions`.
 

@@ -1,6 +1,7 @@
 //! Opening a peer's segments: any content, any length, any seals.
 //!
-//! What opens has slots, chunks and seats within the mapping: they are read here, under the address sanitizer and before the eyes of the kernel.
+//! What opens has slots, chunks and seats within the mapping: they are read here, under the address sanitizer and
+//! before the eyes of the kernel.
 #![no_main]
 
 use std::ffi::CString;
