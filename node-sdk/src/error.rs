@@ -1,4 +1,6 @@
 //! Every error of the public surface; each says what to do next.
+//!
+//! `Debug` prints the same sentence as `Display`: it is what a program shows whose `main` returns the error.
 
 use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, ServiceName};
@@ -9,7 +11,7 @@ use hivemind_ring::segment::SegmentError;
 use std::time::Duration;
 
 /// Why a node could not join.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The name of the node or of the hive does not parse; the source says where.
@@ -27,7 +29,7 @@ pub enum NodeError {
 }
 
 /// Why a publisher was not created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PublisherError {
     /// The name of the service does not parse; the source says where.
@@ -45,7 +47,7 @@ pub enum PublisherError {
 }
 
 /// Why a subscriber was not created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscriberError {
     /// The filter does not parse; the source says where.
@@ -63,7 +65,7 @@ pub enum SubscriberError {
 }
 
 /// Why a message was not sent, or no memory was lent for one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// A subscriber of this reliable service is `capacity` messages behind. Nothing was sent: try again later, or use
@@ -133,7 +135,7 @@ pub enum SendError {
 pub type LoanError = SendError;
 
 /// Why no message was received. The subscriber stays usable.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
     /// As many samples of one publisher are held as can be. Nothing was lost: drop some (or turn them into owned
@@ -159,7 +161,7 @@ pub enum RecvError {
 }
 
 /// The time was over before enough peers were attached.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
 )]
@@ -177,7 +179,7 @@ pub struct WaitError {
 }
 
 /// Why [`crate::Node::run`] ended other than in order.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The signal handlers could not be installed.
@@ -192,3 +194,15 @@ pub enum RunError {
         reason: String,
     },
 }
+
+macro_rules! debug_as_sentence {
+    ($($error:ty),+ $(,)?) => {
+        $(impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        })+
+    };
+}
+
+debug_as_sentence!(NodeError, PublisherError, SubscriberError, SendError, RecvError, WaitError, RunError);
