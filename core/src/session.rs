@@ -279,7 +279,7 @@ impl Session {
     /// # Errors
     /// [`JoinError`]; nothing is left running then.
     pub fn join(config: SessionConfig, side: Arc<dyn NodeSide>) -> Result<Session, JoinError> {
-        let resources = |error| JoinError::Resources { doing: "create an eventfd", error };
+        let resources = |error| JoinError::system("create an eventfd", error);
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags).map_err(io::Error::from).map_err(resources)?;
         let waited_for = WaitedFor::Root { path: config.dir.root_socket().to_owned() };
