@@ -8,15 +8,16 @@
 //!              Offer, Demand          Attach              Attached
 //!   (no pair) ───────────────▶ Matched ──────▶ Attaching ─────────▶ Connected
 //!                  │  ▲           │                │
-//!  window is full  ▼  │ room      │ Declined       │ AttachRefused
+//!   lane is full   ▼  │ room      │ Declined       │ AttachRefused
 //!               Waiting           └────▶ Failed ◀──┘                  a Withdraw or a death of either end: (no pair)
 //! ```
 //!
 //! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
 //!   of an earlier root) get none.
 //! - The type of a service is fixed by whoever is live first: a publisher, or a subscriber with an exact name and a type.
-//! - `Match` is sent ahead of its answers at most [`Limits::window`] times to one node, so that a node with thousands of pairs
-//!   needs neither thousands of queued packets nor thousands of descriptors.
+//! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of pairs needs
+//!   neither thousands of queued packets nor thousands of descriptors, and one that does not answer delays its own
+//!   pairs only.
 //! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a mistake: both may
 //!   be right, only late.
 //! - Every table has a bound ([`Limits`]); who would exceed it is refused in words.
@@ -53,8 +54,8 @@ pub struct Limits {
     pub announced: usize,
     /// Questions about segments under way.
     pub inquiries: usize,
-    /// Unanswered `Match` messages to one node.
-    pub window: usize,
+    /// Pairs between two nodes that are on their way: matched or attaching.
+    pub lane: usize,
 }
 
 impl Default for Limits {
@@ -66,7 +67,7 @@ impl Default for Limits {
             pairs: 262_144,
             announced: 65_536,
             inquiries: 1024,
-            window: 64,
+            lane: 8,
         }
     }
 }
@@ -181,6 +182,7 @@ pub struct Registry {
     pairs: BTreeMap<Pair, PairState>,
     /// The same pairs, subscriber first.
     pairs_of_subscribers: BTreeSet<(EndId, EndId)>,
+    lanes: BTreeMap<Lane, Traffic>,
     inquiries: BTreeMap<u64, Inquiry>,
     next_inquiry: u64,
 }
@@ -202,10 +204,6 @@ struct Admitted {
     /// Connections announced for subscribers that are still to be announced themselves.
     announced: BTreeMap<u32, Vec<Connected>>,
     announced_count: usize,
-    /// Unanswered `Match` messages.
-    in_flight: usize,
-    /// Pairs whose `Match` waits for room in the window: subscriber, publisher.
-    waiting: BTreeSet<(EndId, EndId)>,
 }
 
 /// A service lives as long as a publisher or an exact subscriber of it.
@@ -259,7 +257,7 @@ struct Pair {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PairState {
-    /// The subscriber's node has no room in its window.
+    /// Too many pairs of these two nodes are on their way.
     Waiting,
     /// It is the subscriber's node's turn.
     Matched,
@@ -269,6 +267,21 @@ enum PairState {
     Connected { seat: u32 },
     /// One of them does not want to; not tried again.
     Failed,
+}
+
+/// From the node of a subscriber to the node of a publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lane {
+    subscriber: ClientId,
+    publisher: ClientId,
+}
+
+/// The pairs of a lane that are not settled; a lane without any is not kept.
+#[derive(Debug, Default)]
+struct Traffic {
+    /// Matched or attaching.
+    under_way: usize,
+    waiting: BTreeSet<Pair>,
 }
 
 #[derive(Debug)]
@@ -297,6 +310,7 @@ impl Registry {
             patterns: BTreeSet::new(),
             pairs: BTreeMap::new(),
             pairs_of_subscribers: BTreeSet::new(),
+            lanes: BTreeMap::new(),
             inquiries: BTreeMap::new(),
             next_inquiry: 1,
         }
@@ -477,8 +491,6 @@ impl Registry {
             ends: BTreeSet::new(),
             announced: BTreeMap::new(),
             announced_count: 0,
-            in_flight: 0,
-            waiting: BTreeSet::new(),
         };
         self.clients.insert(client, Client { pid, admitted: Some(admitted) });
         self.rise_above(seen_epoch, actions);
@@ -513,6 +525,7 @@ impl Registry {
         for index in ends {
             self.remove_end(self.end(client, index), &mut relieved, actions);
         }
+        // Only now: what waited for an end of this client is gone, too.
         let Some(Client { admitted: Some(admitted), .. }) = self.clients.remove(&client) else { return };
         self.nodes.remove(&admitted.node);
         if let Some(holders) = self.names.get_mut(&admitted.name) {
@@ -521,8 +534,8 @@ impl Registry {
                 self.names.remove(&admitted.name);
             }
         }
-        for other in relieved {
-            self.release(other, actions);
+        for lane in relieved {
+            self.release(lane, actions);
         }
         let concerned = |inquiry: &Inquiry| inquiry.asker == client || inquiry.asked == client;
         let ended: Vec<u64> = self
@@ -694,14 +707,14 @@ impl Registry {
         if admitted.ends.remove(&index) {
             let mut relieved = BTreeSet::new();
             self.remove_end(end, &mut relieved, actions);
-            for client in relieved {
-                self.release(client, actions);
+            for lane in relieved {
+                self.release(lane, actions);
             }
         }
     }
 
-    /// Forgets an end and its pairs; `relieved` gets the clients that may have room in their windows now.
-    fn remove_end(&mut self, end: EndId, relieved: &mut BTreeSet<ClientId>, actions: &mut Actions) {
+    /// Forgets an end and its pairs; `relieved` gets the lanes that may have room now.
+    fn remove_end(&mut self, end: EndId, relieved: &mut BTreeSet<Lane>, actions: &mut Actions) {
         if let Some(publisher) = self.publishers.remove(&end) {
             let least = Pair { publisher: end, subscriber: EndId::FIRST };
             let most = Pair { publisher: end, subscriber: EndId::LAST };
@@ -711,8 +724,9 @@ impl Registry {
                 if matches!(self.pairs.get(&pair), Some(PairState::Attaching { .. })) {
                     actions.push(attach_refused(subscriber, pair, "the publisher has just gone".into()));
                 }
-                self.forget_pair(subscriber, pair);
-                relieved.insert(subscriber);
+                let lane = Lane { subscriber, publisher: publisher.client };
+                self.forget_pair(lane, pair);
+                relieved.insert(lane);
             }
             self.leave_service(&publisher.service, |service| {
                 service.publishers.remove(&end);
@@ -722,10 +736,12 @@ impl Registry {
             let range = (end, EndId::FIRST)..=(end, EndId::LAST);
             let pairs: Vec<(EndId, EndId)> = self.pairs_of_subscribers.range(range).copied().collect();
             for (subscriber_end, publisher) in pairs {
-                self.forget_pair(subscriber.client, Pair { publisher, subscriber: subscriber_end });
+                let lane =
+                    Lane { subscriber: subscriber.client, publisher: self.publishers[&publisher].client };
+                self.forget_pair(lane, Pair { publisher, subscriber: subscriber_end });
+                relieved.insert(lane);
             }
             self.admitted_mut(subscriber.client).announced_count -= subscriber.brought;
-            relieved.insert(subscriber.client);
             self.patterns.remove(&end);
             if let Some(service) = subscriber.filter.is_exact() {
                 self.leave_service(&service, |service| {
@@ -762,29 +778,32 @@ impl Registry {
     /// A pair that matches and was not there before.
     fn pair_up(&mut self, pair: Pair, actions: &mut Actions) {
         let Some(subscriber) = self.subscribers.get_mut(&pair.subscriber) else { return };
-        let client = subscriber.client;
         let brought = subscriber.announced.remove(&pair.publisher);
         let state = brought.map_or(PairState::Waiting, |seat| PairState::Connected { seat });
         self.pairs.insert(pair, state);
         self.pairs_of_subscribers.insert((pair.subscriber, pair.publisher));
         if state == PairState::Waiting {
-            self.admitted_mut(client).waiting.insert((pair.subscriber, pair.publisher));
-            self.release(client, actions);
+            let lane = self.lane_of(pair);
+            self.lanes.entry(lane).or_default().waiting.insert(pair);
+            self.release(lane, actions);
         }
     }
 
-    /// Sends the `Match` of waiting pairs while the window of this node has room.
-    fn release(&mut self, client: ClientId, actions: &mut Actions) {
-        let window = self.limits.window;
-        while let Some(admitted) = self.clients.get_mut(&client).and_then(|c| c.admitted.as_mut()) {
-            if admitted.in_flight >= window {
+    fn lane_of(&self, pair: Pair) -> Lane {
+        let subscriber = self.subscribers[&pair.subscriber].client;
+        Lane { subscriber, publisher: self.publishers[&pair.publisher].client }
+    }
+
+    /// Sends the `Match` of waiting pairs while their lane has room.
+    fn release(&mut self, lane: Lane, actions: &mut Actions) {
+        while let Some(traffic) = self.lanes.get_mut(&lane) {
+            if traffic.under_way >= self.limits.lane {
                 return;
             }
-            let Some((subscriber, publisher)) = admitted.waiting.pop_first() else { return };
-            admitted.in_flight += 1;
-            let pair = Pair { publisher, subscriber };
+            let Some(pair) = traffic.waiting.pop_first() else { return };
+            traffic.under_way += 1;
             self.pairs.insert(pair, PairState::Matched);
-            actions.push(send(client, self.match_of(pair)));
+            actions.push(send(lane.subscriber, self.match_of(pair)));
         }
     }
 
@@ -855,27 +874,32 @@ impl Registry {
         }
     }
 
-    /// Moves a pair that exists; makes room in the window when it leaves `Matched`.
+    /// Moves a pair that exists; makes room in its lane when it has arrived.
     fn set_state(&mut self, pair: Pair, state: PairState, actions: &mut Actions) {
-        let client = self.subscribers[&pair.subscriber].client;
-        self.settle(client, pair);
+        let has_arrived = matches!(state, PairState::Connected { .. } | PairState::Failed);
+        let lane = self.lane_of(pair);
+        if has_arrived {
+            self.settle(lane, pair);
+        }
         self.pairs.insert(pair, state);
-        self.release(client, actions);
+        self.release(lane, actions);
     }
 
-    /// Takes a pair out of the window and the queue of its subscriber's node.
-    fn settle(&mut self, client: ClientId, pair: Pair) {
-        let state = self.pairs.get(&pair).copied();
-        let admitted = self.admitted_mut(client);
-        match state {
-            Some(PairState::Matched) => admitted.in_flight -= 1,
-            Some(PairState::Waiting) => drop(admitted.waiting.remove(&(pair.subscriber, pair.publisher))),
+    /// Takes a pair out of its lane.
+    fn settle(&mut self, lane: Lane, pair: Pair) {
+        let Some(traffic) = self.lanes.get_mut(&lane) else { return };
+        match self.pairs.get(&pair) {
+            Some(PairState::Matched | PairState::Attaching { .. }) => traffic.under_way -= 1,
+            Some(PairState::Waiting) => drop(traffic.waiting.remove(&pair)),
             _ => {}
+        }
+        if traffic.under_way == 0 && traffic.waiting.is_empty() {
+            self.lanes.remove(&lane);
         }
     }
 
-    fn forget_pair(&mut self, client: ClientId, pair: Pair) {
-        self.settle(client, pair);
+    fn forget_pair(&mut self, lane: Lane, pair: Pair) {
+        self.settle(lane, pair);
         self.pairs.remove(&pair);
         self.pairs_of_subscribers.remove(&(pair.subscriber, pair.publisher));
     }

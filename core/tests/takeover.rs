@@ -4,7 +4,9 @@
 //! asserted; run it with `cargo test --release -p hivemind-core --test takeover -- --nocapture --test-threads 1`.
 mod recorder;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,10 +14,13 @@ use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::{JoinError, WaitedFor};
+use hivemind_ring::os::{open_pidfd, receive};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use recorder::raw::{FalseRoot, Raw};
 use recorder::{Heard, Node, files, hive, wait_for};
 
 const DIR: &str = "HIVEMIND_TEST_DIR";
@@ -25,15 +30,35 @@ const NAME: &str = "HIVEMIND_TEST_NAME";
 #[test]
 #[ignore = "this is the other process, started by the tests"]
 fn child() {
-    let base = std::env::var_os(DIR).expect("started by a test");
-    let dir = RuntimeDir::at(base.as_ref(), &HiveName::default()).unwrap();
+    let base = PathBuf::from(std::env::var_os(DIR).expect("started by a test"));
+    let dir = RuntimeDir::at(&base, &HiveName::default()).unwrap();
     let name = std::env::var(NAME).unwrap();
     if name == "dedicated" {
         println!("ready");
         serve_root(&dir, ServeOptions::default(), &StopHandle::new().unwrap()).unwrap();
         return;
     }
+    if name == "listener" {
+        // A root that has just died, as its forked child would leave it: the socket still listens.
+        let root = FalseRoot::listen(dir.root_socket());
+        Raw::connect(&base.join("pass")).send(b"listener", &[root.as_raw_fd()]).unwrap();
+        println!("ready");
+        let _ = std::io::stdin().read(&mut [0]);
+        return;
+    }
     let node = Node::join(&dir, &name);
+    let mut hoard = Vec::new();
+    if name == "hoarder" {
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        println!("ready");
+        let _ = std::io::stdin().read(&mut [0]);
+        hoard.clear();
+        println!("ready");
+        let _ = std::io::stdin().read(&mut [0]);
+        return;
+    }
     node.offer(1, &format!("from/{name}"), 5).unwrap();
     println!("ready");
     let _ = std::io::stdin().read(&mut [0]);
@@ -41,12 +66,17 @@ fn child() {
 
 struct Process {
     child: Child,
-    _output: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Process {
     fn start(base: &tempfile::TempDir, name: &str) -> Process {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        Process::start_as(base, name, Command::new(program))
+    }
+
+    fn start_as(base: &tempfile::TempDir, name: &str, mut command: Command) -> Process {
+        let mut child = command
             .args(["--exact", "child", "--ignored", "--nocapture"])
             .env(DIR, base.path())
             .env(NAME, name)
@@ -54,13 +84,18 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut process = Process { child, output };
+        process.wait_ready();
+        process
+    }
+
+    fn wait_ready(&mut self) {
         let mut line = String::new();
         while !line.contains("ready") {
             line.clear();
-            assert_ne!(output.read_line(&mut line).unwrap(), 0, "{name} ended before it was ready");
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "ended before it was ready");
         }
-        Process { child, _output: output }
     }
 
     fn pid(&self) -> i32 {
@@ -82,6 +117,11 @@ impl Drop for Process {
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
+}
+
+fn wait_dead(process: &Process) {
+    let pidfd = open_pidfd(process.pid()).unwrap();
+    poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
 }
 
 fn print_times(what: &str, mut times: Vec<Duration>) {
@@ -163,10 +203,7 @@ fn the_name_of_a_dead_node_is_free_at_once() {
         ));
         process.kill();
         // The kernel says when a process is dead; then the name is free, before any clean-up of anybody.
-        let process_fd = hivemind_ring::os::open_pidfd(process.pid()).unwrap();
-        let mut wanted =
-            [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&process_fd), nix::poll::PollFlags::POLLIN)];
-        nix::poll::poll(&mut wanted, nix::poll::PollTimeout::NONE).unwrap();
+        wait_dead(&process);
         drop(Node::join(&dir, "worker"));
     }
 }
@@ -275,4 +312,37 @@ fn a_hive_starts_from_nothing_with_any_number_of_nodes_at_once() {
         begun.elapsed()
     });
     print_times("cold start, join and leave", cold.collect());
+}
+
+/// A process forked by the host of the root may outlive it and keep its listening socket. Connecting to that works, and
+/// nobody would ever answer; but the kernel says that the process that listened is gone.
+#[test]
+fn the_socket_of_a_dead_root_in_another_process_is_no_root() {
+    let (base, dir) = hive();
+    let pass = FalseRoot::listen(&base.path().join("pass"));
+    let process = Process::start(&base, "listener");
+    let (mut buffer, mut kept) = ([0; 16], Vec::new());
+    let raw = pass.accept();
+    assert_eq!(receive(raw.as_fd(), &mut buffer, &mut kept).unwrap().length, 8);
+    assert_eq!(kept.len(), 1);
+    process.kill();
+    wait_dead(&process);
+    Raw::connect(dir.root_socket());
+    let node = Node::join(&dir, "node");
+    assert!(node.session.hosts_root());
+}
+
+#[test]
+fn a_host_without_descriptors_refuses_in_words_and_recovers() {
+    let (base, dir) = hive();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+    let mut hoarder = Process::start_as(&base, "hoarder", command);
+    let error = Node::try_join(&dir, "node", |config| config.patience = Duration::from_millis(50));
+    let error = error.err().unwrap().to_string();
+    let named = format!("process {}, which hosts the root, has no file descriptors left", hoarder.pid());
+    assert!(error.contains(&named), "{error}");
+    hoarder.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    hoarder.wait_ready();
+    assert_eq!(Node::join(&dir, "node").session.root_pid(), Some(hoarder.pid()));
 }

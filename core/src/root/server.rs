@@ -42,8 +42,9 @@ const PACKETS_IN_A_ROW: usize = 64;
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// Events that one wait reports.
 const EVENTS: usize = 64;
-/// What may wait for a client that does not read.
-const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 16 << 20, descriptors: 512 };
+/// What may wait for a client that does not read. The registry's lanes keep obedient nodes far below: eight pairs with each
+/// other node, three descriptors each, of which the doorbells and the pidfd are shared by all packets.
+const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 16 << 20, descriptors: 8192 };
 /// When the kernel is short of something that no readiness tells, it is asked again after this many milliseconds.
 const RETRY_MS: u8 = 2;
 /// While there is no descriptor left for a connection, none is accepted for this many milliseconds.

@@ -516,7 +516,10 @@ impl Control {
     fn back_off(&mut self, reason: Lost) {
         let seeking = &mut self.seeking;
         let waited_for = match reason {
-            Lost::Closed => WaitedFor::Root { path: self.dir.root_socket().to_owned() },
+            Lost::Closed => {
+                let refusal = "the root closed the connection without a word; it may be ending".to_owned();
+                WaitedFor::BetterAnswer { refusal }
+            }
             Lost::Nonsense(what) => {
                 WaitedFor::BetterAnswer { refusal: format!("the root is no root: {what}") }
             }

@@ -114,13 +114,14 @@ impl Link {
             tracing::error!(%error, "a message does not fit into a packet");
             return Ok(());
         }
-        let state = self.queue.send(&self.socket, packet, descriptors)?;
+        let sent = self.queue.send(&self.socket, packet, descriptors);
+        let state = unless_closed(sent)?;
         self.is_short |= state == Flushed::Later;
         Ok(())
     }
 
     pub(super) fn flush(&mut self) -> Result<(), SendFailure> {
-        self.is_short = self.queue.flush(&self.socket)? == Flushed::Later;
+        self.is_short = unless_closed(self.queue.flush(&self.socket))? == Flushed::Later;
         Ok(())
     }
 
@@ -134,6 +135,14 @@ impl Link {
             self.interest = interest;
         }
         Ok(())
+    }
+}
+
+/// A root that has closed may have said why: whoever reads finds that first, and then the end.
+fn unless_closed(sent: Result<Flushed, SendFailure>) -> Result<Flushed, SendFailure> {
+    match sent {
+        Err(SendFailure::Closed) => Ok(Flushed::Empty),
+        other => other,
     }
 }
 

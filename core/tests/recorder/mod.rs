@@ -64,7 +64,12 @@ impl Recorder {
         while !is_enough(&state) {
             let left = PATIENCE.saturating_sub(begun.elapsed());
             let last = &state.heard[state.heard.len().saturating_sub(5)..];
-            assert!(!left.is_zero(), "{} never heard {what}; heard {}: {last:?}", self.name, state.heard.len());
+            assert!(
+                !left.is_zero(),
+                "{} never heard {what}; heard {}: {last:?}",
+                self.name,
+                state.heard.len()
+            );
             state = self.changed.wait_timeout(state, left).unwrap().0;
         }
     }
@@ -86,9 +91,12 @@ pub fn handle(content: &str) -> Handle {
     Handle::Descriptor(file.into())
 }
 
-/// The content of a memfd.
+/// The content of a memfd, or the name.
 pub fn content(handle: Handle) -> String {
-    let Handle::Descriptor(descriptor) = handle else { panic!("{handle:?}") };
+    let descriptor = match handle {
+        Handle::Descriptor(descriptor) => descriptor,
+        Handle::Name(name) => return name,
+    };
     let mut file = File::from(descriptor);
     file.rewind().unwrap();
     let mut text = String::new();
