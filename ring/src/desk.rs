@@ -17,7 +17,7 @@
 //! a history is shorter than the ring. For pins the same pair of fences stands in `Writer::reclaim` and `Reader::hold`.
 
 use crate::bell;
-use crate::layout::SEAT_FREE;
+use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
 
@@ -35,6 +35,8 @@ pub struct Desk<M: Memory> {
 pub struct Peer<M: Memory> {
     pub(crate) seats: Arc<M::Seats>,
     pub(crate) seat: usize,
+    /// Which taking of the seat.
+    life: u64,
     pub(crate) bell: M::Bell,
     /// Where it began: a lower bound until `Desk::attach` returned.
     pub(crate) first: AtomicU64,
@@ -74,9 +76,9 @@ impl<M: Memory> Desk<M> {
     /// Registers a reader and returns the sequence of its first message. From the return on, its pins and, on a reliable
     /// ring, its cursor count.
     ///
-    /// Attaching the same subscriber again replaces its former registration. With the same seat (it was introduced anew before it
-    /// heard our answer, because the root changed) it begins where it began, whichever answer it hears first. With
-    /// another seat it must hold no sample of the former one any more, as the pins of that seat no longer count.
+    /// Attaching the same subscriber again with a seat that it has not given back meanwhile (it was introduced anew before it
+    /// heard our answer, because the root changed) replaces its registration: it begins where it began, whichever answer
+    /// it hears first. A seat that it gave back is forgotten when the last sample of it is dropped.
     pub fn attach(
         &self,
         seats: Arc<M::Seats>,
@@ -87,15 +89,17 @@ impl<M: Memory> Desk<M> {
         let seat_index = seat as usize;
         // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
         let state = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
-        if state.is_none_or(|state| state == SEAT_FREE) {
+        let Some(state) = state.filter(|state| seat_phase(*state) != SEAT_FREE) else {
             return Err(AttachReaderError::NoSuchSeat { seat });
-        }
+        };
+        let life = seat_life(state);
         let mut readers = lock(&self.readers);
-        let former = readers.iter().find(|peer| peer.subscriber == subscriber && peer.seat == seat_index);
+        let same =
+            |peer: &Peer<M>| peer.subscriber == subscriber && peer.seat == seat_index && peer.life == life;
         // Relaxed: stored under this lock.
-        let former = former.map(|peer| peer.first.load(Ordering::Relaxed));
+        let former = readers.iter().find(|peer| same(peer)).map(|peer| peer.first.load(Ordering::Relaxed));
         // Also forget those that ended, or a publisher that rarely sends collects them.
-        readers.retain(|peer| peer.subscriber != subscriber && !peer.over());
+        readers.retain(|peer| !same(peer) && !peer.over());
         if readers.len() >= READERS_MAX {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
@@ -106,7 +110,7 @@ impl<M: Memory> Desk<M> {
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
         let peer =
-            Arc::new(Peer { seats, seat: seat_index, bell, first: AtomicU64::new(provisional), subscriber });
+            Arc::new(Peer { seats, seat: seat_index, life, bell, first: provisional.into(), subscriber });
         readers.push(Arc::clone(&peer));
         // edge attach: the list is complete before the version moves.
         self.version.fetch_add(1, Ordering::Release);
@@ -182,10 +186,19 @@ impl<M: Memory> Desk<M> {
 }
 
 impl<M: Memory> Peer<M> {
-    /// Whether the reader ended in order. It makes no new pins then, but may still hold some.
+    /// Whether the reader ended in order, or gave its seat back. It makes no new pins then, but may still hold some.
     pub(crate) fn closed(&self) -> bool {
         // edge close. Acquire: its last reads of slots are done.
-        self.seats.header().closed.load(Ordering::Acquire) != 0
+        if self.seats.header().closed.load(Ordering::Acquire) != 0 {
+            return true;
+        }
+        let state = self.state();
+        seat_phase(state) == SEAT_FREE || seat_life(state) != self.life
+    }
+
+    fn state(&self) -> u64 {
+        // edge close. Acquire: as above; and when the seat was taken again, the last pin of this reader is gone.
+        self.seats.seats()[self.seat].state.load(Ordering::Acquire)
     }
 
     /// Whether the reader ended and holds nothing any more.
@@ -196,8 +209,9 @@ impl<M: Memory> Peer<M> {
 
     /// Whether the reader still holds a chunk of this ring.
     fn pins(&self) -> bool {
-        // edge unpin. Acquire: the last read of a chunk is done when its pin is gone.
-        self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(Ordering::Acquire) != 0)
+        seat_life(self.state()) == self.life
+            // edge unpin. Acquire: the last read of a chunk is done when its pin is gone.
+            && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(Ordering::Acquire) != 0)
     }
 
     /// Rings the reader's bell when it said that it sleeps. At most one system call.

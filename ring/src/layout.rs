@@ -175,19 +175,40 @@ pub struct Seat {
     pub publisher_index: AtomicU64,
     /// Pins beyond this index were never used.
     pub pins_used: AtomicU64,
-    /// [`SEAT_FREE`], [`SEAT_TAKEN`] or [`SEAT_READ`].
+    /// In the two lowest bits [`SEAT_FREE`], [`SEAT_TAKEN`] or [`SEAT_READ`]; above them how often the seat was taken, so that a
+    /// publisher sees when it has passed on to another.
     pub state: AtomicU64,
     padding: [AtomicU64; fill(1)],
     /// Sequence + 1 of each message whose chunk is being read, or 0.
     pub pins: [AtomicU64; PINS],
 }
 
-/// [`Seat::state`] of a seat that nobody has.
+/// [`Seat::state`] of a seat that nobody has. Its pins count until the samples are dropped; its cursor does not.
 pub const SEAT_FREE: u64 = 0;
 /// [`Seat::state`] of a seat that waits for its publisher's answer.
 pub const SEAT_TAKEN: u64 = 1;
 /// [`Seat::state`] of a seat whose reader began to read.
 pub const SEAT_READ: u64 = 2;
+/// The bits of [`Seat::state`] for these.
+const SEAT_PHASE_BITS: u32 = 2;
+
+/// What is done with a seat: free, taken or read.
+#[inline]
+pub(crate) const fn seat_phase(state: u64) -> u64 {
+    state & ((1 << SEAT_PHASE_BITS) - 1)
+}
+
+/// How often a seat was taken.
+#[inline]
+pub(crate) const fn seat_life(state: u64) -> u64 {
+    state >> SEAT_PHASE_BITS
+}
+
+/// The state of a seat that was taken `life` times; wraps after 2^62 lives.
+#[inline]
+pub(crate) const fn seat_state(life: u64, phase: u64) -> u64 {
+    life << SEAT_PHASE_BITS | phase
+}
 
 /// Byte offset of the slots in a ring segment.
 pub const SLOTS_OFFSET: u64 = size_of::<RingHeader>() as u64;

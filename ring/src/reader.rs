@@ -21,7 +21,7 @@
 use crate::bell::{self, Woken};
 use crate::layout::{
     INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE,
-    SEAT_READ, SEAT_TAKEN, SEQUENCE_MAX, stamp,
+    SEAT_READ, SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
 };
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
@@ -96,7 +96,8 @@ impl<M: Memory> Seats<M> {
             }
             let seat = &seats[index];
             // Acquire: pairs with `leave`, so the former reader's last store to this seat comes before ours.
-            let free = seat.state.load(Ordering::Acquire) == SEAT_FREE
+            let state = seat.state.load(Ordering::Acquire);
+            let free = seat_phase(state) == SEAT_FREE
                 // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
                 && seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0);
             if free {
@@ -107,25 +108,30 @@ impl<M: Memory> Seats<M> {
                     (&seat.first, 0),
                     (&seat.publisher_node, publisher.0),
                     (&seat.publisher_index, u64::from(publisher.1)),
-                    (&seat.state, SEAT_TAKEN),
                 ];
                 for (word, value) in words {
                     // Relaxed: the socket that carries the seat's number to the publisher orders these stores.
                     word.store(value, Ordering::Relaxed);
                 }
+                let life = seat_life(state).wrapping_add(1);
+                // edge close: a former publisher that sees the new life may reuse what the former pins held.
+                seat.state.store(seat_state(life, SEAT_TAKEN), Ordering::Release);
                 return Ok(index as u32);
             }
         }
         Err(SeatError::SeatsOut { limit: seats.len() })
     }
 
-    /// Gives a seat back. Samples that are still held keep it from being taken again.
+    /// Gives a seat back, whether or not its publisher registered it: it no longer waits for this reader. Samples that are still
+    /// held stay, and keep the seat from being taken again. No reader of the seat may poll again.
     pub fn leave(&self, seat: u32) {
         let mut book = lock(&self.book);
         book.next = book.next.min(seat as usize);
         if let Some(seat) = self.memory.seats().get(seat as usize) {
-            // Release: see `take`.
-            seat.state.store(SEAT_FREE, Ordering::Release);
+            // Relaxed: only this process writes it.
+            let life = seat_life(seat.state.load(Ordering::Relaxed));
+            // edge close: after the last read of any slot. Also see `take`.
+            seat.state.store(seat_state(life, SEAT_FREE), Ordering::Release);
         }
     }
 
@@ -305,9 +311,14 @@ impl<M: Memory> Reader<M> {
         }
         let memory = Arc::clone(seats.memory());
         let own = &memory.seats()[seat as usize];
-        // Relaxed: it guards against our own mistakes only; the lock of `Seats::take` orders the former reader before us.
-        let state = own.state.compare_exchange(SEAT_TAKEN, SEAT_READ, Ordering::Relaxed, Ordering::Relaxed);
-        assert_eq!(state, Ok(SEAT_TAKEN), "a seat has one reader each time that it is taken");
+        // Relaxed, both: it guards against our own mistakes only; the lock of `Seats::take` orders the former reader before us.
+        let taken = own.state.load(Ordering::Relaxed);
+        let read = seat_state(seat_life(taken), SEAT_READ);
+        let state = own.state.compare_exchange(taken, read, Ordering::Relaxed, Ordering::Relaxed);
+        assert!(
+            seat_phase(taken) == SEAT_TAKEN && state.is_ok(),
+            "a seat has one reader each time that it is taken"
+        );
         // Relaxed: observers read these; the publisher takes the larger of `cursor` and its own `first`.
         own.first.store(first, Ordering::Relaxed);
         own.cursor.store(first, Ordering::Relaxed);

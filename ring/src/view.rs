@@ -2,7 +2,7 @@
 //!
 //! What is read is a stranger's and only shown, never followed. Figures of one look may be a message apart.
 
-use crate::layout::{MODE_RELIABLE, PINS, SEAT_FREE};
+use crate::layout::{MODE_RELIABLE, PINS, SEAT_FREE, seat_phase};
 use crate::mapped::{MappedRing, MappedSeats, OpenError};
 use crate::memory::{RingMemory, SeatMemory};
 use crate::segment::{Backend, Handle};
@@ -92,7 +92,7 @@ impl ReaderView {
     pub fn seat(&self, seat: u32) -> Option<SeatView> {
         let sleeping = self.seats.header().sleeping.load(Ordering::Relaxed) != 0;
         let seat = self.seats.seats().get(seat as usize)?;
-        if seat.state.load(Ordering::Relaxed) == SEAT_FREE {
+        if seat_phase(seat.state.load(Ordering::Relaxed)) == SEAT_FREE {
             return None;
         }
         let used = seat.pins_used.load(Ordering::Relaxed).min(PINS as u64) as usize;

@@ -11,6 +11,7 @@
 //! | unpin: Relaxed in `Held::drop`, in `reclaim`, at the pin's next use in `hold` | a write meets a read       |
 //! | attach: `reclaim` does not look for new readers                               | a write meets a read       |
 //! | close: pruning, or `reclaim`, forgets the pins of a reader that ended         | a write meets a read       |
+//! | close: `take` stores the new life Relaxed                                     | a write meets a read       |
 //! | commit: the stamp stored Relaxed                                              | content of before          |
 #![cfg(loom)]
 
@@ -146,5 +147,31 @@ fn a_sample_outlives_its_subscriber() {
         }
         sending.join().unwrap();
         drop(memory);
+    });
+}
+
+/// A subscriber gives its seat back while a sample of it is read on another thread, and takes it for another publisher as soon
+/// as it may. The publisher, which hears nothing of either, reuses the chunk only after the sample.
+#[test]
+fn a_seat_passes_on_after_its_last_sample() {
+    explore(|| {
+        let mut publisher = LOSSY.with_units(2).publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        assert!(publisher.send_chunk());
+        let Some(Taken::Held(held)) = subscriber.poll() else { panic!("it was sent") };
+        let sending = loom::thread::spawn(move || {
+            publisher.writer.desk().prune();
+            publisher.send_chunk();
+            publisher.send_chunk();
+        });
+        let dropping = loom::thread::spawn(move || {
+            chunks.check(&held);
+            drop(held);
+        });
+        subscriber.seats.leave(subscriber.reader.seat());
+        let _ = subscriber.seats.take((3, 3));
+        sending.join().unwrap();
+        dropping.join().unwrap();
     });
 }

@@ -1,0 +1,152 @@
+//! A subscriber gives a seat back while its publisher lives: it could not map the ring, heard of a refusal that the publisher
+//! does not know of, or cut the publisher off. The publisher hears nothing of that; it sees it at the seat.
+#![cfg(not(loom))]
+
+use hivemind_ring::archive::{InlineBuffer, Loan, Message};
+use hivemind_ring::bell::Bell;
+use hivemind_ring::memory::Heap;
+use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
+use std::sync::Arc;
+
+const SUBSCRIBER: (u64, u32) = (9, 1);
+
+struct Publisher {
+    writer: Writer<Heap>,
+    bell: Arc<Bell>,
+}
+
+impl Publisher {
+    fn new(reliable: bool, history: u64) -> Self {
+        let config = RingConfig {
+            node: 7,
+            index: 1,
+            fingerprint: 0,
+            capacity: 4,
+            message_max: 8192,
+            chunk_memory: 8 << 10,
+            reliable,
+            history,
+            bell: 0,
+        };
+        let bell = Arc::new(Bell::silent());
+        Publisher { writer: Writer::on_heap(&config, Arc::clone(&bell)), bell }
+    }
+
+    fn send(&mut self) -> Result<usize, AdmitError> {
+        self.writer.admit()?;
+        Ok(self.writer.send_inline(InlineBuffer::default().words(), 8))
+    }
+
+    fn send_chunk(&mut self, byte: u8) {
+        self.writer.admit().unwrap();
+        let mut loan = Loan::take(&mut self.writer, 1000).unwrap();
+        loan.fill(byte);
+        loan.send();
+    }
+
+    fn attach(&self, seats: &Seats<Heap>, seat: u32) -> u64 {
+        let memory = Arc::clone(seats.memory());
+        self.writer.desk().attach(memory, seat, Arc::new(Bell::silent()), SUBSCRIBER).unwrap()
+    }
+
+    fn read(&self, seats: &Seats<Heap>, seat: u32, first: u64) -> Reader<Heap> {
+        Reader::new(Arc::clone(self.writer.ring()), Arc::clone(&self.bell), seats, seat, first).unwrap()
+    }
+}
+
+fn seats() -> Seats<Heap> {
+    Seats::on_heap(4, Arc::new(Bell::silent()))
+}
+
+// Once a subscriber that was out of descriptors when the publisher's answer came held up a reliable publisher for as long as it lived.
+#[test]
+fn a_seat_that_was_given_back_holds_up_nobody() {
+    let mut publisher = Publisher::new(true, 0);
+    let seats = seats();
+    let seat = seats.take((7, 1)).unwrap();
+    publisher.attach(&seats, seat);
+    for _ in 0..4 {
+        publisher.send().unwrap();
+    }
+    assert_eq!(publisher.send(), Err(AdmitError::Full { capacity: 4 }), "it counts as long as it is taken");
+    seats.leave(seat);
+    publisher.send().unwrap();
+    assert_eq!(publisher.writer.desk().count(), 0);
+}
+
+#[test]
+fn the_next_owner_of_a_seat_means_nothing_to_the_former_publisher() {
+    let (mut former, mut next) = (Publisher::new(true, 0), Publisher::new(true, 0));
+    let seats = seats();
+    let seat = seats.take((7, 1)).unwrap();
+    let first = former.attach(&seats, seat);
+    let mut reader = former.read(&seats, seat, first);
+    former.send().unwrap();
+    assert!(reader.poll().unwrap().is_some());
+    seats.leave(seat);
+    drop(reader);
+
+    assert_eq!(seats.take((8, 1)), Ok(seat), "the lowest free seat is taken first");
+    let first = next.attach(&seats, seat);
+    let _reader = next.read(&seats, seat, first);
+    for _ in 0..20 {
+        former.send().unwrap();
+    }
+    assert_eq!(former.writer.desk().count(), 0);
+    for _ in 0..4 {
+        next.send().unwrap();
+    }
+    assert!(next.send().is_err(), "its own reader counts");
+}
+
+// Once the second reader began where the first one had, and counted everything since as lost, again.
+#[test]
+fn who_takes_the_same_seat_anew_begins_anew() {
+    let mut publisher = Publisher::new(false, 0);
+    let seats = seats();
+    let seat = seats.take((7, 1)).unwrap();
+    assert_eq!(publisher.attach(&seats, seat), 0);
+    // The handshake was left unfinished by a root that died: it begins where it began.
+    publisher.send().unwrap();
+    let first = publisher.attach(&seats, seat);
+    assert_eq!(first, 0);
+    let reader = publisher.read(&seats, seat, first);
+    for _ in 0..10 {
+        publisher.send().unwrap();
+    }
+    seats.leave(seat);
+    drop(reader);
+    assert_eq!(seats.take((7, 1)), Ok(seat));
+    assert_eq!(publisher.attach(&seats, seat), 11);
+    assert_eq!(publisher.writer.desk().count(), 1);
+}
+
+// Once the second attachment of a subscriber made the publisher forget the pins of the first, and reuse what they held.
+#[test]
+fn samples_of_a_seat_that_was_given_back_stay_while_the_subscriber_attaches_anew() {
+    let mut publisher = Publisher::new(false, 0);
+    let seats = seats();
+    let seat = seats.take((7, 1)).unwrap();
+    let first = publisher.attach(&seats, seat);
+    let mut reader = publisher.read(&seats, seat, first);
+    publisher.send_chunk(1);
+    let sample = Message::from(reader.poll().unwrap().unwrap());
+    assert!(sample.is_held());
+    seats.leave(seat);
+    drop(reader);
+
+    let second = seats.take((7, 1)).unwrap();
+    assert_ne!(second, seat, "its sample keeps the first seat");
+    publisher.attach(&seats, second);
+    for _ in 0..100 {
+        publisher.send_chunk(2);
+    }
+    assert_eq!(sample.bytes(), [1; 1000]);
+    assert_eq!(publisher.writer.desk().count(), 1);
+
+    // Without the sample nothing of the first seat is left.
+    drop(sample);
+    publisher.writer.desk().prune();
+    assert_eq!(publisher.writer.desk().subscribers(), [SUBSCRIBER]);
+}
