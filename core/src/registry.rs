@@ -50,7 +50,7 @@ pub struct Limits {
     pub ends: usize,
     /// Pairs of a publisher with a subscriber that match.
     pub pairs: usize,
-    /// Connections that one node announces ahead of its subscriptions.
+    /// Connections that one node announces ahead of its subscriptions; it may have all pairs.
     pub announced: usize,
     /// Questions about segments under way.
     pub inquiries: usize,
@@ -65,7 +65,7 @@ impl Default for Limits {
             ends_per_node: 16_384,
             ends: 65_536,
             pairs: 262_144,
-            announced: 65_536,
+            announced: 262_144,
             inquiries: 1024,
             lane: 8,
         }
@@ -924,11 +924,13 @@ impl Registry {
     }
 
     fn inspected(&mut self, client: ClientId, number: u64, segment: Option<Carrier>, actions: &mut Actions) {
-        let is_asked = self.inquiries.get(&number).is_some_and(|inquiry| inquiry.asked == client);
-        let Some(Inquiry { asker, request, end, .. }) = self.inquiries.remove(&number).filter(|_| is_asked)
-        else {
-            return self.expel(client, malformed("an answer to no question"), actions);
-        };
+        match self.inquiries.get(&number) {
+            // Whoever asked has gone meanwhile: late, not wrong.
+            None if number < self.next_inquiry => return,
+            Some(inquiry) if inquiry.asked == client => {}
+            _ => return self.expel(client, malformed("an answer to no question"), actions),
+        }
+        let Some(Inquiry { asker, request, end, .. }) = self.inquiries.remove(&number) else { return };
         match segment {
             Some(segment) => {
                 let carried = segment == Carrier::Descriptor;

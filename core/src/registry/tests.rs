@@ -291,6 +291,8 @@ fn an_inspection_reaches_the_node_and_comes_back() {
     // Nobody else may answer.
     let answer = ToRoot::Inspected { inquiry, segment: Some(Carrier::Descriptor) };
     assert_eq!(summary(&said(&mut registry, 3, answer.clone())), [(3, "refused"), (3, "cut off")]);
+    // That takes nothing from who was asked.
+    assert_eq!(summary(&said(&mut registry, 1, answer)), [(2, "inspected")]);
     said(&mut registry, 2, ToRoot::Inspect { request: 78, end: end(1, 1) });
     let actions = said(&mut registry, 1, ToRoot::Inspected { inquiry: inquiry + 1, segment: None });
     assert_eq!(*refusal(&actions), Refusal::UnknownEnd { end: end(1, 1) });
@@ -300,6 +302,25 @@ fn an_inspection_reaches_the_node_and_comes_back() {
     assert_eq!(summary(&actions), [(2, "refused")]);
     let actions = said(&mut registry, 2, ToRoot::Inspect { request: 80, end: end(1, 1) });
     assert_eq!(*refusal(&actions), Refusal::UnknownEnd { end: end(1, 1) });
+}
+
+// Once `hm ls`, ended before a stopped node answered it, cost that node its place in the hive as soon as it went on.
+#[test]
+fn an_answer_whose_asker_has_gone_is_late_and_not_wrong() {
+    let mut registry = registry();
+    for client in 1..=2 {
+        join(&mut registry, client);
+    }
+    said(&mut registry, 1, offer(1, "a", 5));
+    let actions = said(&mut registry, 2, ToRoot::Inspect { request: 77, end: end(1, 1) });
+    let [Action::Send { to: 1, message: ToNode::Inspect { inquiry, .. }, .. }] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(registry.handle(Event::Gone { client: 2 }), []);
+    let answer = |inquiry| ToRoot::Inspected { inquiry, segment: Some(Carrier::Descriptor) };
+    assert_eq!(said(&mut registry, 1, answer(inquiry)), []);
+    // Nobody ever asked this.
+    assert_eq!(summary(&said(&mut registry, 1, answer(inquiry + 1))), [(1, "refused"), (1, "cut off")]);
 }
 
 #[test]
