@@ -147,6 +147,19 @@ pub enum RecvError {
         /// Samples of one publisher that can be held at a time.
         limit: usize,
     },
+    /// This subscriber gets no messages of a publisher that it matches: one of both has no descriptors or no memory left, or
+    /// one sent the other what is no such memory. It goes on with the others. Put right what is named, then subscribe anew.
+    #[error(
+        "not attached to publisher {publisher} of {service}: {reason}; put that right, then subscribe anew"
+    )]
+    NotAttached {
+        /// The service.
+        service: ServiceName,
+        /// The publisher.
+        publisher: EndId,
+        /// What is wrong.
+        reason: String,
+    },
     /// A publisher's memory or message is not what it must be. This subscriber has detached from it and goes on with the
     /// others; look at that publisher.
     #[error("detached from publisher {publisher} of {service}: {reason}; look at that publisher")]

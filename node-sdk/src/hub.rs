@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
 const REPORTS_MAX: usize = 256;
+/// Why an attachment is refused that crosses the end of its publisher; the root says so in the same words.
+const PUBLISHER_GONE: &str = "the publisher has just gone";
 
 /// All ends of a node.
 pub(crate) struct Hub {
@@ -122,6 +124,16 @@ impl SubscriberEnd {
     pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
         self.inbox().live.remove(&publisher);
         self.seats.leave(seat);
+    }
+
+    /// Leaves word that the messages of this publisher do not arrive, and why.
+    fn not_attached(&self, origin: Origin, reason: String) {
+        tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "not attached");
+        self.put(|inbox| {
+            if inbox.problems.len() < REPORTS_MAX {
+                inbox.problems.push((origin, reason));
+            }
+        });
     }
 
     /// Changes the inbox and wakes the subscriber.
@@ -339,7 +351,8 @@ impl NodeSide for Hub {
             None => match end.seats.take((m.publisher.node, m.publisher.index)) {
                 Ok(seat) => seat,
                 Err(error) => {
-                    tracing::warn!(service = %origin.service, filter = %end.demand.filter, %error, "not attached");
+                    drop(inbox);
+                    end.not_attached(origin, error.to_string());
                     return None;
                 }
             },
@@ -347,10 +360,10 @@ impl NodeSide for Hub {
         let reader = match end.seats.memory().segment().handle() {
             Ok(reader) => reader,
             Err(error) => {
-                tracing::warn!(service = %origin.service, %error, "not attached");
                 inbox.pending.remove(&m.publisher);
                 drop(inbox);
                 end.seats.leave(seat);
+                end.not_attached(origin, error.to_string());
                 return None;
             }
         };
@@ -363,7 +376,7 @@ impl NodeSide for Hub {
     fn attach(&self, a: AttachRequest) -> Result<AttachReply, String> {
         let (desk, ring) = {
             let ends = lock(&self.ends);
-            let end = ends.publishers.get(&a.publisher).ok_or("the publisher is gone")?;
+            let end = ends.publishers.get(&a.publisher).ok_or(PUBLISHER_GONE)?;
             (Arc::clone(&end.desk), Arc::clone(&end.ring))
         };
         let subscriber = (a.subscriber.node, a.subscriber.index);
@@ -390,13 +403,8 @@ impl NodeSide for Hub {
                 inbox.arrivals.push(Arrival { reader, origin: pending.origin, schema: pending.schema });
             }),
             Err(reason) => {
-                tracing::warn!(service = %pending.origin.service, %publisher, reason, "not attached");
                 end.seats.leave(pending.seat);
-                end.put(|inbox| {
-                    if inbox.problems.len() < REPORTS_MAX {
-                        inbox.problems.push((pending.origin, reason));
-                    }
-                });
+                end.not_attached(pending.origin, reason);
             }
         }
         self.notify();
@@ -405,8 +413,13 @@ impl NodeSide for Hub {
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {
         let Some(end) = self.subscriber(subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&publisher) else { return };
-        tracing::debug!(service = %pending.origin.service, %publisher, reason, "the publisher did not attach us");
         end.seats.leave(pending.seat);
+        // One that ended before it heard of us has nothing for us.
+        if reason == PUBLISHER_GONE {
+            tracing::debug!(service = %pending.origin.service, %publisher, reason, "not attached");
+        } else {
+            end.not_attached(pending.origin, reason.to_owned());
+        }
     }
 
     fn skipped(&self, subscriber: u32, service: &ServiceName, theirs: &[u8]) {

@@ -292,7 +292,8 @@ impl Intake {
         if !self.problems.is_empty()
             && let Some((origin, reason)) = self.problems.pop_front()
         {
-            return Err(detached(&origin, reason));
+            let service = origin.service.clone();
+            return Err(RecvError::NotAttached { service, publisher: origin.publisher, reason });
         }
         let count = self.connections.len();
         for _ in 0..count {
