@@ -15,7 +15,7 @@
 //! that are attached need no root at all; the death of a peer is told by its pidfd, which this thread holds.
 //!
 //! If this process dies half-way through a handshake, the root and the peers see it by socket and pidfd.
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -200,6 +200,13 @@ pub trait NodeSide: Send + Sync + 'static {
     /// The kernel says that the process of this node is gone.
     fn peer_gone(&self, node: u64);
 
+    /// The nodes with which this node has connections, or is about to. The processes of all others need not be watched. Asked at
+    /// [`Session::forget`], which another thread may have called just before the latest attachment, and when there are many
+    /// peers. `None`: not known; then what `forget` says is done, and nobody else is forgotten.
+    fn acquaintances(&self) -> Option<HashSet<u64>> {
+        None
+    }
+
     /// A root refused an end for which no [`Session::offer`] or [`Session::demand`] waits: after the death of a root, somebody
     /// else was faster with the name of a service. Connections that are attached stay.
     fn refused(&self, index: u32, error: &AnnounceError) {
@@ -345,8 +352,8 @@ impl Session {
         let _ = self.shared.push(Command::Withdraw { index });
     }
 
-    /// There is no connection with this node left: its process need not be watched any more. Never waits; may be called by
-    /// the node's callbacks.
+    /// There is no connection with this node left: its process need not be watched any more, unless
+    /// [`NodeSide::acquaintances`] knows better. Never waits; may be called by the node's callbacks.
     pub fn forget(&self, node: u64) {
         let _ = self.shared.push(Command::Forget { node });
     }

@@ -251,6 +251,28 @@ fn a_forgotten_peer_is_not_watched() {
     assert!(!viewer.side.heard().contains(&Heard::PeerGone { node: nodes[0] }));
 }
 
+// A thread of the user sees the last connection with a peer end and says so; meanwhile the next one is attached. Once the peer
+// was forgotten all the same, and its death was never noticed.
+#[test]
+fn a_peer_with_a_connection_is_watched_whoever_says_that_it_may_be_forgotten() {
+    let (base, dir) = hive();
+    let viewer = Node::join(&dir, "viewer");
+    viewer.demand(1, "from/*", None).unwrap();
+    let attached = |heard: &Heard| match heard {
+        Heard::Attached { publisher, .. } => Some(publisher.node),
+        _ => None,
+    };
+    let process = Process::start(&base, "camera");
+    viewer.side.wait_until("attached", |state| state.heard.iter().any(|heard| attached(heard).is_some()));
+    let node = viewer.side.heard().iter().find_map(attached).unwrap();
+    *viewer.side.acquaintances.lock().unwrap() = Some([node].into());
+    viewer.session.forget(node);
+    // The answer to a question comes after the command before it.
+    viewer.session.list().unwrap();
+    drop(process);
+    viewer.side.wait_until("the death", |state| state.heard.contains(&Heard::PeerGone { node }));
+}
+
 #[test]
 fn after_the_death_of_all_only_socket_and_lock_are_left_and_the_next_start_works_at_once() {
     let (base, dir) = hive();
@@ -338,7 +360,7 @@ fn a_host_without_descriptors_refuses_in_words_and_recovers() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
     let mut hoarder = Process::start_as(&base, "hoarder", command);
-    let error = Node::try_join(&dir, "node", |config| config.patience = Duration::from_millis(50));
+    let error = Node::try_join(&dir, "node", |config| config.patience = Duration::from_millis(500));
     let error = error.err().unwrap().to_string();
     let named = format!("process {}, which hosts the root, has no file descriptors left", hoarder.pid());
     assert!(error.contains(&named), "{error}");

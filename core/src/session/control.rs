@@ -52,6 +52,8 @@ const STEPS: usize = 4;
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 /// Packets that are taken from the root in a row.
 const PACKETS_IN_A_ROW: usize = 64;
+/// With more than twice as many peers as were left the last time, and some, those that are no acquaintances any more are forgotten.
+const SPARE_PEERS: usize = 16;
 const EVENTS: usize = 32;
 
 const WAKE: u64 = 0;
@@ -92,6 +94,8 @@ pub(super) struct Control {
     questions: BTreeMap<u64, Question>,
 
     peers: HashMap<u64, WatchedPeer>,
+    /// With so many peers it is time to look who is none any more.
+    crowd: usize,
     peer_tokens: HashMap<u64, u64>,
     next_token: u64,
 
@@ -214,6 +218,7 @@ impl Control {
             backlog: VecDeque::new(),
             questions: BTreeMap::new(),
             peers: HashMap::new(),
+            crowd: SPARE_PEERS,
             peer_tokens: HashMap::new(),
             next_token: FIRST_PEER,
             buffer: PacketBuffer::new(),
@@ -304,6 +309,7 @@ impl Control {
     fn obey(&mut self) {
         // Callbacks may add commands while these are obeyed, so the inbox is not held.
         let commands = std::mem::take(&mut self.shared.inbox().commands);
+        let mut forgotten = Vec::new();
         for command in commands {
             match command {
                 Command::Announce { announcement, reply } => self.announce(announcement, reply),
@@ -318,8 +324,16 @@ impl Control {
                 }
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
-                Command::Forget { node } => self.forget(node),
+                Command::Forget { node } => forgotten.push(node),
                 Command::Leave => self.is_leaving = true,
+            }
+        }
+        forgotten.retain(|node| self.peers.contains_key(node));
+        if !forgotten.is_empty() {
+            // Attachments are made by this thread alone, so who is no acquaintance now stays none until it attaches anew.
+            let acquaintances = self.side.acquaintances().unwrap_or_default();
+            for node in forgotten.into_iter().filter(|node| !acquaintances.contains(node)) {
+                self.forget(node);
             }
         }
     }
@@ -479,7 +493,13 @@ impl Control {
             seen_epoch: self.seeking.seen_epoch,
             bells: self.bells.0.clone(),
         };
-        self.shared.status().waited_for = WaitedFor::Answer { pid: link.pid };
+        {
+            // Why it refused before says more than that it has not answered yet.
+            let waited_for = &mut self.shared.status().waited_for;
+            if !matches!(waited_for, WaitedFor::DedicatedRoot { .. } | WaitedFor::BetterAnswer { .. }) {
+                *waited_for = WaitedFor::Answer { pid: link.pid };
+            }
+        }
         let sent = link.send(&hello, self.bells.1.clone(), &mut self.packet);
         self.link = Some(link);
         if let Err(failure) = sent {
@@ -594,7 +614,22 @@ impl Control {
         self.next_token += 1;
         self.peer_tokens.insert(token, node);
         self.peers.insert(node, WatchedPeer { pidfd, token });
+        if self.peers.len() > self.crowd {
+            self.forget_strangers(node);
+        }
         Ok(())
+    }
+
+    /// A peer that ends in order says so in its segments, not here. Forgets those with which nothing is left to do.
+    fn forget_strangers(&mut self, newcomer: u64) {
+        if let Some(acquaintances) = self.side.acquaintances() {
+            let is_stranger = |node: &u64| *node != newcomer && !acquaintances.contains(node);
+            let strangers: Vec<u64> = self.peers.keys().copied().filter(is_stranger).collect();
+            for node in strangers {
+                self.forget(node);
+            }
+        }
+        self.crowd = self.peers.len() * 2 + SPARE_PEERS;
     }
 
     fn forget(&mut self, node: u64) {

@@ -4,7 +4,7 @@
 
 pub mod raw;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
@@ -49,6 +49,7 @@ pub struct Recorder {
     changed: Condvar,
     /// What `attach` answers instead of a ring.
     pub refuses: Mutex<Option<String>>,
+    pub acquaintances: Mutex<Option<HashSet<u64>>>,
 }
 
 impl Recorder {
@@ -171,6 +172,10 @@ impl NodeSide for Recorder {
         self.hear(Heard::PeerGone { node });
     }
 
+    fn acquaintances(&self) -> Option<HashSet<u64>> {
+        self.acquaintances.lock().unwrap().clone()
+    }
+
     fn refused(&self, index: u32, error: &AnnounceError) {
         self.hear(Heard::Refused { index, error: error.to_string() });
     }
@@ -197,6 +202,7 @@ impl Node {
             state: Mutex::default(),
             changed: Condvar::new(),
             refuses: Mutex::default(),
+            acquaintances: Mutex::default(),
         });
         let mut config = SessionConfig {
             dir: dir.clone(),
