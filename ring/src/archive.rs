@@ -258,19 +258,16 @@ impl<A: Portable, M: Memory> Deref for View<A, M> {
 
 /// Memory of one message, to be filled in place; `send` commits it, drop gives it back.
 #[derive(Debug)]
-pub struct Loan<'writer> {
-    writer: &'writer mut Writer<Mapped>,
+pub struct Loan<'writer, M: Memory = Mapped> {
+    writer: &'writer mut Writer<M>,
     /// `None` only between `send` and drop.
     chunk: Option<Chunk>,
     length: usize,
 }
 
-impl<'writer> Loan<'writer> {
+impl<'writer, M: Memory> Loan<'writer, M> {
     /// Takes memory for `length` bytes. Call [`Writer::admit`] first. The bytes are what an earlier message left there, or zeros.
-    pub fn take(
-        writer: &'writer mut Writer<Mapped>,
-        length: usize,
-    ) -> Result<Self, crate::writer::AllocateError> {
+    pub fn take(writer: &'writer mut Writer<M>, length: usize) -> Result<Self, crate::writer::AllocateError> {
         let chunk = writer.allocate(length as u64)?;
         Ok(Loan { writer, chunk: Some(chunk), length })
     }
@@ -306,7 +303,7 @@ impl<'writer> Loan<'writer> {
     }
 }
 
-impl Deref for Loan<'_> {
+impl<M: Memory> Deref for Loan<'_, M> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let memory = self.writer.chunk_memory(self.chunk());
@@ -318,7 +315,7 @@ impl Deref for Loan<'_> {
     }
 }
 
-impl DerefMut for Loan<'_> {
+impl<M: Memory> DerefMut for Loan<'_, M> {
     fn deref_mut(&mut self) -> &mut [u8] {
         let mut memory = self.writer.chunk_memory(self.chunk());
         // SAFETY: as in `deref`; exclusive: self is borrowed mutably.
@@ -327,7 +324,7 @@ impl DerefMut for Loan<'_> {
     }
 }
 
-impl Drop for Loan<'_> {
+impl<M: Memory> Drop for Loan<'_, M> {
     fn drop(&mut self) {
         if let Some(chunk) = self.chunk.take() {
             self.writer.release(chunk);

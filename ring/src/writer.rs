@@ -632,7 +632,7 @@ impl<M: Memory> Writer<M> {
             }
         }
         // What stayed is pinned; many held samples shall not make every message pay for a look at all pins.
-        self.reclaim_at = self.retired.len() * 2 + RECLAIM_BATCH;
+        self.reclaim_at = self.retired.len() + RECLAIM_BATCH;
     }
 }
 
