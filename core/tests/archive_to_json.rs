@@ -159,3 +159,15 @@ fn hash_maps_read_in_some_order() {
         assert!(found.iter().all(|(key, value)| map[key] == *value));
     }
 }
+
+#[test]
+fn what_json_has_no_number_for_is_a_string() {
+    let wide = (u128::MAX, i128::MIN, [f32::NAN, f32::INFINITY, 0.5], Some(f64::NEG_INFINITY), '\u{10ffff}');
+    let json = json_of(&wide);
+    let expected = concat!(
+        r#"["340282366920938463463374607431768211455","-170141183460469231731687303715884105728","#,
+        r#"["NaN","inf",0.5],"-inf",""#,
+        "\u{10ffff}\"]"
+    );
+    assert_eq!(json, expected);
+}

@@ -241,3 +241,13 @@ macro_rules! tuples {
 tuples! {
     (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E) (A, B, C, D, E, F) (A, B, C, D, E, F, G) (A, B, C, D, E, F, G, H)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::schema::Schema;
+
+    #[test]
+    fn each_type_is_in_the_table_once() {
+        assert_eq!(Schema::of::<(u8, Vec<u8>, [Vec<u8>; 2], Option<Vec<u8>>)>().types().len(), 5);
+    }
+}

@@ -201,6 +201,13 @@ mod tests {
 
     use crate::schema::{Describe, Schema};
 
+    /// Its longest variant is not the one of the largest alignment.
+    #[hivemind_derive::message(crate = crate::schema::tests)]
+    enum Padded {
+        Aligned(u64),
+        Long([u8; 20]),
+    }
+
     fn agrees<T: Describe + Archive>() {
         let schema = Schema::of::<T>();
         assert_eq!(schema.archived_size(), size_of::<T::Archived>(), "size of {}", schema.type_name());
@@ -236,6 +243,8 @@ mod tests {
         agrees::<HashMap<u64, String>>();
         agrees::<HashSet<u8>>();
         agrees::<Duration>();
+        agrees::<Padded>();
+        agrees::<[Option<Padded>; 2]>();
         agrees::<((u8, (u16, [u8; 3])), Option<Duration>)>();
     }
 }

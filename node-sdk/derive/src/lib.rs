@@ -36,6 +36,9 @@ use self::attributes::{Arguments, UserAttributes};
 /// Further attributes stay, `#[derive(Debug, Clone, PartialEq)]` as well as `#[rkyv(compare(PartialEq))]`; those
 /// that would change the archive (`with`, `niche`, `as`, `remote`) are refused.
 ///
+/// Where `missing_docs` is a warning, an enum whose variants have named fields gets one about code of rkyv, which only
+/// `#![allow(missing_docs)]` on the module around it silences.
+///
 /// `#[message(crate = path)]` names the crate `hivemind` when it is reached by another path.
 #[proc_macro_attribute]
 pub fn message(arguments: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
