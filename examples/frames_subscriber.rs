@@ -17,10 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             frames.lost()
         );
         // Every 30th frame is held until the next one of its kind. Holding does not stop the publisher.
-        if frame.sequence() % 30 == 0 {
-            if let Some(old) = kept.replace(frame) {
-                println!("kept {} until now; it still begins with {:?}", old.sequence(), old.first());
-            }
+        if frame.sequence().is_multiple_of(30)
+            && let Some(old) = kept.replace(frame)
+        {
+            println!("kept {} until now; it still begins with {:?}", old.sequence(), old.first());
         }
     }
     Ok(())

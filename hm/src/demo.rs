@@ -36,6 +36,7 @@ mod verdict;
 mod watch;
 mod watcher;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -49,7 +50,7 @@ use clock::monotonic_ns;
 use folder::Folder;
 use ledger::{Ledger, State};
 use processes::{LifeId, News, Processes};
-use report::{End, Order};
+use report::{End, Gap, Order};
 pub(crate) use role::Role;
 use screen::{Screen, Tone, View};
 use summary::{Gaps, Kill, Successor, Summary};
@@ -81,6 +82,10 @@ const LOOK_EVERY_NS: u64 = 50_000_000;
 const GLANCE_NS: u64 = 200_000;
 /// So often it looks at least whether it was interrupted.
 const WAIT_AT_MOST_NS: u64 = 20_000_000;
+/// Being late by less is nothing to speak of.
+const LEAST_STALL_NS: u64 = 1_000_000;
+/// So many of the last are kept.
+const MAX_STALLS: usize = 1_000;
 /// News taken between two looks at the clock.
 const NEWS_AT_ONCE: usize = 1_000;
 
@@ -171,6 +176,8 @@ struct Demo {
     screen: Screen,
     interrupted: Arc<AtomicBool>,
     flowing_ns: u64,
+    /// When this process itself was held up: what the machine, not the hive, did.
+    stalls: VecDeque<Gap>,
     folder: Folder,
 }
 
@@ -188,7 +195,16 @@ impl Demo {
         let mut ledger = Ledger::default();
         spawn(&mut processes, &mut ledger, Role::Root)?;
         let watcher = Watcher::join(folder.path())?;
-        let mut demo = Demo { processes, watcher, ledger, screen, interrupted, flowing_ns: 0, folder };
+        let mut demo = Demo {
+            processes,
+            watcher,
+            ledger,
+            screen,
+            interrupted,
+            flowing_ns: 0,
+            stalls: VecDeque::new(),
+            folder,
+        };
         for role in Role::ALL.into_iter().filter(|&role| role != Role::Root) {
             spawn(&mut demo.processes, &mut demo.ledger, role)?;
         }
@@ -320,8 +336,10 @@ impl Demo {
             self.ledger.longest_gap(window, survives, |service| service.starts_with(prefix))
         };
         let (all, pairs) = longest((killed_ns, until_ns), "");
+        let stalls = self.stalls.iter().filter(|stall| stall.touches(killed_ns, until_ns));
         Gaps {
             pairs,
+            stall_ns: stalls.map(|stall| stall.length_ns).max().unwrap_or(0),
             longest: all,
             machine: longest((killed_ns, until_ns), "machine/").0,
             frames: longest((killed_ns, until_ns), frames::SERVICE).0,
@@ -497,12 +515,26 @@ impl Demo {
             if now_ns >= until_ns {
                 return Ok(false);
             }
-            let mut wait = Duration::from_nanos((until_ns - now_ns).min(WAIT_AT_MOST_NS));
+            let wait_ns = (until_ns - now_ns).min(WAIT_AT_MOST_NS);
+            let mut wait = Duration::from_nanos(wait_ns);
             for _ in 0..NEWS_AT_ONCE {
                 let Some((id, news)) = self.processes.news(wait) else { break };
                 self.take(id, news)?;
                 wait = Duration::ZERO;
             }
+            self.note_stall(now_ns + wait_ns);
+        }
+    }
+
+    /// Notes by how much this process is late.
+    fn note_stall(&mut self, due_ns: u64) {
+        let now_ns = monotonic_ns();
+        let length_ns = now_ns.saturating_sub(due_ns);
+        if length_ns >= LEAST_STALL_NS {
+            if self.stalls.len() == MAX_STALLS {
+                self.stalls.pop_front();
+            }
+            self.stalls.push_back(Gap { ended_ns: now_ns, length_ns });
         }
     }
 

@@ -85,7 +85,8 @@ enum Command {
     /// Print the messages of all services that match a filter, one JSON object a line.
     ///
     /// In a filter, `*` stands for any text within a level of the name, `**` across levels, `?` for one character, `[ab]`
-    /// for one of several. The types come with the services; this program need not know them.
+    /// for one of several. The types come with the services; this program need not know them. It is a subscriber like any
+    /// other: what it does not print in time is lost to it (and told on standard error), and a reliable service waits for it.
     Echo {
         /// Which services, such as 'sensors/*'.
         #[arg(value_parser = parse_filter)]

@@ -302,6 +302,8 @@ fn two_roots_of_their_own_are_one_too_many() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = Running::start(hm(dir.path()).arg("root"));
     first.line();
+    let watch = Node::builder("watch").dir(dir.path()).patience(LONG).observer().join().unwrap();
+    assert_eq!(watch.root_pid(), Some(first.child.id() as i32));
     let output = hm(dir.path()).arg("root").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(sentence(&output).contains(&first.child.id().to_string()), "{}", sentence(&output));

@@ -263,9 +263,8 @@ impl Ledger {
                 continue;
             }
             pairs += 1;
-            let touches =
-                |gap: &&Gap| gap.ended_ns >= from_ns && gap.ended_ns.saturating_sub(gap.length_ns) <= to_ns;
-            let ended = hearing.gaps.iter().filter(touches).map(|gap| gap.length_ns).max().unwrap_or(0);
+            let touching = hearing.gaps.iter().filter(|gap| gap.touches(from_ns, to_ns));
+            let ended = touching.map(|gap| gap.length_ns).max().unwrap_or(0);
             let open = to_ns.saturating_sub(hearing.last_ns);
             let gap_ns = ended.max(open);
             if longest.as_ref().is_none_or(|longest| gap_ns > longest.gap_ns) {

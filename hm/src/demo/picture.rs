@@ -162,13 +162,15 @@ impl Picture {
         pen.curve(CPU, &self.system, 1.0, Stroke { color: AMBER, fill: 110 });
         let busy = (now.cpu_user + now.cpu_system) * 100.0;
         pen.value(CPU, format_args!("{busy:5.1} %"));
-        pen.legend(CPU, 140, TEAL, "user");
-        pen.legend(CPU, 260, AMBER, "system");
+        pen.legend((CPU.x + 140, CPU.y + HEADING / 2 + 4), TEAL, "user");
+        pen.legend((CPU.x + 260, CPU.y + HEADING / 2 + 4), AMBER, "system");
 
         draw_cores(&mut pen, &self.cores);
 
         pen.curve(MEMORY, &self.cached, 1.0, Stroke { color: BLUE, fill: 60 });
         pen.curve(MEMORY, &self.used, 1.0, Stroke { color: VIOLET, fill: 140 });
+        pen.legend((MEMORY.x + 20, MEMORY.y + HEADING + 14), VIOLET, "used");
+        pen.legend((MEMORY.x + 110, MEMORY.y + HEADING + 14), BLUE, "cached");
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let (used, total) = (gib(now.memory_used_bytes), gib(now.memory_total_bytes));
         pen.value(MEMORY, format_args!("{used:.2} of {total:.1} GiB"));
@@ -273,6 +275,7 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             rate if rate >= 999.5e6 => write!(f, "{:.1} GB/s", rate / 1e9),
+            rate if rate >= 99.95e6 => write!(f, "{:.0} MB/s", rate / 1e6),
             rate if rate >= 999.5e3 => write!(f, "{:.1} MB/s", rate / 1e6),
             rate if rate >= 999.5 => write!(f, "{:.0} kB/s", rate / 1e3),
             rate => write!(f, "{rate:.0} B/s"),
@@ -314,10 +317,9 @@ impl Pen<'_, '_> {
         self.right((panel.x + panel.width - 20, panel.y + HEADING / 2 + 4), TEXT, text);
     }
 
-    fn legend(&mut self, panel: Rect, x: usize, color: Color, name: &str) {
-        let y = panel.y + HEADING / 2 + 4;
-        self.canvas.fill(Rect { x: panel.x + x, y: y - 6, width: 14, height: 14 }, color);
-        self.small((panel.x + x + 22, y), Anchor::Left, QUIET, format_args!("{name}"));
+    fn legend(&mut self, (x, y): (usize, usize), color: Color, name: &str) {
+        self.canvas.fill(Rect { x, y: y - 6, width: 14, height: 14 }, color);
+        self.small((x + 22, y), Anchor::Left, QUIET, format_args!("{name}"));
     }
 
     fn axis(&mut self, panel: Rect, most: f32) {

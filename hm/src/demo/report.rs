@@ -82,6 +82,13 @@ pub(crate) struct Gap {
     pub(crate) length_ns: u64,
 }
 
+impl Gap {
+    /// Whether it ran at some instant between the two.
+    pub(crate) fn touches(&self, from_ns: u64, to_ns: u64) -> bool {
+        self.ended_ns >= from_ns && self.ended_ns.saturating_sub(self.length_ns) <= to_ns
+    }
+}
+
 /// What one publisher sent in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Said {

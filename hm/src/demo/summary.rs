@@ -16,6 +16,9 @@ use crate::figures::{Bytes, Count, Span};
 pub(crate) struct Gaps {
     /// Pairs that survived and were looked at.
     pub(crate) pairs: usize,
+    /// The longest time for which the parent, which waits beside the hive, was held up meanwhile: a gap of that length is
+    /// the machine's.
+    pub(crate) stall_ns: u64,
     /// Over all of them.
     pub(crate) longest: Option<LongestGap>,
     /// Over the services that are sent a thousand times a second and more.
@@ -40,7 +43,24 @@ impl Gaps {
         let parts: Vec<String> = [machine, frames].into_iter().flatten().collect();
         match parts.is_empty() {
             true => "no pair survived that could be measured".to_owned(),
-            false => format!("longest gaps of the {} surviving pairs: {}", self.pairs, parts.join(", ")),
+            false => format!(
+                "longest gaps of the {} surviving pairs: {}{}",
+                self.pairs,
+                parts.join(", "),
+                self.excuse()
+            ),
+        }
+    }
+}
+
+impl Gaps {
+    /// Says so if the machine itself may be to blame.
+    fn excuse(&self) -> String {
+        let gap_ns = self.machine.as_ref().map_or(0, |gap| gap.gap_ns);
+        if self.stall_ns * 2 >= gap_ns && self.stall_ns > 0 {
+            format!("; this process itself was held up for {}", Span(self.stall_ns))
+        } else {
+            String::new()
         }
     }
 }
@@ -123,8 +143,8 @@ impl Summary {
         }
 
         let heading = format!(
-            "\n{:<17}{:<21}{:>7}{:>7}{:>13}{:>10}{:>11}{:>10}",
-            "killed", "", "at", "pairs", "machine/**", "before", "frames", "before"
+            "\n{:<17}{:<21}{:>6}{:>6}{:>12}{:>9}{:>9}{:>9}{:>9}",
+            "killed", "", "at", "pairs", "machine/**", "before", "frames", "before", "held up"
         );
         screen.say(&screen.heading(&heading))?;
         for kill in &self.kills {
@@ -133,7 +153,7 @@ impl Summary {
                 gap.as_ref().map_or("-".to_owned(), |gap| Span(gap.gap_ns).to_string())
             };
             screen.say(&format!(
-                "{:<17}{victim:<21}{:>7}{:>7}{:>13}{:>10}{:>11}{:>10}",
+                "{:<17}{victim:<21}{:>6}{:>6}{:>12}{:>9}{:>9}{:>9}{:>9}",
                 format!("{process} ({pid})"),
                 format!("{at_seconds:.1} s"),
                 gaps.pairs,
@@ -141,9 +161,15 @@ impl Summary {
                 show(&gaps.usual_machine),
                 show(&gaps.frames),
                 show(&gaps.usual_frames),
+                Span(gaps.stall_ns),
             ))?;
         }
-        screen.say("the longest gap between two messages that a surviving pair saw around the kill, and as long before it")?;
+        screen.say(
+            "gaps: the longest between two messages of a surviving pair, around the kill and as long before;",
+        )?;
+        screen.say(
+            "held up: how long this process itself, which only waits, was kept from running meanwhile",
+        )?;
 
         let Latency { p50_ns, p99_ns, p999_ns, max_ns } = self.machine;
         screen.say(&format!(
@@ -153,7 +179,7 @@ impl Summary {
             Bytes(self.bytes_per_second)
         ))?;
         screen.say(&format!(
-            "latency: machine/** p50 {}, p99 {}, p99.9 {}, max {}; frames p50 {}, p99 {}",
+            "latency of machine/**: p50 {}, p99 {}, p99.9 {}, max {}; of frames: p50 {}, p99 {}",
             Span(p50_ns),
             Span(p99_ns),
             Span(p999_ns),
