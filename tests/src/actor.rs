@@ -7,7 +7,10 @@ use crate::BOUND;
 use crate::account::Account;
 use crate::entry::{Checked, Entry, HEAD, Reading, Source};
 use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
-use hivemind::{EndId, Message, Node, Publisher, RecvError, Sample, SendError, Subscriber};
+use hivemind::{
+    EndId, Message, Node, NodeError, Publisher, PublisherError, RecvError, Sample, SendError, Subscriber,
+    SubscriberError,
+};
 use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
@@ -94,8 +97,34 @@ struct Collection {
     stop: AtomicBool,
 }
 
-fn failure<E: Error>(error: E) -> Failure {
-    Failure { variant: format!("{error:?}"), text: error.to_string() }
+fn failure<E: Error + 'static>(error: E) -> Failure {
+    Failure { variant: variant(&error), text: error.to_string() }
+}
+
+/// The name of an error's variant, with that of its source. (`Debug` of the SDK's errors says the sentence.)
+fn variant(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<NodeError>() {
+        Some(NodeError::Join(source)) => return format!("Join({source:?})"),
+        Some(NodeError::Memory(source)) => return format!("Memory({source:?})"),
+        Some(NodeError::Segment(source)) => return format!("Segment({source:?})"),
+        _ => {}
+    }
+    match error.downcast_ref::<PublisherError>() {
+        Some(PublisherError::Announce(source)) => return format!("Announce({source:?})"),
+        Some(PublisherError::Memory(source)) => return format!("Memory({source:?})"),
+        _ => {}
+    }
+    match error.downcast_ref::<SubscriberError>() {
+        Some(SubscriberError::Announce(source)) => return format!("Announce({source:?})"),
+        Some(SubscriberError::Memory(source)) => return format!("Memory({source:?})"),
+        _ => {}
+    }
+    match error.downcast_ref::<SendError>() {
+        Some(SendError::Full { .. }) => "Full".to_owned(),
+        Some(SendError::MemoryOut { .. }) => "MemoryOut".to_owned(),
+        Some(SendError::TooLarge { .. }) => "TooLarge".to_owned(),
+        _ => "another".to_owned(),
+    }
 }
 
 fn mistake(text: &str) -> Failure {
@@ -164,7 +193,7 @@ impl Actor {
                 Ok(Answer::Root { pid: node.root_pid(), epoch: node.root_epoch() })
             }
             Order::LimitDescriptors { spare } => {
-                let open = std::fs::read_dir("/proc/self/fd").map_err(failure)?.count() as u64;
+                let open = std::fs::read_dir("/proc/self/fd").map_err(failure)?.count() as u64 - 1;
                 limit(Resource::RLIMIT_NOFILE, open + spare)
             }
             Order::LimitAddresses { spare } => {
@@ -176,6 +205,7 @@ impl Actor {
                     .expect("statm begins with pages");
                 limit(Resource::RLIMIT_AS, pages * 4096 + spare)
             }
+            Order::LimitFiles { bytes } => limit(Resource::RLIMIT_FSIZE, bytes),
             Order::Belongings => belongings(),
         }
     }

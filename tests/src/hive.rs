@@ -227,6 +227,11 @@ impl Actor {
         SubscriberOf { actor: self, number: number as usize }
     }
 
+    /// A subscriber that it has already.
+    pub fn subscribers(&self, number: usize) -> SubscriberOf<'_> {
+        SubscriberOf { actor: self, number }
+    }
+
     #[track_caller]
     fn number(&self, order: &Order) -> u64 {
         match self.tell(order) {

@@ -14,6 +14,7 @@
 pub mod account;
 pub mod actor;
 pub mod entry;
+pub mod forgery;
 pub mod hive;
 pub mod order;
 pub mod tracer;

@@ -120,6 +120,11 @@ pub enum Order {
         /// So many more.
         spare: u64,
     },
+    /// From now on, have no file longer than so many bytes.
+    LimitFiles {
+        /// So many.
+        bytes: u64,
+    },
     /// Open no descriptor, map nothing: what does the process have? Answered with `Belongings`.
     Belongings,
 }
@@ -206,7 +211,7 @@ pub enum Answer {
 /// An error of the SDK.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its `Debug` form: names the variant.
+    /// Which variant, and which of its source.
     pub variant: String,
     /// Its `Display` form: says what to do.
     pub text: String,

@@ -1,7 +1,7 @@
 //! A stranger at the root's socket, who sends what it likes.
 
 use crate::BOUND;
-use hivemind_core::protocol::{self, MAX_PACKET, ToNode};
+use hivemind_core::protocol::{self, Carrier, MAX_PACKET, ToNode, ToRoot};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -60,12 +60,16 @@ impl Stranger {
         assert!(poll(&mut ready, waiting).expect("a socket") > 0, "the root neither answers nor closes");
         let mut packet = AlignedVec::<16>::new();
         packet.resize(MAX_PACKET, 0);
-        // Descriptors that come with it are dropped by the kernel, since there is no room for them.
+        // A reset is told before what was said ahead of it. Descriptors that come along are dropped by the kernel, since
+        // there is no room for them.
         let length = match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-            Ok(0) | Err(Errno::ECONNRESET) => return None,
-            Ok(length) => length,
-            Err(error) => panic!("receiving from the root: {error}"),
+            Err(Errno::ECONNRESET) => recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()),
+            other => other,
         };
+        let length = length.expect("receiving from the root");
+        if length == 0 {
+            return None;
+        }
         Some(
             protocol::decode_unaccompanied::<ToNode>(&packet[..length])
                 .expect("the root speaks the protocol"),
@@ -88,4 +92,39 @@ pub fn packet<M: protocol::Message>(message: &M) -> AlignedVec<16> {
     let mut packet = AlignedVec::new();
     protocol::encode(message, &mut packet).expect("it fits into a packet");
     packet
+}
+
+impl Stranger {
+    /// Connects and joins as a node of this name and epoch; from here on it may lie.
+    pub fn join(folder: &Path, name: &str, node: u64, bells: BorrowedFd<'_>) -> Stranger {
+        let stranger = Stranger::connect(folder);
+        stranger.send(&packet(&hello(name, node)), &[bells]).expect("the root listens");
+        let answer = stranger.hear();
+        assert!(matches!(answer, Some(ToNode::Welcome { .. })), "{answer:?}");
+        stranger
+    }
+
+    /// Listens until the root says what is waited for.
+    pub fn hear_until<T>(&self, mut wanted: impl FnMut(&ToNode) -> Option<T>) -> T {
+        loop {
+            let message = self.hear().expect("the root did not close");
+            if let Some(found) = wanted(&message) {
+                return found;
+            }
+        }
+    }
+}
+
+/// What a node says first.
+pub fn hello(name: &str, node: u64) -> ToRoot {
+    ToRoot::Hello {
+        name: name.to_owned(),
+        node,
+        observer: false,
+        external: false,
+        rejoin: false,
+        hosts_root: false,
+        seen_epoch: 0,
+        bells: Carrier::Descriptor,
+    }
 }
