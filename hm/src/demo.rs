@@ -93,8 +93,8 @@ const NEWS_AT_ONCE: usize = 1_000;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum DemoError {
-    /// The runtime directory of the demo could not be made. Set `TMPDIR` to a directory that can be written.
-    #[error("cannot make a folder for the demo in {parent}: {source}; set TMPDIR to one that can be written", parent = parent.display())]
+    /// The runtime directory of the demo could not be made. Give a directory that can be written with `--dir`.
+    #[error("cannot make a folder for the demo in {parent}: {source}; give one that can be written with `--dir`", parent = parent.display())]
     Folder { parent: PathBuf, source: io::Error },
     /// A process could not be started. Raise the limit of processes, or stop others.
     #[error("cannot start {role}: {source}; raise the limit of processes, or stop others")]
@@ -125,13 +125,13 @@ pub(crate) enum DemoError {
     Broken { complaints: usize },
 }
 
-/// Runs the demo for about `seconds`. With `json`, the last line is one JSON object.
-pub(crate) fn run(seconds: u64, json: bool) -> Result<(), DemoError> {
+/// Runs the demo for about `seconds`, in a folder of its own below `parent`. With `json`, the last line is one JSON object.
+pub(crate) fn run(parent: Option<PathBuf>, seconds: u64, json: bool) -> Result<(), DemoError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signals)?;
     }
-    let mut demo = Demo::start(interrupted)?;
+    let mut demo = Demo::start(parent, interrupted)?;
     let summary = demo.play(seconds)?;
     demo.leave()?;
     let complaints = demo.close(summary, json)?;
@@ -183,9 +183,9 @@ struct Demo {
 
 impl Demo {
     /// Starts all processes and waits until every message flows.
-    fn start(interrupted: Arc<AtomicBool>) -> Result<Demo, DemoError> {
+    fn start(parent: Option<PathBuf>, interrupted: Arc<AtomicBool>) -> Result<Demo, DemoError> {
         let mut screen = Screen::new();
-        let folder = Folder::make()?;
+        let folder = Folder::make(parent)?;
         let path = folder.path().display();
         screen.say("hivemind demo: separate processes, shared memory, live data from /proc")?;
         screen.say(&format!(

@@ -96,6 +96,10 @@ enum Command {
         count: Option<u64>,
     },
     /// Start a hive of real processes on live data, kill some of them, and count every message.
+    ///
+    /// It has a hive of its own, in a folder of its own below the runtime directory or the temporary directory, and removes
+    /// it at the end. Exits with 0 only if every surviving pair received or was told lost what was published, and nothing was
+    /// lost where the service is reliable.
     Demo {
         /// For about how long.
         #[arg(long, value_name = "N", default_value_t = 12,
@@ -183,7 +187,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Root => root::run(&place)?,
         Command::Ls { interval, json } => ls::run(&place, interval, json)?,
         Command::Echo { filter, count } => echo::run(&place, &filter, count)?,
-        Command::Demo { seconds, json } => demo::run(seconds, json)?,
+        Command::Demo { seconds, json } => demo::run(place.dir, seconds, json)?,
         Command::DemoProcess { role } => {
             let dir = place.dir.unwrap_or_else(std::env::temp_dir);
             demo::run_process(role, dir).map_err(|source| CommandError::DemoProcess { role, source })?;

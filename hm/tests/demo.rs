@@ -7,7 +7,7 @@ use serde_json::Value;
 
 fn demo(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hm"));
-    command.env("TMPDIR", folder).env_remove("HIVEMIND_DIR").env_remove("RUST_LOG").stdin(Stdio::null());
+    command.env("HIVEMIND_DIR", folder).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
 

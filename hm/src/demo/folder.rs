@@ -1,6 +1,8 @@
 //! The runtime directory of one demo: its own, closed to others, removed at the end.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hivemind::HiveName;
@@ -16,12 +18,17 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder of mode 0700 below the temporary directory, under a name that nobody has.
-    pub(crate) fn make() -> Result<Folder, DemoError> {
-        let parent = std::env::temp_dir();
-        match mkdtemp(&parent.join("hm-demo-XXXXXX")) {
+    /// Makes a folder of mode 0700 under a name that nobody has: in `parent`, else in `$HIVEMIND_DIR`, else in the
+    /// temporary directory. The demo never shares a hive with anybody, so it takes none of these as it is.
+    pub(crate) fn make(parent: Option<PathBuf>) -> Result<Folder, DemoError> {
+        let from_environment =
+            || std::env::var_os("HIVEMIND_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let parent = parent.or_else(from_environment).unwrap_or_else(std::env::temp_dir);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&parent);
+        let made = made.and_then(|()| mkdtemp(&parent.join("hm-demo-XXXXXX")).map_err(io::Error::from));
+        match made {
             Ok(path) => Ok(Folder { path }),
-            Err(errno) => Err(DemoError::Folder { parent, source: io::Error::from(errno) }),
+            Err(source) => Err(DemoError::Folder { parent, source }),
         }
     }
 
