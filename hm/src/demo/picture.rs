@@ -430,18 +430,4 @@ mod tests {
         assert_eq!(ceiling(1e6), 1e6);
         assert_eq!(ceiling(1.1e6), 2e6);
     }
-
-    /// Not a check: writes a picture to look at, with `PICTURE=/tmp/picture.ppm cargo test -p hm -- --ignored`.
-    #[test]
-    #[ignore = "writes a file to look at"]
-    fn dump() {
-        let path = std::env::var_os("PICTURE").expect("PICTURE names the file to write");
-        let mut picture = Picture::new();
-        (0..500).for_each(|step| picture.push(&wave(step, 4)));
-        let mut pixels = vec![0; FRAME_BYTES];
-        picture.draw(&mut pixels, 1234);
-        let mut file = format!("P6 {WIDTH} {HEIGHT} 255\n").into_bytes();
-        file.extend_from_slice(&pixels);
-        std::fs::write(path, file).unwrap();
-    }
 }
