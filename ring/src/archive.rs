@@ -192,7 +192,17 @@ impl<M: Memory> Message<M> {
     }
 }
 
-/// A message that was validated as the archive `A`, readable in place.
+/// A message that was validated as the archive `A`, readable in place. It may be sent to other threads, or shared with them, if
+/// the archive may.
+///
+/// ```
+/// fn share<T: Send + Sync>() {}
+/// share::<hivemind_ring::archive::View<u8>>();
+/// ```
+/// ```compile_fail
+/// fn share<T: Send + Sync>() {}
+/// share::<hivemind_ring::archive::View<std::cell::Cell<u8>>>();
+/// ```
 #[derive(Debug)]
 pub struct View<A, M: Memory = Mapped> {
     message: Message<M>,

@@ -392,7 +392,9 @@ impl<M: Memory> Writer<M> {
             reader.wake_if_sleeping();
         }
         // A reader that ends sets `sleepers` too, so that its end is noticed here without a root.
-        self.desk.prune();
+        if self.attached < self.readers.len() {
+            self.desk.prune();
+        }
     }
 
     /// Takes notice of readers that came or went: on a reliable ring all are asked anew where they are. This belongs to

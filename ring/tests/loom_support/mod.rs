@@ -3,11 +3,11 @@
 //! Every model runs the algorithms of the crate themselves, not a copy. Run them with
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release -p hivemind-ring --test 'loom_*'
+//! RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off cargo test --release -p hivemind-ring --test 'loom_*'
 //! ```
 //!
-//! Threads are preempted at most twice where no environment says otherwise; `LOOM_MAX_PREEMPTIONS=3` looks deeper and takes
-//! minutes. What loom cannot see: a load that returns a value which is stored later (load buffering), so the orderings that
+//! Threads are preempted at most twice where no environment says otherwise, which takes seconds; `LOOM_MAX_PREEMPTIONS=3` looks
+//! deeper and takes minutes. What loom cannot see: a load that returns a value which is stored later (load buffering), so the orderings that
 //! only keep loads before later stores (the Release of edge consume) are argued in the code, not shown here.
 #![allow(unsafe_code)]
 #![allow(dead_code, unreachable_pub, reason = "no model needs all of it")]
