@@ -101,7 +101,7 @@ enum Command {
     /// it at the end. Exits with 0 only if every surviving pair received or was told lost what was published, and nothing was
     /// lost where the service is reliable.
     Demo {
-        /// For about how long.
+        /// For about so many seconds, at least 6.
         #[arg(long, value_name = "N", default_value_t = 12,
               value_parser = clap::value_parser!(u64).range(demo::MIN_SECONDS..=demo::MAX_SECONDS))]
         seconds: u64,
