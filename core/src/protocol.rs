@@ -40,6 +40,8 @@ pub const MAX_PACKET: usize = 64 * 1024;
 pub const MAX_SCHEMA: usize = 32 * 1024;
 /// The longest explanation, in bytes; longer ones are cut.
 pub const MAX_REASON: usize = 1024;
+/// The reason of an `AttachRefused` that is nobody's fault: the publisher ended while it was introduced.
+pub const PUBLISHER_GONE: &str = "the publisher has just gone";
 /// The longest name of a shared-memory segment, in bytes.
 pub const MAX_SEGMENT_NAME: usize = 255;
 /// The most established connections that one packet lists.

@@ -29,7 +29,7 @@ use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    MAX_EPOCH, MAX_SCHEMA, Offer, Refusal, Table, ToNode, ToRoot, VERSION, bounded_reason,
+    MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Table, ToNode, ToRoot, VERSION, bounded_reason,
 };
 
 mod listing;
@@ -722,7 +722,7 @@ impl Registry {
             for pair in pairs {
                 let subscriber = self.subscribers[&pair.subscriber].client;
                 if matches!(self.pairs.get(&pair), Some(PairState::Attaching { .. })) {
-                    actions.push(attach_refused(subscriber, pair, "the publisher has just gone".into()));
+                    actions.push(attach_refused(subscriber, pair, PUBLISHER_GONE.into()));
                 }
                 let lane = Lane { subscriber, publisher: publisher.client };
                 self.forget_pair(lane, pair);
@@ -826,7 +826,7 @@ impl Registry {
 
     fn attach(&mut self, client: ClientId, pair: Pair, seat: u32, reader: Carrier, actions: &mut Actions) {
         if self.pairs.get(&pair) != Some(&PairState::Matched) {
-            return actions.push(attach_refused(client, pair, "the publisher has just gone".into()));
+            return actions.push(attach_refused(client, pair, PUBLISHER_GONE.into()));
         }
         let to = self.publishers[&pair.publisher].client;
         let bells = self.bells_of(client);

@@ -40,7 +40,7 @@ mod listing;
 
 pub use self::error::{AnnounceError, JoinError, SessionError, WaitedFor};
 pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
-pub use crate::protocol::{ConnectionInfo, NodeInfo};
+pub use crate::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
 
 /// Requests of other threads that may wait for the control thread.
 const MAX_REQUESTS: usize = 65_536;
@@ -188,7 +188,7 @@ pub trait NodeSide: Send + Sync + 'static {
     /// A publisher let us in: map its ring and read.
     fn attached(&self, attached: AttachedTo);
 
-    /// A publisher did not let us in, or has just gone. Close the seat: the publisher may have registered it.
+    /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher may have registered it.
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
 
     /// A service matches the pattern of a subscription, but has another type.

@@ -53,7 +53,7 @@ impl DynamicSubscriber {
                 }
                 Ok(Some(DynamicSample { arrived, origin, schema }))
             }
-            Err(error) => Err(self.intake.cut_off(turn, error.to_string())),
+            Err(error) => Err(self.intake.cut_off_for(turn, error.to_string())),
         }
     }
 
@@ -76,7 +76,11 @@ impl DynamicSubscriber {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<DynamicSample>, RecvError> {
         let mut patience = Patience::new(timeout);
         loop {
+            if self.intake.is_over() {
+                return Ok(None);
+            }
             if let Some(sample) = self.try_recv()? {
+                self.intake.count_down();
                 return Ok(Some(sample));
             }
             if !self.intake.wait(&mut patience) {

@@ -12,21 +12,22 @@ use crate::sample::Origin;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
 use hivemind_core::session::{
-    Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Matched, NodeSide, Seating,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Matched, NodeSide,
+    PUBLISHER_GONE, Seating,
 };
 use hivemind_ring::desk::Desk;
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::Backend;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
 const REPORTS_MAX: usize = 256;
-/// Why an attachment is refused that crosses the end of its publisher; the root says so in the same words.
-const PUBLISHER_GONE: &str = "the publisher has just gone";
+/// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
+const BARRED_MAX: usize = 1024;
 
 /// All ends of a node.
 pub(crate) struct Hub {
@@ -77,6 +78,8 @@ pub(crate) struct Inbox {
     pub(crate) skipped: Vec<(ServiceName, Vec<u8>)>,
     pending: HashMap<EndId, Pending>,
     live: HashMap<EndId, u32>,
+    /// Publishers that this subscriber detached from because they were at fault.
+    barred: HashSet<EndId>,
 }
 
 /// A publisher that this subscriber is attached to from now on.
@@ -124,6 +127,42 @@ impl SubscriberEnd {
     pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
         self.inbox().live.remove(&publisher);
         self.seats.leave(seat);
+    }
+
+    /// Never attaches to this publisher again.
+    pub(crate) fn bar(&self, publisher: EndId) {
+        let mut inbox = self.inbox();
+        if inbox.barred.len() < BARRED_MAX {
+            inbox.barred.insert(publisher);
+        }
+    }
+
+    /// Takes a seat for a match; `None` when this publisher is not wanted. The error says why there is no seat.
+    fn seat(&self, origin: Origin, fingerprint: u128, schema: Vec<u8>) -> Result<Option<Seating>, String> {
+        let publisher = origin.publisher;
+        let mut inbox = self.inbox();
+        if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
+            return Ok(None);
+        }
+        let reader = match self.seats.memory().segment().handle() {
+            Ok(reader) => reader,
+            Err(error) => {
+                if let Some(pending) = inbox.pending.remove(&publisher) {
+                    self.seats.leave(pending.seat);
+                }
+                return Err(error.to_string());
+            }
+        };
+        // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
+        let seat = match inbox.pending.get(&publisher) {
+            Some(pending) => pending.seat,
+            None => {
+                let owner = (publisher.node, publisher.index);
+                self.seats.take(owner).map_err(|error| error.to_string())?
+            }
+        };
+        inbox.pending.insert(publisher, Pending { seat, origin, fingerprint, schema });
+        Ok(Some(Seating { seat, reader }))
     }
 
     /// Leaves word that the messages of this publisher do not arrive, and why.
@@ -204,7 +243,8 @@ impl Hub {
         self.leaving.store(true, Ordering::Release);
         let subscribers: Vec<_> = lock(&self.ends).subscribers.values().cloned().collect();
         for subscriber in subscribers {
-            subscriber.seats.wake();
+            // That it leaves is news: a blocking receive then counts what is left to be read.
+            subscriber.put(|_| {});
         }
         self.notify();
     }
@@ -223,18 +263,6 @@ impl Hub {
 
     pub(crate) fn remove_subscriber(&self, index: u32) {
         lock(&self.ends).subscribers.remove(&index);
-    }
-
-    /// Whether no end of this node is attached to an end of `node` any more.
-    pub(crate) fn strangers(&self, node: u64) -> bool {
-        let ends = lock(&self.ends);
-        let publishes =
-            ends.publishers.values().any(|end| end.desk.subscribers().iter().any(|peer| peer.0 == node));
-        let subscribes = ends.subscribers.values().any(|end| {
-            let inbox = end.inbox();
-            inbox.live.keys().chain(inbox.pending.keys()).any(|peer| peer.node == node)
-        });
-        !publishes && !subscribes
     }
 
     fn notify(&self) {
@@ -325,10 +353,6 @@ impl NodeSide for Hub {
 
     fn matched(&self, m: Matched) -> Option<Seating> {
         let end = self.subscriber(m.subscriber)?;
-        let mut inbox = end.inbox();
-        if inbox.live.contains_key(&m.publisher) {
-            return None;
-        }
         if let Some(expected) = &end.demand.expected
             && expected.fingerprint != m.fingerprint
         {
@@ -345,32 +369,13 @@ impl NodeSide for Hub {
                 return None;
             }
         };
-        // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
-        let seat = match inbox.pending.get(&m.publisher).map(|pending| pending.seat) {
-            Some(seat) => seat,
-            None => match end.seats.take((m.publisher.node, m.publisher.index)) {
-                Ok(seat) => seat,
-                Err(error) => {
-                    drop(inbox);
-                    end.not_attached(origin, error.to_string());
-                    return None;
-                }
-            },
-        };
-        let reader = match end.seats.memory().segment().handle() {
-            Ok(reader) => reader,
-            Err(error) => {
-                inbox.pending.remove(&m.publisher);
-                drop(inbox);
-                end.seats.leave(seat);
-                end.not_attached(origin, error.to_string());
-                return None;
+        match end.seat(origin, m.fingerprint, m.schema) {
+            Ok(seating) => seating,
+            Err(reason) => {
+                end.not_attached(origin, reason);
+                None
             }
-        };
-        inbox
-            .pending
-            .insert(m.publisher, Pending { seat, origin, fingerprint: m.fingerprint, schema: m.schema });
-        Some(Seating { seat, reader })
+        }
     }
 
     fn attach(&self, a: AttachRequest) -> Result<AttachReply, String> {
@@ -413,6 +418,7 @@ impl NodeSide for Hub {
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {
         let Some(end) = self.subscriber(subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&publisher) else { return };
+        // The publisher may have registered the seat all the same; it will see that nobody has it.
         end.seats.leave(pending.seat);
         // One that ended before it heard of us has nothing for us.
         if reason == PUBLISHER_GONE {
@@ -452,6 +458,7 @@ impl NodeSide for Hub {
         for end in subscribers {
             let (abandoned, concerned) = {
                 let mut inbox = end.inbox();
+                inbox.barred.retain(|publisher| publisher.node != node);
                 let abandoned: Vec<_> =
                     inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
                 (abandoned, inbox.live.keys().any(|publisher| publisher.node == node))
@@ -464,5 +471,31 @@ impl NodeSide for Hub {
             }
         }
         self.notify();
+    }
+
+    fn acquaintances(&self) -> Option<HashSet<u64>> {
+        let ends = lock(&self.ends);
+        let mut nodes = HashSet::new();
+        for end in ends.publishers.values() {
+            // Who has ended but holds samples stays: its death lets go of them.
+            end.desk.prune();
+            nodes.extend(end.desk.subscribers().into_iter().map(|(node, _)| node));
+        }
+        for end in ends.subscribers.values() {
+            let inbox = end.inbox();
+            nodes.extend(inbox.live.keys().chain(inbox.pending.keys()).map(|publisher| publisher.node));
+        }
+        Some(nodes)
+    }
+
+    fn refused(&self, index: u32, error: &AnnounceError) {
+        let name = {
+            let ends = lock(&self.ends);
+            let service = ends.publishers.get(&index).map(|end| end.offer.service.clone());
+            service.or_else(|| Some(ends.subscribers.get(&index)?.demand.filter.clone()))
+        };
+        if let Some(name) = name {
+            tracing::error!(name, %error, "refused by a new root; those attached go on, nobody else attaches");
+        }
     }
 }

@@ -87,18 +87,28 @@ where
 }
 
 /// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest back. If that is
-/// too small it tries again with twice the size, up to the publisher's largest message.
+/// too small it tries again with twice the size, up to the publisher's largest message; if there is no memory for so much, with
+/// half of it, as this message may be much shorter than those before.
 fn send_in_chunk<T>(value: &T, least: usize, outlet: &mut Outlet) -> Result<usize, SendError>
 where
     T: for<'b, 's> Serialize<Archiver<'b, 's>>,
 {
     let limit = usize::try_from(outlet.writer.message_max()).unwrap_or(usize::MAX);
-    let mut room = outlet.expected.max(least).max(INLINE_BYTES + 1).min(limit);
-    // Bounded: the room doubles up to the limit of at most 256 MiB, 22 rounds.
+    let least = least.max(INLINE_BYTES + 1).min(limit);
+    let mut room = outlet.expected.max(least).min(limit);
+    // The least room for which there was no memory, and what was said then.
+    let mut refused = None;
+    let mut is_too_small = false;
+    // Bounded: the room is halved down to the least, then doubled up to the limit of at most 256 MiB: 22 rounds each.
     loop {
         let mut loan = match archive::Loan::take(&mut outlet.writer, room) {
             Ok(loan) => loan,
-            Err(error) => return Err(refuse(&outlet.service, error)),
+            Err(error) if room == least || is_too_small => return Err(refuse(&outlet.service, error)),
+            Err(error) => {
+                refused = Some((room, error));
+                room = (room / 2).max(least);
+                continue;
+            }
         };
         match archive_into(value, &mut loan, &mut outlet.scratch) {
             Ok(length) => {
@@ -108,7 +118,14 @@ where
                     if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
                 return Ok(loan.send_prefix(length));
             }
-            Err(ArchiveError::Full { needed }) if room < limit => room = (room * 2).max(needed).min(limit),
+            Err(ArchiveError::Full { needed }) if room < limit => {
+                is_too_small = true;
+                room = (room * 2).max(needed).min(limit);
+                if let Some((_, error)) = refused.take_if(|(refused, _)| room >= *refused) {
+                    drop(loan);
+                    return Err(refuse(&outlet.service, error));
+                }
+            }
             Err(ArchiveError::Full { needed }) => {
                 drop(loan);
                 let service = outlet.service.clone();

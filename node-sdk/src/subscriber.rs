@@ -11,7 +11,7 @@ use hivemind_core::protocol::{Demand, EndId, Expected};
 use hivemind_core::schema::Schema;
 use hivemind_ring::archive::Message as Arrived;
 use hivemind_ring::bell::Woken;
-use hivemind_ring::layout::SEATS_MAX;
+use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::mapped::{Mapped, MappedSeats};
 use hivemind_ring::reader::{PollError, Reader};
 use std::collections::VecDeque;
@@ -23,6 +23,12 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(20);
 /// Looks at the readers between two looks at the clock while spinning.
 const SPINS_PER_CLOCK: u32 = 64;
+/// Rounds of a blocking receive, each of which found something new but no message, between two looks at the clock.
+const ROUNDS_PER_CLOCK: u32 = 16;
+/// After so many looks at the readers follows one for publishers that have ended …
+const LOOKS_PER_SWEEP: u32 = 256;
+/// … where one that found nothing counts as so many.
+const IDLE_LOOKS: u32 = 16;
 /// Attachments that have ended and are still listed by [`Subscriber::connections`].
 const ENDED_MAX: usize = 256;
 
@@ -90,7 +96,8 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
 }
 
 impl<T: Message + ?Sized> Subscriber<T> {
-    /// The next message; waits for one. Spins briefly, then sleeps. `None` once the node is leaving and everything was read.
+    /// The next message; waits for one. Spins briefly, then sleeps. `None` once the node is leaving and everything was read that
+    /// was there when that began.
     ///
     /// # Errors
     /// See [`RecvError`]; the subscriber stays usable.
@@ -106,7 +113,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.wait(Some(timeout))
     }
 
-    /// The next message, if there is one. Never blocks, makes no system call, allocates nothing.
+    /// The next message, if there is one. Never blocks, makes no system call, allocates nothing (except now and then, to let go of
+    /// a publisher that has ended).
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -118,14 +126,18 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 let origin = self.intake.connections[turn].origin;
                 Ok(Some(Sample { held, origin }))
             }
-            Err(error) => Err(self.intake.cut_off(turn, error.to_string())),
+            Err(error) => Err(self.intake.cut_off_for(turn, error.to_string())),
         }
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Sample<T>>, RecvError> {
         let mut patience = Patience::new(timeout);
         loop {
+            if self.intake.is_over() {
+                return Ok(None);
+            }
             if let Some(sample) = self.try_recv()? {
+                self.intake.count_down();
                 return Ok(Some(sample));
             }
             if !self.intake.wait(&mut patience) {
@@ -172,6 +184,10 @@ impl<T: Message + ?Sized> Subscriber<T> {
     pub fn filter(&self) -> &Filter {
         &self.intake.filter
     }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.intake.inner.hub.leaving()
+    }
 }
 
 impl<T: Message + ?Sized> std::fmt::Debug for Subscriber<T> {
@@ -187,11 +203,17 @@ impl<T: Message + ?Sized> std::fmt::Debug for Subscriber<T> {
 pub(crate) struct Patience {
     start: Option<Instant>,
     timeout: Option<Duration>,
+    rounds: u32,
 }
 
 impl Patience {
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
-        Patience { start: None, timeout }
+        Patience { start: None, timeout, rounds: 0 }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let elapsed = self.elapsed();
+        self.timeout.is_some_and(|timeout| elapsed >= timeout)
     }
 
     /// Time since the first look at the clock, which is made as late as possible.
@@ -211,6 +233,10 @@ pub(crate) struct Intake {
     pub(crate) connections: Vec<Connection>,
     turn: usize,
     seen_news: u64,
+    /// Looks at the readers since the last sweep.
+    looks: u32,
+    /// Messages that a blocking receive still gives, once the node is leaving.
+    last_call: Option<u64>,
     spin: Duration,
     pub(crate) filter: Filter,
     pub(crate) end: Arc<SubscriberEnd>,
@@ -232,11 +258,17 @@ pub(crate) struct Connection {
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
+    /// Messages that were read and are not what they must be.
+    invalid: u64,
 }
 
 impl Connection {
     fn received(&self) -> u64 {
-        self.reader.cursor() - self.reader.first() - self.reader.lost()
+        self.reader.cursor() - self.reader.first() - self.lost()
+    }
+
+    fn lost(&self) -> u64 {
+        self.reader.lost() + self.invalid
     }
 
     fn status(&self, ended: bool) -> ConnectionStatus {
@@ -244,7 +276,7 @@ impl Connection {
             origin: self.origin,
             first: self.reader.first(),
             received: self.received(),
-            lost: self.reader.lost(),
+            lost: self.lost(),
             ended,
         }
     }
@@ -269,6 +301,8 @@ impl Intake {
             connections: Vec::new(),
             turn: 0,
             seen_news: 0,
+            looks: 0,
+            last_call: hub.leaving().then_some(0),
             spin,
             filter,
             end,
@@ -289,6 +323,10 @@ impl Intake {
         if self.end.news() != self.seen_news {
             self.take_news();
         }
+        self.looks += 1;
+        if self.looks >= LOOKS_PER_SWEEP {
+            self.sweep();
+        }
         if !self.problems.is_empty()
             && let Some((origin, reason)) = self.problems.pop_front()
         {
@@ -308,7 +346,23 @@ impl Intake {
                 Err(error) => return Err(self.trouble(turn, &error)),
             }
         }
+        self.looks += IDLE_LOOKS;
         Ok(None)
+    }
+
+    /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
+    /// comes still is not waited out, or a busy publisher would keep the node for ever.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.last_call == Some(0)
+    }
+
+    /// A blocking receive gives a message.
+    #[inline]
+    pub(crate) fn count_down(&mut self) {
+        if let Some(left) = &mut self.last_call {
+            *left = left.saturating_sub(1);
+        }
     }
 
     #[cold]
@@ -321,11 +375,19 @@ impl Intake {
         }
     }
 
+    /// Detaches from a publisher whose message was read but is not what it must be.
+    #[cold]
+    pub(crate) fn cut_off_for(&mut self, turn: usize, reason: String) -> RecvError {
+        self.connections[turn].invalid += 1;
+        self.cut_off(turn, reason)
+    }
+
     /// Detaches from a publisher at fault.
     #[cold]
-    pub(crate) fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
+    fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
         let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
+        self.end.bar(origin.publisher);
         self.end_connection(turn);
         detached(&origin, reason)
     }
@@ -333,7 +395,7 @@ impl Intake {
     fn end_connection(&mut self, turn: usize) {
         let connection = self.connections.remove(turn);
         self.received_before += connection.received();
-        self.lost_before += connection.reader.lost();
+        self.lost_before += connection.lost();
         if self.ended.len() == ENDED_MAX {
             self.ended.pop_front();
         }
@@ -341,9 +403,7 @@ impl Intake {
         let publisher = connection.origin.publisher;
         self.end.detached(publisher, connection.reader.seat());
         drop(connection);
-        if self.inner.hub.strangers(publisher.node) {
-            self.inner.session().forget(publisher.node);
-        }
+        self.inner.session().forget(publisher.node);
     }
 
     /// Takes over what the control thread put into the inbox.
@@ -356,15 +416,23 @@ impl Intake {
             (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone))
         };
         for Arrival { reader, origin, schema } in arrivals {
-            self.connections.push(Connection { reader, origin, schema, gone: false });
+            self.connections.push(Connection { reader, origin, schema, gone: false, invalid: 0 });
         }
         for connection in &mut self.connections {
             connection.gone |= gone.contains(&connection.origin.publisher.node);
         }
+        if self.last_call.is_none() && self.inner.hub.leaving() {
+            // A lag beyond the largest ring is a lie.
+            let lags = self.connections.iter().map(|connection| connection.reader.lag().min(CAPACITY_MAX));
+            self.last_call = Some(lags.sum());
+        }
     }
 
-    /// Ends the connections whose publisher is gone and that have nothing more to read.
+    /// Ends the connections whose publisher is gone and that have nothing more to read. A publisher that ends in order
+    /// says so in its ring alone, so this is asked from time to time.
+    #[cold]
     fn sweep(&mut self) {
+        self.looks = 0;
         for turn in (0..self.connections.len()).rev() {
             let Connection { reader, gone, .. } = &self.connections[turn];
             if reader.finished() || (*gone && !reader.ready()) {
@@ -375,7 +443,14 @@ impl Intake {
 
     /// Waits until there may be something to read. False: the time is over, or the node is leaving.
     pub(crate) fn wait(&mut self, patience: &mut Patience) -> bool {
-        let spin_end = patience.elapsed() + self.spin;
+        patience.rounds = patience.rounds.wrapping_add(1);
+        // A publisher that overtakes this reader again and again has always something new, and never a message.
+        if patience.rounds.is_multiple_of(ROUNDS_PER_CLOCK)
+            && (patience.is_over() || self.inner.hub.leaving())
+        {
+            return false;
+        }
+        let spin_end = patience.elapsed().saturating_add(self.spin);
         loop {
             for _ in 0..SPINS_PER_CLOCK {
                 if self.anything_new() {
@@ -386,6 +461,7 @@ impl Intake {
             if self.inner.hub.leaving() {
                 return false;
             }
+            self.sweep();
             let elapsed = patience.elapsed();
             if patience.timeout.is_some_and(|timeout| elapsed >= timeout) {
                 return false;
@@ -394,7 +470,6 @@ impl Intake {
                 break;
             }
         }
-        self.sweep();
         let left = patience.left();
         if left.is_some_and(|left| left.is_zero()) {
             return false;
@@ -429,7 +504,7 @@ impl Intake {
     }
 
     pub(crate) fn lost(&self) -> u64 {
-        self.lost_before + self.connections.iter().map(|connection| connection.reader.lost()).sum::<u64>()
+        self.lost_before + self.connections.iter().map(Connection::lost).sum::<u64>()
     }
 
     pub(crate) fn statuses(&self) -> Vec<ConnectionStatus> {
@@ -458,6 +533,9 @@ impl Drop for Intake {
         self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
         self.inner.hub.remove_subscriber(self.index);
         self.inner.session().withdraw(self.index);
+        for connection in &self.connections {
+            self.inner.session().forget(connection.origin.publisher.node);
+        }
     }
 }
 
