@@ -25,6 +25,8 @@ const MAX_MESSAGE: u64 = 64 << 20;
 const MAX_MEMORY: u64 = 256 << 20;
 /// A blocked reliable publisher that waits for memory (not for a slot) looks again after this time.
 const MEMORY_RECHECK: Duration = Duration::from_micros(200);
+/// A blocked publisher looks this often whether its node is leaving.
+const LEAVING_RECHECK: Duration = Duration::from_millis(20);
 
 /// Publishes messages of type `T` on one service. `Send`, not `Sync`: it is one end of its own ring.
 ///
@@ -151,6 +153,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         hub.add_publisher(index, end);
         if let Err(error) = self.inner.session().offer(offer) {
             hub.remove_publisher(index);
+            // A root that came in between may have heard of it in the roll call.
+            self.inner.session().withdraw(index);
             return Err(error.into());
         }
         let outlet = Outlet { writer, scratch: Arena::new(), service, expected: 0 };
@@ -174,16 +178,22 @@ impl<T: Message + ?Sized> Publisher<T> {
         message.send(&mut self.outlet)
     }
 
-    /// As [`Publisher::send`], but waits when the service is reliable and a subscriber is behind, at most for `timeout`.
+    /// As [`Publisher::send`], but waits when the service is reliable and a subscriber is behind, at most for `timeout` and not
+    /// beyond the moment when the node begins to leave.
     ///
     /// # Errors
-    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over; otherwise as `send`.
+    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over or the node is leaving; otherwise as `send`.
     pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<usize, SendError> {
         let start = Instant::now();
         loop {
-            let left = timeout.saturating_sub(start.elapsed());
-            if let Err(error) = self.outlet.writer.admit_within(left) {
-                return Err(self.not_admitted(error));
+            let mut left = timeout.saturating_sub(start.elapsed());
+            if self.inner.hub.services_ending() {
+                left = Duration::ZERO;
+            }
+            match self.outlet.writer.admit_within(left.min(LEAVING_RECHECK)) {
+                Ok(()) => {}
+                Err(AdmitError::Full { .. }) if left > LEAVING_RECHECK => continue,
+                Err(error) => return Err(self.not_admitted(error)),
             }
             match message.send(&mut self.outlet) {
                 // There is a slot, but messages that subscribers hold or have yet to read take all the memory.

@@ -8,7 +8,7 @@
 //! ```
 //! A second Ctrl-C while this goes on ends the process as if nobody listened.
 
-use crate::error::RunError;
+use crate::error::{RecvError, RunError};
 use crate::hub::lock;
 use crate::message::Message;
 use crate::node::Inner;
@@ -16,12 +16,16 @@ use crate::sample::Sample;
 use crate::service::{Service, ServiceError};
 use crate::subscriber::Subscriber;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A handler that keeps as many samples as can be held is asked again after this time whether it let one go.
+const HELD_OUT_PAUSE: Duration = Duration::from_millis(5);
 
 /// The threads of a node.
 #[derive(Default)]
@@ -90,6 +94,11 @@ impl Crew {
                 match body(&mut service) {
                     Ok(()) => {}
                     Err(ServiceError::Leaving(_)) => break,
+                    // It may have waited for somebody who does not read; see `send_timeout`.
+                    Err(ServiceError::Send(error)) if service.leaving() => {
+                        tracing::debug!(%error, "not sent, as the node is leaving");
+                        break;
+                    }
                     Err(error) => return Err(error.to_string()),
                 }
             }
@@ -112,10 +121,22 @@ impl Crew {
     {
         let filter = name.to_owned();
         let work = move || {
+            let mut is_held_out = false;
             loop {
                 match subscriber.recv() {
-                    Ok(Some(sample)) => handler(sample),
+                    Ok(Some(sample)) => {
+                        is_held_out = false;
+                        handler(sample);
+                    }
                     Ok(None) => return Ok(()),
+                    Err(RecvError::HeldOut { .. }) if subscriber.is_leaving() => return Ok(()),
+                    Err(error @ RecvError::HeldOut { .. }) => {
+                        if !is_held_out {
+                            tracing::warn!(filter, %error, "the handler waits for its own samples");
+                        }
+                        is_held_out = true;
+                        std::thread::sleep(HELD_OUT_PAUSE);
+                    }
                     // The subscriber has detached from whoever was at fault and goes on with the others.
                     Err(error) => tracing::warn!(filter, %error, "a message was not received"),
                 }
@@ -164,9 +185,9 @@ impl Crew {
             state.stopping
         };
         if !stopped {
-            let mut byte = [0];
-            // Ends with a byte from a signal, from `stop`, or with an error, which ends the run as well.
-            let _ = ear.read(&mut byte);
+            // Ends with a byte from a signal, from `stop`, or with an error, which ends the run as well; a signal of somebody
+            // else does not.
+            while ear.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
         }
         // Relaxed: the flag orders nothing.
         second.store(true, Ordering::Relaxed);
