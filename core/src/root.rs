@@ -13,8 +13,11 @@
 //! into the file. Handing over: the dedicated root connects, asks, and the embedded one closes its socket, frees the
 //! lock and says so, in this order; nodes that hear of it give the successor a moment before they would take the lock
 //! themselves. If a root dies without a word, every node tries the lock, one gets it, and the others find its socket.
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -204,6 +207,8 @@ pub(crate) fn poll_timeout(patience: Duration) -> PollTimeout {
 /// A root in a thread of this process. Dropped, it closes in order.
 #[derive(Debug)]
 pub(crate) struct EmbeddedRoot {
+    /// Device and number of the socket file.
+    socket: (u64, u64),
     stop: StopHandle,
     thread: Option<JoinHandle<()>>,
     is_running: Arc<AtomicBool>,
@@ -214,6 +219,7 @@ impl EmbeddedRoot {
     pub(crate) fn start(dir: &RuntimeDir, lock: RootLock, seen_epoch: u64) -> io::Result<EmbeddedRoot> {
         let stop = StopHandle::new()?;
         let server = Server::open(dir, lock, seen_epoch, false, stop.clone())?;
+        let socket = identity(dir.root_socket())?;
         let is_running = Arc::new(AtomicBool::new(true));
         let flag = Running(is_running.clone());
         let thread = thread::Builder::new().name("hm-root".into()).spawn(move || {
@@ -222,7 +228,12 @@ impl EmbeddedRoot {
                 tracing::error!(%error, "the embedded root ends; another node takes over");
             }
         })?;
-        Ok(EmbeddedRoot { stop, thread: Some(thread), is_running })
+        Ok(EmbeddedRoot { socket, stop, thread: Some(thread), is_running })
+    }
+
+    /// True when it is this root that listens in this folder now, and not one of another node of this process.
+    pub(crate) fn listens_in(&self, dir: &RuntimeDir) -> bool {
+        self.is_running() && identity(dir.root_socket()).is_ok_and(|socket| socket == self.socket)
     }
 
     /// False once it has handed over or failed.
@@ -230,6 +241,11 @@ impl EmbeddedRoot {
         // Relaxed: the flag says nothing about other memory.
         self.is_running.load(Ordering::Relaxed)
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Drop for EmbeddedRoot {

@@ -178,6 +178,14 @@ fn nothing_but_socket_and_lock_is_left_and_the_next_start_uses_them() {
     assert_eq!(files(&dir), ["root.lock", "root.sock"]);
 }
 
+struct StopOnDrop(StopHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 #[test]
 fn who_waits_for_a_dedicated_root_says_so_and_gets_in_when_it_comes() {
     let (_base, dir) = hive();
@@ -194,7 +202,7 @@ fn who_waits_for_a_dedicated_root_says_so_and_gets_in_when_it_comes() {
     assert!(error.to_string().contains("start one with `hm root`"), "{error}");
 
     let host = Node::join(&dir, "host");
-    let error = Node::try_join(&dir, "patient", external(Duration::from_millis(20))).err().unwrap();
+    let error = Node::try_join(&dir, "patient", external(Duration::from_millis(500))).err().unwrap();
     let pid = std::process::id() as i32;
     assert!(
         matches!(&error, JoinError::NoRoot { what: WaitedFor::DedicatedRoot { pid: p }, .. } if *p == pid),
@@ -203,6 +211,8 @@ fn who_waits_for_a_dedicated_root_says_so_and_gets_in_when_it_comes() {
 
     let stop = StopHandle::new().unwrap();
     std::thread::scope(|scope| {
+        // The threads of a scope are waited for, also when an assertion fails.
+        let _stopping = StopOnDrop(stop.clone());
         let waiting = scope.spawn(|| Node::try_join(&dir, "patient", external(recorder::PATIENCE)).unwrap());
         let serving = scope.spawn(|| serve_root(&dir, ServeOptions::default(), &stop));
         let patient = waiting.join().unwrap();

@@ -478,6 +478,8 @@ impl Control {
     }
 
     fn greet(&mut self, mut link: Link) -> Result<(), Lost> {
+        let is_own = self.root.as_ref().is_some_and(|root| root.listens_in(&self.dir));
+        link.is_own = is_own && link.pid == own_pid();
         let system = |error| Lost::Never(JoinError::system("watch the root", error));
         if let Err(error) = link.watch(&self.epoll, LINK, ROOT) {
             link.unwatch(&self.epoll);
@@ -489,7 +491,7 @@ impl Control {
             observer: self.observer,
             external: self.role == RootRole::External,
             rejoin: self.seeking.was_admitted,
-            hosts_root: self.root.is_some() && link.pid == own_pid(),
+            hosts_root: link.is_own,
             seen_epoch: self.seeking.seen_epoch,
             bells: self.bells.0.clone(),
         };
@@ -569,8 +571,7 @@ impl Control {
             let mut status = self.shared.status();
             status.root_pid = Some(link.pid);
             status.root_epoch = epoch;
-            let is_hosting = self.root.as_ref().is_some_and(EmbeddedRoot::is_running);
-            status.hosts_root = is_hosting && link.pid == own_pid();
+            status.hosts_root = link.is_own && !is_dedicated;
             status.waited_for = WaitedFor::Answer { pid: link.pid };
         }
         tracing::debug!(node = %self.name, epoch, pid = link.pid, "admitted");

@@ -26,6 +26,8 @@ pub(super) struct Link {
     /// Welcomed.
     pub(super) is_admitted: bool,
     pub(super) is_dedicated: bool,
+    /// This node hosts that root.
+    pub(super) is_own: bool,
     queue: OutQueue,
     interest: EpollFlags,
     /// The queue waits for something that no readiness tells.
@@ -68,6 +70,7 @@ impl Link {
             pid,
             is_admitted: false,
             is_dedicated: false,
+            is_own: false,
             queue: OutQueue::new(QUEUE),
             interest: EpollFlags::EPOLLIN,
             is_short: false,
