@@ -79,15 +79,23 @@ impl Schema {
     ///
     /// # Panics
     ///
-    /// When the type breaks a bound that peers enforce ([`MAX_SCHEMA_BYTES`], [`MAX_TYPES`], [`MAX_ARCHIVED_SIZE`],
-    /// ...): the program cannot work with this type at all, and says so the first time it is used. Split such a
-    /// type, or put its bulk behind a `Vec` or a `Box`.
+    /// Where [`Schema::try_of`] says no.
     pub fn of<T: Describe + ?Sized>() -> Schema {
-        let (root, types) = SchemaBuilder::table_of::<T>();
-        match Schema::from_table(root, types) {
+        match Schema::try_of::<T>() {
             Ok(schema) => schema,
             Err(error) => panic!("`{}` cannot be a message: {error}", std::any::type_name::<T>()),
         }
+    }
+
+    /// The schema of a Rust type that may be too large for one.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaError`] when the type breaks a bound that peers enforce ([`MAX_SCHEMA_BYTES`], [`MAX_TYPES`],
+    /// [`MAX_ARCHIVED_SIZE`], ...). Split such a type, or put its bulk behind a `Vec` or a `Box`.
+    pub fn try_of<T: Describe + ?Sized>() -> Result<Schema, SchemaError> {
+        let (root, types) = SchemaBuilder::table_of::<T>();
+        Schema::from_table(root, types)
     }
 
     /// The schema of a type that exists in no program, or in one of another language: `root` is an index in `types`.

@@ -35,6 +35,14 @@ pub enum PublisherError {
     /// The name of the service does not parse; the source says where.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The type is too large or too nested to be described to others. Split it, or put its bulk behind a `Vec`.
+    #[error("{type_name} cannot be a message: {source}; split it, or put its bulk behind a `Vec`")]
+    Type {
+        /// The Rust type.
+        type_name: &'static str,
+        /// Which bound it breaks.
+        source: hivemind_core::schema::SchemaError,
+    },
     /// Somebody uses the service with another type, no root answered in time, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
@@ -53,6 +61,14 @@ pub enum SubscriberError {
     /// The filter does not parse; the source says where.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The type is too large or too nested to be described to others. Split it, or put its bulk behind a `Vec`.
+    #[error("{type_name} cannot be a message: {source}; split it, or put its bulk behind a `Vec`")]
+    Type {
+        /// The Rust type.
+        type_name: &'static str,
+        /// Which bound it breaks.
+        source: hivemind_core::schema::SchemaError,
+    },
     /// The service carries another type, no root answered in time, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),

@@ -121,7 +121,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         let max_message = self.max_message.unwrap_or(MAX_MESSAGE.min(self.max_memory.unwrap_or(u64::MAX)));
         let max_memory = self.max_memory.unwrap_or_else(|| MAX_MEMORY.max(max_message.saturating_mul(4)));
         let hub = &self.inner.hub;
-        let schema = Schema::of::<T>();
+        let schema = Schema::try_of::<T>()
+            .map_err(|source| PublisherError::Type { type_name: std::any::type_name::<T>(), source })?;
         let index = hub.new_index();
         let config = RingConfig {
             node: hub.node(),

@@ -88,7 +88,8 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
     /// # Errors
     /// See [`SubscriberError`].
     pub fn create(self) -> Result<Subscriber<T>, SubscriberError> {
-        let schema = Schema::of::<T>();
+        let schema = Schema::try_of::<T>()
+            .map_err(|source| SubscriberError::Type { type_name: std::any::type_name::<T>(), source })?;
         let expected = Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() };
         let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin)?;
         Ok(Subscriber { intake, message: PhantomData })
@@ -475,7 +476,10 @@ impl Intake {
             return false;
         }
         let readers = self.connections.iter().map(|connection| &connection.reader);
-        let woken = self.end.seats.sleep(readers, || self.anything_new() || self.inner.hub.leaving(), left);
+        // A publisher that ended since the sweep has rung already; its end is news, too.
+        let ended = || self.connections.iter().any(|connection| connection.reader.finished());
+        let news = || self.anything_new() || self.inner.hub.leaving() || ended();
+        let woken = self.end.seats.sleep(readers, news, left);
         woken == Woken::LookAgain || self.anything_new()
     }
 
