@@ -17,8 +17,11 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Source};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer as WriteBytes};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 
 /// What serializes a message: straight into a slice, with scratch memory that is kept between messages.
@@ -127,6 +130,10 @@ impl InlineBuffer {
     }
 }
 
+/// An archive may be nested so deep: in a `Box`, a `Vec`, a `String` and the like, each within the other. Validation recurses,
+/// and its depth would otherwise be the publisher's say over the subscriber's stack.
+pub const DEPTH_MAX: usize = 256;
+
 /// Messages are aligned to so many bytes, wherever they lie.
 pub const ALIGNMENT: usize = align_of::<InlineBuffer>();
 
@@ -210,10 +217,11 @@ pub struct View<A, M: Memory = Mapped> {
     archive: PhantomData<A>,
 }
 
-/// The bytes are no valid archive of the type: their publisher is broken or hostile.
+/// The bytes are no valid archive of the type, or one that is nested too deep: their publisher is broken or hostile.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "message {sequence} of {length} bytes is no valid archive of its type; its publisher is broken or hostile"
+    "message {sequence} of {length} bytes is no valid archive of its type, or nested deeper than {DEPTH_MAX}; its publisher is \
+     broken or hostile"
 )]
 pub struct InvalidArchive {
     /// Number of the message.
@@ -231,7 +239,11 @@ where
     #[inline]
     pub fn check(message: Message<M>) -> Result<Self, InvalidArchive> {
         const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
-        match rkyv::api::low::access::<A, Failure>(message.bytes()) {
+        let bytes = message.bytes();
+        // rkyv counts down from this, also for the root, and says no at one.
+        let depth = NonZeroUsize::new(DEPTH_MAX + 2);
+        let mut validator = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), ());
+        match rkyv::api::access_with_context::<A, _, Failure>(bytes, &mut validator) {
             Ok(_) => Ok(View { message, archive: PhantomData }),
             Err(Failure) => Err(InvalidArchive { sequence: message.sequence, length: message.bytes().len() }),
         }
