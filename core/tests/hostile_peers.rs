@@ -126,12 +126,12 @@ fn surplus_missing_and_unwanted_descriptors_are_closed() {
     let raw = Raw::connect(dir.root_socket());
     raw.say_with(&with_bells, &[number]);
     assert!(matches!(raw.hear(), Some(ToNode::Welcome { .. })));
-    assert_eq!(open_memfds("surplus"), 2);
+    wait_for("the rest being closed", || open_memfds("surplus") == 2);
     let end = EndId { node: 9, index: 9 };
     let attach = ToRoot::Attach { subscriber: 1, publisher: end, seat: 0, reader: Carrier::Descriptor };
     raw.say_with(&attach, &[number]);
     assert!(matches!(raw.hear(), Some(ToNode::AttachRefused { .. })));
-    assert_eq!(open_memfds("surplus"), 2);
+    wait_for("the rest being closed", || open_memfds("surplus") == 2);
     drop(raw);
     wait_for("the bells being closed", || open_memfds("surplus") == 1);
     others_are_unaffected(&dir);
