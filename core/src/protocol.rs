@@ -27,6 +27,7 @@
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
@@ -74,12 +75,21 @@ impl fmt::Display for EndId {
 #[must_use]
 pub fn new_node_epoch() -> u64 {
     loop {
-        // RandomState is keyed by the system's random numbers, so processes that start together differ too.
-        let epoch = RandomState::new().build_hasher().finish();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch = epoch_of(&RandomState::new(), std::process::id(), now);
         if epoch != 0 {
             return epoch;
         }
     }
+}
+
+/// The keys come from the system's random numbers, so processes that start together differ; the rest is for those that are
+/// forked, whose keys are the same.
+fn epoch_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
+    let mut hasher = keys.build_hasher();
+    hasher.write_u32(process);
+    hasher.write_u128(now.as_nanos());
+    hasher.finish()
 }
 
 /// How a segment reaches a peer.
@@ -843,6 +853,15 @@ mod tests {
         let mut packet = AlignedVec::new();
         encode(message, &mut packet).unwrap();
         packet
+    }
+
+    // Once a process and its forked child, which then joined both, had the same epoch.
+    #[test]
+    fn a_forked_child_makes_other_epochs_than_its_parent() {
+        let (keys, now) = (RandomState::new(), Duration::from_secs(1));
+        assert_ne!(epoch_of(&keys, 100, now), epoch_of(&keys, 101, now));
+        // In another namespace it may have the same number.
+        assert_ne!(epoch_of(&keys, 1, now), epoch_of(&keys, 1, now + Duration::from_nanos(1)));
     }
 
     #[test]
