@@ -271,7 +271,10 @@ impl Node {
         StopHandle::new(Arc::downgrade(&self.inner))
     }
 
-    /// Leaves the hive: waits end, `recv` returns `None`, peers detach. Idempotent.
+    /// Leaves the hive: waits end, nobody attaches any more, and `recv` returns `None` once it gave what was there. Idempotent.
+    ///
+    /// Peers that are attached stay so until the publisher or subscriber is dropped, but nobody looks after their deaths any more:
+    /// drop what is left soon.
     pub fn leave(&self) {
         self.inner.crew.stop();
         self.inner.leave();

@@ -6,7 +6,7 @@
 //!         └─▶ handlers read what is still there, then end
 //!               └─▶ the node leaves
 //! ```
-//! A second Ctrl-C while this goes on ends the process as if nobody listened.
+//! A second Ctrl-C while this goes on, or one after it, ends the process as if nobody listened.
 
 use crate::error::{RecvError, RunError};
 use crate::hub::lock;
@@ -15,12 +15,13 @@ use crate::node::Inner;
 use crate::sample::Sample;
 use crate::service::{Service, ServiceError};
 use crate::subscriber::Subscriber;
+use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -170,15 +171,7 @@ impl Crew {
     /// See [`crate::Node::run`].
     pub(crate) fn run(&self, inner: &Inner) -> Result<(), RunError> {
         let (mut ear, bell) = UnixStream::pair().map_err(RunError::Signals)?;
-        let second = Arc::new(AtomicBool::new(false));
-        let mut signals = Vec::new();
-        for signal in [SIGINT, SIGTERM] {
-            // The first signal arms this, the second then ends the process.
-            let end = signal_hook::flag::register_conditional_default(signal, Arc::clone(&second));
-            signals.push(end.map_err(RunError::Signals)?);
-            let ring = bell.try_clone().and_then(|bell| signal_hook::low_level::pipe::register(signal, bell));
-            signals.push(ring.map_err(RunError::Signals)?);
-        }
+        let listening = Listening::begin(&bell).map_err(RunError::Signals)?;
         let stopped = {
             let mut state = lock(&self.state);
             state.bell = Some(bell);
@@ -189,12 +182,8 @@ impl Crew {
             // else does not.
             while ear.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
         }
-        // Relaxed: the flag orders nothing.
-        second.store(true, Ordering::Relaxed);
+        drop(listening);
         self.shut_down(inner);
-        for signal in signals {
-            signal_hook::low_level::unregister(signal);
-        }
         match lock(&self.state).failed.take() {
             Some((name, reason)) => Err(RunError::Ended { name, reason }),
             None => Ok(()),
@@ -215,5 +204,71 @@ impl Crew {
         }
         lock(&self.state).bell = None;
         inner.leave();
+    }
+}
+
+/// A run that waits for Ctrl-C or SIGTERM. When none does, these end the process.
+struct Listening {
+    bells: Vec<SigId>,
+}
+
+/// How signals are dealt with. A handler that was installed is never taken away again, so it has to do by itself what the
+/// system would do.
+struct Signals {
+    /// True: a signal ends the process.
+    ends_process: Arc<AtomicBool>,
+    is_installed: bool,
+    /// Runs that wait for a signal.
+    listening: usize,
+}
+
+static SIGNALS: LazyLock<Mutex<Signals>> = LazyLock::new(|| {
+    Mutex::new(Signals { ends_process: Arc::new(AtomicBool::new(true)), is_installed: false, listening: 0 })
+});
+
+impl Signals {
+    fn change(&mut self, listening: usize) {
+        self.listening = listening;
+        // Relaxed: the flag orders nothing.
+        self.ends_process.store(listening == 0, Ordering::Relaxed);
+    }
+}
+
+impl Listening {
+    /// A signal writes to `bell` from now on.
+    fn begin(bell: &UnixStream) -> std::io::Result<Listening> {
+        let mut signals = lock(&SIGNALS);
+        let listening = signals.listening + 1;
+        signals.change(listening);
+        // From here on drop takes it back; it waits for the lock.
+        let mut begun = Listening { bells: Vec::new() };
+        let outcome = begun.install(&mut signals, bell);
+        drop(signals);
+        outcome.map(|()| begun)
+    }
+
+    fn install(&mut self, signals: &mut Signals, bell: &UnixStream) -> std::io::Result<()> {
+        for signal in [SIGINT, SIGTERM] {
+            self.bells.push(signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?);
+        }
+        if !signals.is_installed {
+            for signal in [SIGINT, SIGTERM] {
+                let ends_process = Arc::clone(&signals.ends_process);
+                signal_hook::flag::register_conditional_default(signal, ends_process)?;
+            }
+            signals.is_installed = true;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut signals = lock(&SIGNALS);
+        let listening = signals.listening - 1;
+        signals.change(listening);
+        for bell in self.bells.drain(..) {
+            signal_hook::low_level::unregister(bell);
+        }
     }
 }
