@@ -152,7 +152,7 @@ pub fn poll(mut ready: impl FnMut() -> bool, during: &'static str) -> Result<(),
     poll_for(|| Ok(ready().then_some(())), during)
 }
 
-/// Polls until `look` finds something or fails, at most [`PATIENCE`]. The clock is read every [`POLLS`] failures.
+/// Polls until `look` finds something or fails, at most [`PATIENCE`]. The clock is read every `POLLS` failures.
 #[inline]
 pub fn poll_for<T>(
     mut look: impl FnMut() -> Result<Option<T>, HarnessError>,
