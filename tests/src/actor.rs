@@ -58,11 +58,11 @@ struct Actor {
 
 /// A publisher, at hand or streaming.
 enum Outlet {
-    AtHand(AnyPublisher),
+    AtHand(Box<AnyPublisher>),
     Streaming {
         stop: Arc<AtomicBool>,
         published: Arc<AtomicU64>,
-        thread: JoinHandle<(AnyPublisher, Result<(), Failure>)>,
+        thread: JoinHandle<(Box<AnyPublisher>, Result<(), Failure>)>,
     },
 }
 
@@ -135,6 +135,10 @@ impl Actor {
     fn obey(&mut self, order: Order) -> Result<Answer, Failure> {
         match order {
             Order::Join(join) => self.join(&join),
+            Order::Marked(order) => {
+                nix::unistd::getppid();
+                self.obey(*order)
+            }
             Order::Leave => {
                 self.node()?.leave();
                 Ok(Answer::Done)
@@ -252,7 +256,7 @@ impl Actor {
             Kind::Bytes => AnyPublisher::Bytes(create(self.node()?, publish)?),
             Kind::Other => AnyPublisher::Other(create(self.node()?, publish)?),
         };
-        self.publishers.push(Some(Outlet::AtHand(publisher)));
+        self.publishers.push(Some(Outlet::AtHand(Box::new(publisher))));
         Ok(Answer::Number(self.publishers.len() as u64 - 1))
     }
 

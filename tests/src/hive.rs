@@ -4,6 +4,7 @@ use crate::BOUND;
 use crate::order::{Answer, Failure, Join, Kind, Order, Publish, Tally};
 use hivemind::{Node, NodeBuilder};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -24,6 +25,8 @@ pub struct Actor {
     process: RefCell<Child>,
     input: RefCell<ChildStdin>,
     answers: Receiver<String>,
+    /// Answers that were looked for and not taken.
+    early: RefCell<VecDeque<String>>,
 }
 
 /// A publisher of an actor.
@@ -131,7 +134,13 @@ impl Actor {
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| speak.send(line))
         });
-        Actor { name: name.to_owned(), process: RefCell::new(process), input: RefCell::new(input), answers }
+        Actor {
+            name: name.to_owned(),
+            process: RefCell::new(process),
+            input: RefCell::new(input),
+            answers,
+            early: RefCell::default(),
+        }
     }
 
     /// The process.
@@ -154,7 +163,8 @@ impl Actor {
     /// What it answers to the earliest order that it has not answered.
     pub fn answer(&self) -> Result<Answer, Failure> {
         // Longer than an actor itself waits, so that it is the actor who says what it waited for.
-        match self.answers.recv_timeout(BOUND * 2) {
+        let early = self.early.borrow_mut().pop_front();
+        match early.map_or_else(|| self.answers.recv_timeout(BOUND * 2), Ok) {
             Ok(line) => match serde_json::from_str(&line).expect("an answer") {
                 Answer::Failed(failure) => Err(failure),
                 answer => Ok(answer),
@@ -164,6 +174,17 @@ impl Actor {
                 let status = self.process.borrow_mut().wait();
                 panic!("{} ended instead of answering: {status:?}", self.name);
             }
+        }
+    }
+
+    /// Whether it has answered its earliest order already.
+    pub fn has_answered(&self) -> bool {
+        match self.answers.try_recv() {
+            Ok(line) => {
+                self.early.borrow_mut().push_back(line);
+                true
+            }
+            Err(_) => !self.early.borrow().is_empty(),
         }
     }
 
@@ -312,6 +333,11 @@ impl PublisherOf<'_> {
 }
 
 impl SubscriberOf<'_> {
+    /// Its number.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// Waits until it has as many publishers.
     #[track_caller]
     pub fn await_publishers(&self, count: usize) {

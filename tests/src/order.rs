@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub enum Order {
     /// Join the hive.
     Join(Join),
+    /// Make the mark that [`crate::tracer`] knows, then do this.
+    Marked(Box<Order>),
     /// Leave it, in order.
     Leave,
     /// Serve as a dedicated root, on a thread of its own. Answered when that thread runs.

@@ -15,6 +15,7 @@ const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
 /// That a text has all these parts.
 #[track_caller]
+#[allow(clippy::needless_pass_by_value)] // Errors that nobody needs any more.
 fn says(text: impl ToString, parts: &[&str]) {
     let text = text.to_string();
     for part in parts {
