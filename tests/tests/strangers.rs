@@ -251,7 +251,7 @@ fn a_ring_that_is_corrupt_truncated_or_of_another_version_is_refused_and_said() 
     let mut subscriber = listener.subscriber::<u64>("numbers").unwrap();
     subscriber.wait_for_publishers(1, BOUND).unwrap();
 
-    let lies: Vec<(&str, &str, Box<dyn Fn(Forgery) -> OwnedFd>)> = vec![
+    let lies: Vec<(&str, &str, Lie)> = vec![
         ("no memory", "no memfd", Box::new(|_| null())),
         ("zeros", "no ring segment", Box::new(|_| Forgery::zeros(1 << 20).make())),
         ("no byte", "0 bytes", Box::new(|ring| ring.cut(0).make())),
@@ -278,7 +278,7 @@ fn a_ring_that_is_corrupt_truncated_or_of_another_version_is_refused_and_said() 
     for (what, why, lie) in lies {
         let liar = Liar::join(&hive);
         let ring = lie(liar.own(&genuine));
-        let _stranger = liar.answer_for_publisher(ring);
+        let _stranger = liar.answer_for_publisher(&ring);
         let error = await_error(&mut subscriber);
         let RecvError::NotAttached { service, publisher, reason } = &error else { panic!("{what}: {error}") };
         assert_eq!(
@@ -292,7 +292,7 @@ fn a_ring_that_is_corrupt_truncated_or_of_another_version_is_refused_and_said() 
     // The copy itself, whole, would have been accepted: what it says is read.
     let liar = Liar::join(&hive);
     let ring = liar.own(&genuine).make();
-    let _stranger = liar.answer_for_publisher(ring);
+    let _stranger = liar.answer_for_publisher(&ring);
     for number in 0..3 {
         assert_eq!(*subscriber.recv_timeout(BOUND).unwrap().unwrap(), number);
     }
@@ -333,7 +333,7 @@ fn slots_that_lie_cut_off_their_publisher_only() {
         let liar = Liar::join(&hive);
         let ring =
             liar.own(&genuine).word(SLOT, stamp).word(SLOT + 1, offset).word(SLOT + 2, length).word(HEAD, 1);
-        let _stranger = liar.answer_for_publisher(ring.make());
+        let _stranger = liar.answer_for_publisher(&ring.make());
         let error = await_error(&mut subscriber);
         assert!(matches!(error, RecvError::Detached { .. }), "{what}: {error:?}");
         println!("{what}: {error}");
@@ -351,7 +351,7 @@ fn slots_that_lie_cut_off_their_publisher_only() {
         let liar = Liar::join(&hive);
         let before = subscriber.publishers();
         let _stranger =
-            liar.answer_for_publisher(liar.own(&genuine).word(SLOT, stamp).word(HEAD, head).make());
+            liar.answer_for_publisher(&liar.own(&genuine).word(SLOT, stamp).word(HEAD, head).make());
         until("it is attached, or refused", || {
             let outcome = subscriber.try_recv();
             (outcome.is_err() || subscriber.publishers() > before).then_some(())
@@ -389,7 +389,7 @@ fn a_reader_segment_that_is_corrupt_is_refused_and_the_publisher_goes_on() {
     let end = honest.observe().unwrap().subscribers.iter().find(|end| end.filter == "numbers").unwrap().end;
     let genuine = Forgery::copy(&honest.inspect(end).unwrap(), 8192).word(SEATS, 8);
 
-    let lies: Vec<(&str, &str, u32, Box<dyn Fn(Forgery) -> OwnedFd>)> = vec![
+    let lies: Vec<(&str, &str, u32, Lie)> = vec![
         ("no memory", "no memfd", 0, Box::new(|_| null())),
         ("zeros", "no reader segment", 0, Box::new(|_| Forgery::zeros(8192).make())),
         ("half a page", "2048 bytes", 0, Box::new(|reader| reader.cut(2048).make())),
@@ -419,16 +419,16 @@ fn a_reader_segment_that_is_corrupt_is_refused_and_the_publisher_goes_on() {
     for (what, why, seat, lie) in lies {
         let liar = Liar::join(&hive);
         let reader = lie(genuine.clone().word(NODE, liar.node).word(INDEX, 0));
-        let answer = liar.subscribe(seat, reader);
+        let answer = liar.subscribe(seat, &reader);
         let ToNode::AttachRefused { reason, .. } = &answer else { panic!("{what}: {answer:?}") };
         assert!(reason.contains(why), "{what}: {reason}");
     }
     let liar = Liar { bells: null(), ..Liar::join(&hive) };
-    let answer = liar.subscribe_with_bells(0, genuine.clone().word(NODE, liar.node).word(INDEX, 0).make());
+    let answer = liar.subscribe_with_bells(0, &genuine.clone().word(NODE, liar.node).word(INDEX, 0).make());
     assert!(matches!(answer, ToNode::AttachRefused { .. }), "false bells: {answer:?}");
     // The copy itself, whole, would have been let in.
     let liar = Liar::join(&hive);
-    let answer = liar.subscribe(0, genuine.clone().word(NODE, liar.node).word(INDEX, 0).make());
+    let answer = liar.subscribe(0, &genuine.clone().word(NODE, liar.node).word(INDEX, 0).make());
     assert!(matches!(answer, ToNode::Attached { .. }), "{answer:?}");
 
     for number in 0..10 {
@@ -441,6 +441,9 @@ fn a_reader_segment_that_is_corrupt_is_refused_and_the_publisher_goes_on() {
 fn await_error(subscriber: &mut Subscriber<u64>) -> RecvError {
     until("the subscriber says what is wrong", || subscriber.try_recv().err())
 }
+
+/// What becomes of a genuine segment.
+type Lie = Box<dyn Fn(Forgery) -> OwnedFd>;
 
 /// A node that speaks the protocol, and lies about its memory.
 struct Liar {
@@ -463,7 +466,7 @@ impl Liar {
     }
 
     /// Offers `numbers`, and answers the first who wants it with this ring. The liar lives as long as it is borrowed.
-    fn answer_for_publisher(&self, ring: OwnedFd) -> &Stranger {
+    fn answer_for_publisher(&self, ring: &OwnedFd) -> &Stranger {
         self.stranger.send(&packet(&withdrawn_offer("numbers", 0)), &[]).unwrap();
         let subscriber = self.stranger.hear_until(|said| match said {
             ToNode::Attach { subscriber, .. } => Some(*subscriber),
@@ -475,19 +478,19 @@ impl Liar {
     }
 
     /// Subscribes to `numbers` and takes a seat with this reader segment. Returns the answer.
-    fn subscribe(&self, seat: u32, reader: OwnedFd) -> ToNode {
+    fn subscribe(&self, seat: u32, reader: &OwnedFd) -> ToNode {
         demand_and_attach(&self.stranger, seat, reader)
     }
 
     /// As above, as a node whose doorbells are none.
-    fn subscribe_with_bells(&self, seat: u32, reader: OwnedFd) -> ToNode {
+    fn subscribe_with_bells(&self, seat: u32, reader: &OwnedFd) -> ToNode {
         // Another connection, since the bells are named in the first message.
         let stranger = Stranger::join(&self.folder, "liar-without-bells", self.node ^ 1, self.bells.as_fd());
         demand_and_attach(&stranger, seat, reader)
     }
 }
 
-fn demand_and_attach(stranger: &Stranger, seat: u32, reader: OwnedFd) -> ToNode {
+fn demand_and_attach(stranger: &Stranger, seat: u32, reader: &OwnedFd) -> ToNode {
     stranger.send(&packet(&ToRoot::Demand { request: 0, demand: demand("numbers", 0) }), &[]).unwrap();
     let publisher = stranger.hear_until(|said| match said {
         ToNode::Match { publisher, .. } => Some(*publisher),
