@@ -248,6 +248,11 @@ impl Actor {
         SubscriberOf { actor: self, number: number as usize }
     }
 
+    /// A publisher that it has already.
+    pub fn publishers(&self, number: usize) -> PublisherOf<'_> {
+        PublisherOf { actor: self, number }
+    }
+
     /// A subscriber that it has already.
     pub fn subscribers(&self, number: usize) -> SubscriberOf<'_> {
         SubscriberOf { actor: self, number }
