@@ -408,6 +408,22 @@ fn a_path_too_long_for_a_socket_is_refused_with_both_lengths() {
 }
 
 #[test]
+fn a_runtime_directory_that_would_differ_from_place_to_place_is_refused() {
+    let hive = Hive::new(ACTOR);
+    for variable in ["HIVEMIND_DIR", "XDG_RUNTIME_DIR"] {
+        let mut command = Command::new(ACTOR);
+        command.current_dir(hive.folder()).env_remove("HIVEMIND_DIR").env(variable, "relative/folder");
+        let lost = hive.spawn_with(command, "lost");
+        refused(
+            lost.attempt(&Order::Join(joining("lost"))),
+            "Relative",
+            &[variable, "relative/folder", "absolute"],
+        );
+        assert!(!hive.folder().join("relative").exists());
+    }
+}
+
+#[test]
 fn what_is_in_the_way_in_the_runtime_directory_is_named() {
     let hive = Hive::new(ACTOR);
     let folder = hive.folder().join("default");

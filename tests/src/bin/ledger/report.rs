@@ -128,3 +128,40 @@ impl Display for Books {
         writeln!(f, "\n{verdict}: {pairs} pairs, {faults} faults, {:.1} s, seed {}", self.seconds, self.seed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hivemind_tests::account::Account;
+
+    /// What a subscriber of 1,000 messages reports that lost 10 of them.
+    fn sound() -> Pair {
+        let account = Account { next: 1000, received: 990, missed: 10, ..Account::default() };
+        let received =
+            Received { account, sdk: (990, 10), connections: vec![(0, 990, 10, true)], errors: Vec::new() };
+        Pair { number: 0, pace: Pace::Fast, received }
+    }
+
+    fn faults(delivery: Delivery, change: impl FnOnce(&mut Received)) -> usize {
+        let job = Job { messages: 1000, seed: 1, delivery, form: Form::Bytes };
+        let mut pair = sound();
+        change(&mut pair.received);
+        let mut faults = Vec::new();
+        pair.compare(&job, 1000, &mut faults);
+        faults.len()
+    }
+
+    #[test]
+    fn each_thing_that_must_hold_is_a_fault_when_it_does_not() {
+        assert_eq!(faults(Delivery::Lossy, |_| {}), 0);
+        assert_eq!(faults(Delivery::Reliable, |_| {}), 1, "lost, though reliable");
+        // One message fewer: the sum and the figures of the SDK do not agree any more.
+        assert_eq!(faults(Delivery::Lossy, |received| received.account.received -= 1), 2);
+        assert_eq!(faults(Delivery::Lossy, |received| received.account.torn += 1), 1);
+        assert_eq!(faults(Delivery::Lossy, |received| received.account.disordered += 1), 1);
+        assert_eq!(faults(Delivery::Lossy, |received| received.sdk.1 += 1), 2);
+        assert_eq!(faults(Delivery::Lossy, |received| received.connections[0].3 = false), 1);
+        assert_eq!(faults(Delivery::Lossy, |received| received.connections.push((0, 0, 0, true))), 1);
+        assert_eq!(faults(Delivery::Lossy, |received| received.errors.push("detached".to_owned())), 1);
+    }
+}
