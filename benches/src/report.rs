@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::cases::{Against, Case, Counts, Kind};
+use crate::cases::{Against, CASES, Case, Counts, Kind};
 use crate::machine::Machine;
 use crate::readings::{Summary, median};
 
@@ -132,25 +132,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// Fills in what needs several cases: fan-out beside one subscriber.
-    pub fn relate(&mut self, cases: &[Case]) {
-        let single = |wanted: Kind| {
-            cases.iter().find(|case| case.kind == wanted).and_then(|case| {
-                self.findings.iter().find(|finding| finding.case == case.name).map(|finding| finding.p50_ns)
-            })
-        };
-        let ratios: Vec<Option<f64>> = self
-            .findings
-            .iter()
-            .map(|finding| {
-                let kind = cases.iter().find(|case| case.name == finding.case)?.kind;
-                let Kind::FanOut { shape, draining, .. } = kind else { return None };
-                Some(finding.p50_ns / single(Kind::FanOut { shape, subscribers: 1, draining })?)
-            })
-            .collect();
-        for (finding, ratio) in self.findings.iter_mut().zip(ratios) {
-            finding.to_one_subscriber = ratio;
+    /// Takes up what was found, beside the same case with one subscriber if it is a fan-out case.
+    pub fn add(&mut self, case: &Case, mut finding: Finding) {
+        if let Kind::FanOut { shape, draining, .. } = case.kind {
+            let one = Kind::FanOut { shape, subscribers: 1, draining };
+            let name = CASES.iter().find(|other| other.kind == one).map(|other| other.name);
+            let of_one =
+                self.findings.iter().find(|other| Some(other.case) == name).map(|other| other.p50_ns);
+            finding.to_one_subscriber = of_one.map(|of_one| finding.p50_ns / of_one);
         }
+        self.findings.push(finding);
     }
 
     /// The lines above the table.
@@ -186,65 +177,52 @@ impl Report {
         text
     }
 
-    /// The table: a line for each case, medians over the runs, max over all runs.
-    pub fn table(&self) -> String {
-        if self.skipped.is_some() {
-            return String::new();
-        }
-        let mut text = String::from(
-            "\nns for one operation             floor        p50        p99      p99.9          max   p50/floor   million/s\n",
+    /// The line above the table.
+    pub fn table_head(&self) -> &'static str {
+        "\nns for one operation             floor        p50        p99      p99.9          max   p50/floor   million/s"
+    }
+
+    /// The line of one case: medians over the runs, max over all runs.
+    pub fn row(&self, finding: &Finding) -> String {
+        let mut text = format!(
+            "{:<28} {:>9.1}{:>11.1}{:>11.1}{:>11.1}{:>13.0}{:>11.2}x{:>12.3}",
+            finding.case,
+            finding.floor_p50_ns,
+            finding.p50_ns,
+            finding.p99_ns,
+            finding.p999_ns,
+            finding.max_ns,
+            finding.ratio,
+            finding.per_second / 1e6,
         );
-        for finding in &self.findings {
-            let _ = write!(
-                text,
-                "{:<28} {:>9.1}{:>11.1}{:>11.1}{:>11.1}{:>13.0}{:>11.2}x{:>12.3}",
-                finding.case,
-                finding.floor_p50_ns,
-                finding.p50_ns,
-                finding.p99_ns,
-                finding.p999_ns,
-                finding.max_ns,
-                finding.ratio,
-                finding.per_second / 1e6,
-            );
-            if let Some(bound) = finding.bound.filter(|_| !self.smoke) {
-                let verdict = if finding.exceeds_its_bound() { "EXCEEDS" } else { "within" };
-                let _ = write!(text, "  {verdict} {bound}x");
-            }
-            if let Some(budget) = finding.budget.filter(|_| !self.smoke) {
-                let _ = write!(text, "  (aim {budget}x)");
-            }
-            if let Some(ratio) = finding.to_one_subscriber {
-                let _ = write!(text, "  {ratio:.2}x of one subscriber");
-            }
-            if finding.unsteady_runs > 0 && !self.smoke {
-                let _ = write!(
-                    text,
-                    "  UNSTEADY: floors disagreed in {} of {} runs",
-                    finding.unsteady_runs,
-                    finding.runs.len()
-                );
-            }
-            text.push('\n');
+        if let Some(bound) = finding.bound.filter(|_| !self.smoke) {
+            let verdict = if finding.exceeds_its_bound() { "EXCEEDS" } else { "within" };
+            let _ = write!(text, "  {verdict} {bound}x");
         }
-        for (case, error) in &self.failures {
-            let _ = writeln!(text, "{case:<28} FAILED: {error}");
+        if let Some(budget) = finding.budget.filter(|_| !self.smoke) {
+            let _ = write!(text, "  (aim {budget}x)");
         }
-        if !self.findings.is_empty() {
-            text.push_str(
-                "\nfloor: round trip of one cache line, both sides polling (of one futex for blocking and joining cases), \
-                 measured before and after each run.\nRound trips and sends: p50 and rate from batches under one \
-                 reading of the clock, tail from single readings less its cost.\n",
-            );
+        if let Some(ratio) = finding.to_one_subscriber {
+            let _ = write!(text, "  {ratio:.2}x of one subscriber");
+        }
+        if finding.unsteady_runs > 0 && !self.smoke {
+            let (unsteady, all) = (finding.unsteady_runs, finding.runs.len());
+            let _ = write!(text, "  UNSTEADY: floors disagreed in {unsteady} of {all} runs");
         }
         text
+    }
+
+    /// What has to be known to read the table.
+    pub fn foot(&self) -> &'static str {
+        "\nfloor: round trip of one cache line, both sides polling (of one futex for sleeping and joining cases), measured \
+         before and after each run.\nRound trips and sends: p50 and rate from batches under one reading of the clock, tail \
+         from single readings less its cost."
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::CASES;
 
     fn run(p50: f64, floor: f64, steady: bool) -> Run {
         let summary = Summary { p50, p99: p50, p999: p50, max: p50, per_second: 1.0, operations: 1 };

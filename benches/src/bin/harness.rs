@@ -88,8 +88,6 @@ fn main() -> ExitCode {
     let report = measure(&arguments, &chosen);
     if arguments.json {
         println!("{}", serde_json::to_string(&report).expect("a report has no map keys that are not text"));
-    } else {
-        print!("{}", report.table());
     }
     let exceeded = arguments.check && report.findings.iter().any(Finding::exceeds_its_bound);
     if exceeded || !report.failures.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -119,19 +117,31 @@ fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
         Err(error) => report.skipped = Some(error.to_string()),
     }
     report.clock_ns = clock_cost_ns();
-    if !arguments.json {
-        print!("{}", report.head());
-    }
+    let say = |line: &str| {
+        if !arguments.json {
+            println!("{line}");
+        }
+    };
+    say(report.head().trim_end());
     let Some((_parent, peer_core)) = report.cores else { return report };
+    say(report.table_head());
     for case in chosen {
         let runs: Result<Vec<Run>, HarnessError> =
             (0..report.runs).map(|_| steady_run(case, &report, peer_core)).collect();
         match runs {
-            Ok(runs) => report.findings.push(Finding::new(case, runs)),
-            Err(error) => report.failures.push((case.name, error.to_string())),
+            Ok(runs) => {
+                report.add(case, Finding::new(case, runs));
+                if let Some(finding) = report.findings.last() {
+                    say(&report.row(finding));
+                }
+            }
+            Err(error) => {
+                say(&format!("{:<28} FAILED: {error}", case.name));
+                report.failures.push((case.name, error.to_string()));
+            }
         }
     }
-    report.relate(chosen);
+    say(report.foot());
     report
 }
 
