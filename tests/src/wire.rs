@@ -1,16 +1,21 @@
-//! A stranger at the root's socket, who sends what it likes.
+//! Strangers on both sides of the root's socket, who send what they like.
 
 use crate::BOUND;
 use hivemind_core::protocol::{self, Carrier, MAX_PACKET, ToNode, ToRoot};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv,
+    sendmsg, socket,
 };
 use rkyv::util::AlignedVec;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 /// A connection to a root.
 #[derive(Debug)]
@@ -126,5 +131,72 @@ pub fn hello(name: &str, node: u64) -> ToRoot {
         hosts_root: false,
         seen_epoch: 0,
         bells: Carrier::Descriptor,
+    }
+}
+
+/// A program that sits where the root of a hive should, and answers everybody the same.
+#[derive(Debug)]
+pub struct FakeRoot {
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+impl FakeRoot {
+    /// Listens in this runtime directory; hears each visitor's first packet, answers with these, and then closes or, if `mute`
+    /// says so, stays.
+    pub fn listen(folder: &Path, answers: Vec<Vec<u8>>, mute: bool) -> FakeRoot {
+        let path = folder.join("default/root.sock");
+        std::fs::create_dir_all(folder.join("default")).expect("a folder of our own");
+        std::fs::set_permissions(folder.join("default"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("it is ours");
+        let _ = std::fs::remove_file(&path);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("a socket");
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).expect("a short path")).expect("the path is free");
+        nix::sys::socket::listen(&listener, Backlog::new(8).expect("few")).expect("it is bound");
+        let listener = UnixListener::from(listener);
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let mut visitors = Vec::new();
+            let mut count = 0;
+            // Relaxed: a wish to end; nothing is ordered by it.
+            while !ended.load(Ordering::Relaxed) {
+                let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+                let waiting = PollTimeout::try_from(5).expect("milliseconds");
+                if !matches!(poll(&mut ready, waiting), Ok(1..)) {
+                    continue;
+                }
+                let Ok((visitor, _)) = listener.accept() else { continue };
+                count += 1;
+                let visitor = Stranger { socket: visitor.into() };
+                let _ = recv(visitor.socket.as_raw_fd(), &mut [0; MAX_PACKET], MsgFlags::empty());
+                for answer in &answers {
+                    let _ = visitor.send(answer, &[]);
+                }
+                if mute {
+                    visitors.push(visitor);
+                }
+            }
+            count
+        });
+        FakeRoot { end, thread: Some(thread) }
+    }
+
+    /// Ends it. Returns how many visitors it had.
+    pub fn end(mut self) -> usize {
+        self.finish().expect("it ran")
+    }
+
+    fn finish(&mut self) -> Option<usize> {
+        // Relaxed: see above.
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for FakeRoot {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

@@ -11,11 +11,12 @@ use hivemind_tests::entry::scatter;
 use hivemind_tests::forgery::{Forgery, reader_word, ring_word};
 use hivemind_tests::hive::{Actor, Hive, reliable};
 use hivemind_tests::order::Kind;
-use hivemind_tests::wire::{Stranger, hello, packet};
+use hivemind_tests::wire::{FakeRoot, Stranger, hello, packet};
 use hivemind_tests::{BOUND, until};
 use nix::fcntl::SealFlag;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
@@ -189,6 +190,55 @@ fn demand(filter: &str, index: u32) -> Demand {
     let schema = hivemind::schema::Schema::of::<u64>();
     let expected = Some(Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() });
     Demand { index, filter: filter.to_owned(), expected, connected: Vec::new() }
+}
+
+/// A program that is no root sits at the root's place. Nodes that join are told what is wrong within their patience, and once it has
+/// gone the next node is the root.
+#[test]
+fn a_root_that_is_none_is_named_within_the_patience() {
+    let hive = Hive::new(ACTOR);
+    let patience = Duration::from_millis(200);
+    let mut other_version = packet(&ToNode::Welcome { epoch: 1, pid: 1, dedicated: true }).to_vec();
+    other_version[4..8].copy_from_slice(&9u32.to_le_bytes());
+    let welcome = packet(&ToNode::Welcome { epoch: 1, pid: 1, dedicated: true }).to_vec();
+    let impossible = packet(&ToNode::Welcome { epoch: u64::MAX, pid: 1, dedicated: true }).to_vec();
+    let early = packet(&ToNode::Accepted { request: 1 }).to_vec();
+    let refused = ToNode::Refused { request: None, refusal: Refusal::Version { root: 9 } };
+    let noise: Vec<u8> = (0..500).flat_map(|word| scatter(word).to_le_bytes()).collect();
+    let cases = [
+        ("another version", vec![other_version], false, "version 9"),
+        ("a refusal for the version", vec![packet(&refused).to_vec()], false, "version 9"),
+        ("nothing, and it closes", vec![], false, "no root"),
+        ("nothing, for ever", vec![], true, "does not answer"),
+        ("noise", vec![noise], false, "no root"),
+        ("a packet too long", vec![vec![0; MAX_PACKET + 1]], false, "no root"),
+        ("an epoch of no root", vec![impossible], false, "no root"),
+        ("an answer to no question", vec![early], false, "no root"),
+    ];
+    for (what, answers, mute, says) in cases {
+        let fake = FakeRoot::listen(hive.folder(), answers, mute);
+        for embedded in [false, true] {
+            let builder = hive.node("visitor").patience(patience);
+            let begun = Instant::now();
+            let error =
+                if embedded { builder } else { builder.external_root() }.join().unwrap_err().to_string();
+            println!("{what}: {error} ({:?})", begun.elapsed());
+            assert!(error.contains(says), "{what}: {error}");
+            assert!(begun.elapsed() < BOUND / 2, "{what}: far beyond the patience");
+        }
+        assert!(fake.end() >= 2, "it was visited");
+        let node = hive.node("visitor").join().unwrap();
+        assert!(node.hosts_root(), "{what}");
+    }
+    // It is let in and then hears nothing: what it asks for is not answered, and it says so in time.
+    let fake = FakeRoot::listen(hive.folder(), vec![welcome], true);
+    let node = hive.node("visitor").external_root().patience(patience).join().unwrap();
+    let error = node.publisher::<u64>("numbers").unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    let error = node.observe().unwrap_err().to_string();
+    assert!(error.contains("does not answer"), "{error}");
+    node.leave();
+    fake.end();
 }
 
 /// Mute connections, and one that sends without ever reading what it is answered.
