@@ -249,15 +249,15 @@ impl Listening {
 
     fn install(&mut self, signals: &mut Signals, bell: &UnixStream) -> std::io::Result<()> {
         for signal in [SIGINT, SIGTERM] {
-            self.bells.push(signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?);
-        }
-        if !signals.is_installed {
-            for signal in [SIGINT, SIGTERM] {
+            // Before the bell, because actions run in the order of their registration: a bell wakes a run, whose end arms
+            // this, and the handler of the very signal that rang, on another thread, must be past it by then.
+            if !signals.is_installed {
                 let ends_process = Arc::clone(&signals.ends_process);
                 signal_hook::flag::register_conditional_default(signal, ends_process)?;
             }
-            signals.is_installed = true;
+            self.bells.push(signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?);
         }
+        signals.is_installed = true;
         Ok(())
     }
 }
