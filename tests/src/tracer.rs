@@ -124,19 +124,27 @@ impl Tracer {
         stopped
     }
 
+    /// Lets go of all threads. One that has ended must be waited for all the same: until then its process does not end.
     fn detach(&mut self) {
         for &pid in self.threads.keys() {
-            // To detach, a thread has to be stopped; one that has ended is detached already.
-            if ptrace::interrupt(pid).is_err() {
-                continue;
-            }
-            if let Ok(WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..) | WaitStatus::PtraceSyscall(..)) =
-                waitpid(pid, Some(WaitPidFlag::__WALL))
-            {
+            // A thread that lives stops soon, or ends; one that has ended cannot be interrupted.
+            let flags = match ptrace::interrupt(pid) {
+                Ok(()) => WaitPidFlag::__WALL,
+                Err(_) => WaitPidFlag::__WALL | WaitPidFlag::WNOHANG,
+            };
+            let status = waitpid(pid, Some(flags));
+            if !matches!(status, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_)) {
+                // It may have been killed since.
                 let _ = ptrace::detach(pid, None);
             }
         }
         self.threads.clear();
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 
@@ -157,11 +165,7 @@ impl Walker {
         walker.stop();
         // Two switches for each step: on one core they cost a tenth of what they cost across two. Where pinning is not
         // allowed it only takes longer.
-        let mut core = CpuSet::new();
-        if let Ok(usable) = sched_getaffinity(thread)
-            && let Some(first) = (0..CpuSet::count()).find(|core| usable.is_set(*core).unwrap_or(false))
-            && core.set(first).is_ok()
-        {
+        if let Some(core) = usable_core(thread) {
             let _ = sched_setaffinity(thread, &core);
             let _ = sched_setaffinity(Pid::from_raw(0), &core);
         }
@@ -194,6 +198,15 @@ impl Walker {
             Err(error) => panic!("waiting for {}: {error}", self.thread),
         }
     }
+}
+
+/// One core that the thread may use; others walk elsewhere at the same time.
+fn usable_core(thread: Pid) -> Option<CpuSet> {
+    let usable = sched_getaffinity(thread).ok()?;
+    let cores: Vec<_> = (0..CpuSet::count()).filter(|core| usable.is_set(*core).unwrap_or(false)).collect();
+    let mut core = CpuSet::new();
+    core.set(*cores.get(thread.as_raw() as usize % cores.len().max(1))?).ok()?;
+    Some(core)
 }
 
 #[derive(Debug, PartialEq, Eq)]

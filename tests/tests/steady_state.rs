@@ -3,11 +3,13 @@
 //! Publisher and subscriber are processes of their own. Both are traced, every thread of them, from before their first message of
 //! the steady state: the kernel stops them at each system call. Both count what their allocator does.
 
+use hivemind_tests::BOUND;
 use hivemind_tests::hive::Hive;
 use hivemind_tests::tracer::Tracer;
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 /// Messages that are looked at in each case.
 const MESSAGES: u64 = 10_000;
@@ -22,7 +24,7 @@ struct Counts {
 
 struct Process {
     child: Child,
-    output: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Process {
@@ -34,16 +36,19 @@ impl Process {
             .env("HIVEMIND_DIR", hive.folder());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        Process { child, output }
+        let (speak, lines) = channel();
+        // A thread of its own, so that the test can wait with a bound. It ends with the process.
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| speak.send(line))
+        });
+        Process { child, lines }
     }
 
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line
+    fn line(&self) -> String {
+        self.lines.recv_timeout(BOUND).expect("the process says something")
     }
 
-    fn counts(&mut self) -> Counts {
+    fn counts(&self) -> Counts {
         serde_json::from_str(&self.line()).unwrap()
     }
 
@@ -62,7 +67,7 @@ impl Drop for Process {
 /// Lets both ends run under the tracer. Returns the system calls of the publisher's process and of the subscriber's.
 fn run(publisher: &mut Process, subscriber: &mut Process) -> [Vec<u64>; 2] {
     for process in [&mut *publisher, &mut *subscriber] {
-        assert_eq!(process.line(), "ready\n");
+        assert_eq!(process.line(), "ready");
     }
     let tracers = [&*publisher, &*subscriber].map(|process| Tracer::seize(process.child.id() as i32));
     for process in [subscriber, publisher] {
