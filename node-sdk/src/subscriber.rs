@@ -76,7 +76,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         SubscriberBuilder { inner, filter: filter.to_owned(), spin: SPIN, message: PhantomData }
     }
 
-    /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps at once.
+    /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps after a few dozen looks.
     #[must_use]
     pub fn spin(mut self, duration: Duration) -> Self {
         self.spin = duration;
