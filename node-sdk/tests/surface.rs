@@ -274,6 +274,21 @@ fn another_type_on_the_same_service_is_an_error_that_names_both() {
     assert_eq!(subscriber.skipped()[0].type_name, "Pose");
 }
 
+// This was a panic once: the schema was made by the call that cannot fail.
+#[test]
+fn a_type_too_large_to_be_described_is_an_error_that_says_what_to_do() {
+    type Huge = [[u8; 1 << 16]; 1 << 16];
+    let hive = Hive::new();
+    let node = hive.join("both");
+    let refused = [
+        node.publisher::<Huge>("huge").unwrap_err().to_string(),
+        node.subscriber::<Huge>("huge").unwrap_err().to_string(),
+    ];
+    for error in refused {
+        assert!(error.contains("cannot be a message") && error.contains("split it"), "{error}");
+    }
+}
+
 // The other backend, end to end: names instead of descriptors, and no name left behind after an orderly end.
 #[cfg(feature = "named-segments")]
 #[test]
