@@ -15,7 +15,7 @@ use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt::Debug;
 use std::io::{BufRead, Write};
@@ -196,10 +196,7 @@ impl Actor {
                 let node = self.node()?;
                 Ok(Answer::Root { pid: node.root_pid(), epoch: node.root_epoch() })
             }
-            Order::LimitDescriptors { spare } => {
-                let open = std::fs::read_dir("/proc/self/fd").map_err(failure)?.count() as u64 - 1;
-                limit(Resource::RLIMIT_NOFILE, open + spare)
-            }
+            Order::LimitDescriptors { spare } => limit_descriptors(spare),
             Order::LimitAddresses { spare } => {
                 let pages = std::fs::read_to_string("/proc/self/statm").map_err(failure)?;
                 let pages: u64 = pages
@@ -545,6 +542,22 @@ fn limit(resource: Resource, bound: u64) -> Result<Answer, Failure> {
     let (_, hard) = getrlimit(resource).map_err(failure)?;
     setrlimit(resource, bound.min(hard), hard).map_err(failure)?;
     Ok(Answer::Done)
+}
+
+/// The kernel bounds the number of a descriptor, not how many there are: `spare` numbers below the limit are free.
+fn limit_descriptors(spare: usize) -> Result<Answer, Failure> {
+    // To look takes a descriptor, which an earlier limit may forbid.
+    limit(Resource::RLIMIT_NOFILE, u64::MAX)?;
+    let listed: Vec<_> = std::fs::read_dir("/proc/self/fd").and_then(Iterator::collect).map_err(failure)?;
+    // The descriptor of the listing itself is gone by now.
+    let open: HashSet<_> = listed
+        .iter()
+        .map(std::fs::DirEntry::path)
+        .filter(|path| path.read_link().is_ok())
+        .filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok())
+        .collect();
+    let beyond = (0..).filter(|number| !open.contains(number)).nth(spare).expect("numbers do not end");
+    limit(Resource::RLIMIT_NOFILE, beyond)
 }
 
 fn belongings() -> Result<Answer, Failure> {

@@ -115,7 +115,7 @@ pub enum Order {
     /// From now on, open no descriptor beyond `spare` more than there are.
     LimitDescriptors {
         /// So many more.
-        spare: u64,
+        spare: usize,
     },
     /// From now on, have no more than so many bytes of addresses beyond those in use.
     LimitAddresses {
