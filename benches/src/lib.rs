@@ -29,3 +29,5 @@ pub mod peer;
 pub mod pinning;
 pub mod readings;
 pub mod report;
+pub mod scale;
+pub mod stage;

@@ -48,8 +48,16 @@ pub fn choose(asked: Option<(usize, usize)>) -> Result<(usize, usize), PinError>
 
 /// Keeps the calling thread, and every thread it starts from now on, on `core`.
 pub fn pin(core: usize) -> Result<(), PinError> {
+    pin_to(&[core])
+}
+
+/// Keeps this thread, and those it starts, on these cores.
+pub fn pin_to(cores: &[usize]) -> Result<(), PinError> {
     let mut set = CpuSet::new();
-    set.set(core).map_err(|errno| PinError::Refused { core, errno })?;
+    for &core in cores {
+        set.set(core).map_err(|errno| PinError::Refused { core, errno })?;
+    }
+    let core = cores.first().copied().unwrap_or(0);
     sched_setaffinity(Pid::from_raw(0), &set).map_err(|errno| PinError::Refused { core, errno })
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cases::{Against, CASES, Case, Counts, Kind};
 use crate::machine::Machine;
 use crate::readings::{Summary, median};
+use crate::scale;
 
 /// One run of one case with the floors around it.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -127,6 +128,8 @@ pub struct Report {
     pub skipped: Option<String>,
     /// Case by case.
     pub findings: Vec<Finding>,
+    /// What was found about scale.
+    pub scale: Vec<scale::Finding>,
     /// Cases that failed, with their errors.
     pub failures: Vec<(&'static str, String)>,
 }

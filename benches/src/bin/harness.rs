@@ -11,6 +11,7 @@ use hivemind_benches::peer::{self, Order, Peer};
 use hivemind_benches::pinning;
 use hivemind_benches::readings::clock_cost_ns;
 use hivemind_benches::report::{Finding, Report, Run};
+use hivemind_benches::{scale, stage};
 
 /// Measure messages between two pinned processes beside the raw round trip of a cache line.
 #[derive(Debug, Parser)]
@@ -46,6 +47,13 @@ enum Role {
     /// The second process; started by the harness itself.
     #[command(hide = true)]
     Peer { core: usize, segment: String },
+    /// A process of the cases of scale; started by the harness itself.
+    #[command(hide = true)]
+    Actor {
+        #[arg(value_delimiter = ',', num_args = 1)]
+        cores: Vec<usize>,
+        descriptors: u64,
+    },
 }
 
 fn core_pair(text: &str) -> Result<(usize, usize), String> {
@@ -59,8 +67,12 @@ fn core_pair(text: &str) -> Result<(usize, usize), String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Role::Peer { core, segment }) = &arguments.role {
-        return match peer::serve(*core, segment) {
+    if let Some(role) = &arguments.role {
+        let served = match role {
+            Role::Peer { core, segment } => peer::serve(*core, segment),
+            Role::Actor { cores, descriptors } => stage::serve(cores, *descriptors),
+        };
+        return match served {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("harness peer: {error}");
@@ -68,14 +80,13 @@ fn main() -> ExitCode {
             }
         };
     }
-    let chosen: Vec<Case> = CASES
-        .iter()
-        .filter(|case| {
-            arguments.only.is_empty() || arguments.only.iter().any(|text| case.name.contains(text.as_str()))
-        })
-        .copied()
-        .collect();
-    if chosen.is_empty() {
+    let is_wanted = |name: &str| {
+        arguments.only.is_empty() || arguments.only.iter().any(|text| name.contains(text.as_str()))
+    };
+    let chosen: Vec<Case> = CASES.iter().filter(|case| is_wanted(case.name)).copied().collect();
+    let of_scale: Vec<scale::Case> =
+        scale::CASES.iter().filter(|case| is_wanted(case.name)).copied().collect();
+    if chosen.is_empty() && of_scale.is_empty() {
         eprintln!("harness: no case is called {:?}; `--list` names them all", arguments.only);
         return ExitCode::FAILURE;
     }
@@ -83,9 +94,12 @@ fn main() -> ExitCode {
         for case in &chosen {
             println!("{:<28} {}: {}", case.name, case.operation, case.reading);
         }
+        for case in &of_scale {
+            println!("{:<28} {}", case.name, case.goal);
+        }
         return ExitCode::SUCCESS;
     }
-    let report = measure(&arguments, &chosen);
+    let report = measure(&arguments, &chosen, &of_scale);
     if arguments.json {
         println!("{}", serde_json::to_string(&report).expect("a report has no map keys that are not text"));
     }
@@ -94,9 +108,10 @@ fn main() -> ExitCode {
 }
 
 /// Runs all chosen cases. With fewer than two cores, or without leave to pin, says so and measures nothing.
-fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
+fn measure(arguments: &Arguments, chosen: &[Case], of_scale: &[scale::Case]) -> Report {
+    let all_cores = pinning::usable_cores().unwrap_or_default();
     let mut report = Report {
-        machine: Machine::here(pinning::usable_cores().map_or(0, |cores| cores.len())),
+        machine: Machine::here(all_cores.len()),
         cores: None,
         runs: if arguments.smoke { 1 } else { arguments.runs.into() },
         counts: if arguments.smoke { Counts::SMOKE } else { Counts::FULL },
@@ -104,6 +119,7 @@ fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
         clock_ns: 0,
         skipped: None,
         findings: Vec::new(),
+        scale: Vec::new(),
         failures: Vec::new(),
     };
     let placed = pinning::choose(arguments.cores).and_then(|(parent, peer)| {
@@ -124,7 +140,9 @@ fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
     };
     say(report.head().trim_end());
     let Some((_parent, peer_core)) = report.cores else { return report };
-    say(report.table_head());
+    if !chosen.is_empty() {
+        say(report.table_head());
+    }
     for case in chosen {
         let runs: Result<Vec<Run>, HarnessError> =
             (0..report.runs).map(|_| steady_run(case, &report, peer_core)).collect();
@@ -141,7 +159,24 @@ fn measure(arguments: &Arguments, chosen: &[Case]) -> Report {
             }
         }
     }
-    say(report.foot());
+    if !chosen.is_empty() {
+        say(report.foot());
+    }
+    if !of_scale.is_empty() {
+        say(&scale::table_head());
+    }
+    for case in of_scale {
+        match case.measure(report.runs, report.smoke, &all_cores) {
+            Ok(finding) => {
+                say(&finding.row());
+                report.scale.push(finding);
+            }
+            Err(error) => {
+                say(&format!("{:<32}FAILED: {error}", case.name));
+                report.failures.push((case.name, error.to_string()));
+            }
+        }
+    }
     report
 }
 
