@@ -36,6 +36,37 @@ impl Block {
     }
 }
 
+/// A message with a hundred nested strings, which nothing but a walk over all of it can archive: about 5 KiB in a chunk.
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// Counts the messages of a case.
+    pub sequence: u64,
+    /// A hundred of them.
+    pub items: Vec<Item>,
+}
+
+/// One line of a [`Manifest`].
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// Its place in the list.
+    pub number: u64,
+    /// In kilograms.
+    pub weight: f64,
+    /// Too long to lie in the string's own words.
+    pub name: String,
+}
+
+impl Manifest {
+    /// The message number `sequence`.
+    pub fn numbered(sequence: u64) -> Manifest {
+        let item =
+            |number| Item { number, weight: 0.5, name: format!("crate number {number:03} of this list") };
+        Manifest { sequence, items: (0..100).map(item).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,255 @@
+//! How many instructions a message costs, path by path: the workload that `benches/instructions` runs under callgrind.
+//!
+//! Instructions do not depend on what else the machine does, so a few per cent more of them are a fact and not noise. They are
+//! no time, either: what a fence or a cache line costs is the question of the harness.
+//!
+//! ```text
+//!   for every path     settle                  rings take their memory, tables grow
+//!                      reading of N messages   batches: prepare (not counted), then `counted` does 64 steps
+//!                      reading of 2 N          the same; the difference is N messages and nothing else
+//! ```
+//!
+//! callgrind is told to collect inside of [`counted`] only, and to dump before [`end_of_reading`]; it tells them by their names, so
+//! neither is inlined. This program prints one line per path, with what was counted and N; the script takes the dumps in that
+//! order. Both ends of a service live in one node and on one thread; the other threads of the node are never inside of `counted`.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use hivemind::{Message, Node, Publisher, Subscriber};
+use hivemind_benches::message::{Manifest, Reading};
+use rkyv::rancor::Failure;
+use rkyv::ser::allocator::Arena;
+use rkyv::ser::writer::Buffer;
+use rkyv::util::Align;
+use tempfile::TempDir;
+
+type Failed = Box<dyn std::error::Error>;
+type Outcome = Result<(), Failed>;
+
+/// Steps within one call of `counted`; less than a ring holds, so a reliable one is never full.
+const BATCH: u32 = 64;
+/// Slots of every ring: the default. Whatever happens once in a round of the ring happens in every reading.
+const SLOTS: u32 = 256;
+/// Batches before the first reading, after which a ring has all the memory that it will need.
+const TO_SETTLE: u32 = 4 * SLOTS / BATCH;
+/// Batches of a reading: whole rounds of the ring.
+const BATCHES: u32 = 8 * SLOTS / BATCH;
+/// Subscribers for which a message must cost what it costs for one.
+const MANY: usize = 64;
+/// Bytes of a message that travels in a chunk.
+const CHUNK: usize = 4 << 10;
+/// Room for the archive of a [`Manifest`].
+const ROOM: usize = 16 << 10;
+/// How long an attachment within this process may take; valgrind is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() -> Outcome {
+    let hive = Hive::start()?;
+    send(&hive)?;
+    receive(&hive)?;
+    send_and_receive(&hive)?;
+    loan_and_receive(&hive)?;
+    archive(&hive)
+}
+
+// ---- the paths ----
+
+/// Lossy: the subscribers are attached and do not read, so the publisher goes round and round. Reliable: they read in between.
+fn send(hive: &Hive) -> Outcome {
+    for (name, readers, reliable) in [
+        ("send 56 B, no subscriber", 0, false),
+        ("send 56 B, 1 subscriber", 1, false),
+        ("send 56 B, 64 subscribers", MANY, false),
+        ("send 56 B, 1 subscriber, reliable", 1, true),
+    ] {
+        let (mut publisher, mut subscribers) = hive.service::<Reading>(reliable, readers)?;
+        path(
+            name,
+            || if reliable { subscribers.iter_mut().try_for_each(drain) } else { Ok(()) },
+            |step| sent(publisher.send(black_box(&Reading::numbered(step.into()))), readers),
+        )?;
+    }
+    Ok(())
+}
+
+fn receive(hive: &Hive) -> Outcome {
+    let (mut publisher, mut subscribers) = hive.service::<Reading>(false, 1)?;
+    let subscriber = &mut subscribers[0];
+    path(
+        "try_recv 56 B",
+        || (0..BATCH).try_for_each(|step| sent(publisher.send(&Reading::numbered(step.into())), 1)),
+        |step| {
+            let sample = subscriber.try_recv()?.ok_or("a message was sent and not received")?;
+            matches(sample.sequence.to_native(), step.into())
+        },
+    )?;
+    path(
+        "try_recv, nothing there",
+        || Ok(()),
+        |_| {
+            if subscriber.try_recv()?.is_none() {
+                Ok(())
+            } else {
+                Err("a message came out of nothing".into())
+            }
+        },
+    )
+}
+
+fn send_and_receive(hive: &Hive) -> Outcome {
+    for (name, reliable) in [("send and try_recv 56 B", false), ("send and try_recv 56 B, reliable", true)] {
+        let (mut publisher, mut subscribers) = hive.service::<Reading>(reliable, 1)?;
+        let subscriber = &mut subscribers[0];
+        path(
+            name,
+            || Ok(()),
+            |step| {
+                sent(publisher.send(black_box(&Reading::numbered(step.into()))), 1)?;
+                let sample = subscriber.try_recv()?.ok_or("a message was sent and not received")?;
+                matches(sample.sequence.to_native(), step.into())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Of the loan only the first byte is written and read: what is counted is the loan, the pin and its release.
+fn loan_and_receive(hive: &Hive) -> Outcome {
+    for (name, reliable) in [
+        ("loan, send, try_recv and drop 4 KiB", false),
+        ("loan, send, try_recv and drop 4 KiB, reliable", true),
+    ] {
+        let (mut publisher, mut subscribers) = hive.service::<[u8]>(reliable, 1)?;
+        let subscriber = &mut subscribers[0];
+        path(
+            name,
+            || Ok(()),
+            |step| {
+                let mut loan = publisher.loan(black_box(CHUNK))?;
+                loan[0] = step as u8;
+                loan.send();
+                let sample = subscriber.try_recv()?.ok_or("a message was sent and not received")?;
+                matches(sample[0].into(), step.into())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// What hivemind adds to rkyv shows in the first two figures: the same archive into a buffer that is ready, and sent.
+fn archive(hive: &Hive) -> Outcome {
+    let manifest = Manifest::numbered(1);
+    let mut buffer = Align([0; ROOM]);
+    let mut arena = Arena::new();
+    path(
+        "rkyv alone, 100 strings into a ready buffer",
+        || Ok(()),
+        |_| {
+            let writer = Buffer::from(&mut buffer.0);
+            rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(
+                black_box(&manifest),
+                writer,
+                arena.acquire(),
+            )
+            .map(|archive| {
+                black_box(archive);
+            })
+            .map_err(|_| "the buffer is too small".into())
+        },
+    )?;
+    for (name, reliable) in
+        [("send 100 strings, 1 subscriber", false), ("send 100 strings, 1 subscriber, reliable", true)]
+    {
+        let (mut publisher, mut subscribers) = hive.service::<Manifest>(reliable, 1)?;
+        let subscriber = &mut subscribers[0];
+        path(
+            name,
+            || if reliable { drain(subscriber) } else { Ok(()) },
+            |_| sent(publisher.send(black_box(&manifest)), 1),
+        )?;
+    }
+    Ok(())
+}
+
+fn sent(reached: Result<usize, hivemind::SendError>, wanted: usize) -> Outcome {
+    matches(reached? as u64, wanted as u64)
+}
+
+/// Looks at the answer, so that no work can be left out and no mistake be counted.
+#[inline]
+fn matches(found: u64, wanted: u64) -> Outcome {
+    if found == wanted { Ok(()) } else { Err(format!("{found} where {wanted} was expected").into()) }
+}
+
+fn drain<T: Message + ?Sized>(subscriber: &mut Subscriber<T>) -> Outcome {
+    // Bounded: nobody sends meanwhile.
+    while subscriber.try_recv()?.is_some() {}
+    Ok(())
+}
+
+// ---- how they are counted ----
+
+/// Settles, then takes the two readings. `step` gets its number within the batch.
+fn path(name: &str, mut prepare: impl FnMut() -> Outcome, mut step: impl FnMut(u32) -> Outcome) -> Outcome {
+    let mut batches = |count| {
+        (0..count).try_for_each(|_| {
+            prepare()?;
+            counted(&mut step)
+        })
+    };
+    let mut reading = |count| {
+        batches(count)?;
+        end_of_reading();
+        Ok(())
+    };
+    reading(TO_SETTLE)
+        .and_then(|()| reading(BATCHES))
+        .and_then(|()| reading(2 * BATCHES))
+        .map_err(|error: Failed| format!("{name}: {error}"))?;
+    println!("{}\t{name}", BATCHES * BATCH);
+    Ok(())
+}
+
+/// callgrind collects in here, and nowhere else.
+#[inline(never)]
+fn counted(step: &mut impl FnMut(u32) -> Outcome) -> Outcome {
+    (0..BATCH).try_for_each(step)
+}
+
+/// Before this callgrind writes down what it collected, and begins anew.
+#[inline(never)]
+fn end_of_reading() {
+    black_box(());
+}
+
+/// A hive with one node, in a directory that goes with it.
+struct Hive {
+    node: Node,
+    _dir: TempDir,
+}
+
+impl Hive {
+    fn start() -> Result<Hive, Failed> {
+        let dir = tempfile::tempdir()?;
+        let node = Node::builder("counts").hive("counts").dir(dir.path()).patience(PATIENCE).join()?;
+        Ok(Hive { node, _dir: dir })
+    }
+
+    /// Both ends of one service, attached to each other.
+    fn service<T: Message + ?Sized>(
+        &self,
+        reliable: bool,
+        readers: usize,
+    ) -> Result<(Publisher<T>, Vec<Subscriber<T>>), Failed> {
+        let builder = self.node.publisher_builder::<T>("counts/one").capacity(SLOTS.into());
+        let publisher = if reliable { builder.reliable() } else { builder }.create()?;
+        let subscribers =
+            (0..readers).map(|_| self.node.subscriber::<T>("counts/one")).collect::<Result<Vec<_>, _>>()?;
+        publisher.wait_for_subscribers(readers, PATIENCE)?;
+        for subscriber in &subscribers {
+            subscriber.wait_for_publishers(1, PATIENCE)?;
+        }
+        Ok((publisher, subscribers))
+    }
+}
