@@ -4,6 +4,13 @@
 //! requests of the node's other threads on, calls the node back ([`NodeSide`]), and watches the pidfds of peers. While
 //! nothing happens it sleeps.
 //!
+//! Waking that thread to ask, and being woken by it for the answer, would cost more than all the rest of a request. So a
+//! thread that announces an end *drives* the session itself if it can: it takes the state of the control thread (both hold
+//! it under one lock, never while they sleep), sends, sleeps on the socket in the control thread's place, and handles what
+//! arrives until its answer is there, for at most [`DRIVING`]. Whatever else happens (the root dies, a peer dies, the node
+//! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work, this
+//! is a forked child), the request goes into the control thread's inbox.
+//!
 //! ```text
 //!            connected         Welcome
 //!   seeking ───────────▶ greeting ──▶ admitted ──┐
@@ -44,6 +51,10 @@ pub use crate::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
 
 /// Requests of other threads that may wait for the control thread.
 const MAX_REQUESTS: usize = 65_536;
+
+/// So long at most a thread that waits for its answer does the work of the control thread. A root that takes longer is
+/// stopped or overloaded; the answer then comes through the control thread.
+pub const DRIVING: Duration = Duration::from_millis(5);
 
 /// Who may be the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,8 +178,8 @@ pub struct AttachedTo {
     pub bells: Handle,
 }
 
-/// What a node does when it is called. All calls come from the thread `hm-<node>`, one at a time; they must not block, and
-/// must not call [`Session::offer`], [`Session::demand`], [`Session::list`] or [`Session::inspect`].
+/// What a node does when it is called. The calls come one at a time, from the thread `hm-<node>` or from one that waits in
+/// [`Session::offer`] or [`Session::demand`]; they must not block, and must not call [`Session::offer`], [`Session::demand`], [`Session::list`] or [`Session::inspect`].
 pub trait NodeSide: Send + Sync + 'static {
     /// Everything that lives now, told to every new root. [`Demand::connected`] lists the connections for which
     /// [`NodeSide::attached`] was called and that are open; all other pairs are matched anew.
@@ -217,6 +228,8 @@ pub trait NodeSide: Send + Sync + 'static {
 /// A node's membership in a hive. Leaves when dropped.
 pub struct Session {
     shared: Arc<Shared>,
+    /// Shared with the control thread, which takes it out when it ends.
+    control: control::Cell,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -302,11 +315,14 @@ impl Session {
         });
         let (joined, answer) = bounded(1);
         let control = control::Control::new(config, side, shared.clone(), joined)?;
+        let epoll = control.epoll();
+        let control: control::Cell = Arc::new(Mutex::new(Some(control)));
+        let (cell, its_shared) = (control.clone(), shared.clone());
         let thread = thread::Builder::new()
             .name(format!("hm-{}", shared.name))
-            .spawn(move || control.run())
+            .spawn(move || control::run(&cell, &epoll, its_shared))
             .map_err(|error| JoinError::Resources { doing: "start a thread", error })?;
-        let session = Session { shared, thread: Mutex::new(Some(thread)) };
+        let session = Session { shared, control, thread: Mutex::new(Some(thread)) };
         // Bounded by the patience: the control thread gives up by itself. It answers also when it panics.
         match answer.recv() {
             Ok(Ok(())) => Ok(session),
@@ -342,7 +358,16 @@ impl Session {
     fn announce(&self, announcement: Announcement) -> Result<(), AnnounceError> {
         let request = u64::from(announcement.index());
         let (reply, answer) = bounded(1);
-        self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
+        // A forked child has neither the thread nor a socket of its own.
+        let is_ours = self.shared.process == std::process::id();
+        let driven = if is_ours {
+            control::drive(&self.control, announcement, reply, &answer)
+        } else {
+            Err((announcement, reply))
+        };
+        if let Err((announcement, reply)) = driven {
+            self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
+        }
         self.wait(&answer, request, AnnounceError::from)
     }
 
@@ -427,7 +452,7 @@ impl Session {
     }
 
     /// Leaves the hive: whoever waits gets `Left`, an embedded root passes on, and the thread ends before this returns
-    /// (unless it is that thread that calls). May be called more than once.
+    /// (unless a callback of the node calls). May be called more than once.
     pub fn leave(&self) {
         if self.shared.process != std::process::id() {
             return;
@@ -436,6 +461,7 @@ impl Session {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
+            && !control::is_driving()
         {
             // A panic of that thread has been reported by it.
             let _ = thread.join();

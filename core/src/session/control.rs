@@ -8,15 +8,19 @@
 //! | peer's pidfd | the process of a node that this node has connections with is gone                            |
 //! | timer        | armed only while there is no root (pauses between attempts), while joining (the patience), and while the kernel is short of something |
 //!
+//! A thread that announces an end may do this work in the meantime ([`drive`]): it then looks after the link, and this
+//! thread after everything else.
+//!
 //! Requests of other threads stay pending until a root answers or nobody waits any more, so they outlive roots.
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -25,7 +29,7 @@ use rkyv::util::AlignedVec;
 use super::link::{Connecting, Link, carry};
 use super::listing::Collector;
 use super::{
-    AnnounceError, Announcement, Command, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
+    AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
     SessionConfig, SessionError, Shared, WaitedFor,
 };
 use crate::name::NodeName;
@@ -73,7 +77,7 @@ pub(super) struct Control {
     observer: bool,
     bells: (Carrier, Vec<Passed>),
 
-    epoll: Epoll,
+    epoll: Arc<Epoll>,
     timer: TimerFd,
     /// What the timer is set to.
     alarm: Option<Instant>,
@@ -142,6 +146,9 @@ enum Question {
     Inspect { end: EndId, reply: Reply<Handle, SessionError> },
 }
 
+/// Where the state lies, for the control thread and for those that drive; empty when the thread has ended.
+pub(super) type Cell = Arc<Mutex<Option<Control>>>;
+
 struct WatchedPeer {
     pidfd: OwnedFd,
     token: u64,
@@ -196,7 +203,7 @@ impl Control {
             role,
             observer,
             bells: carry(bells),
-            epoll,
+            epoll: Arc::new(epoll),
             timer,
             alarm: None,
             link: None,
@@ -226,29 +233,15 @@ impl Control {
         })
     }
 
-    /// The life of the thread.
-    pub(super) fn run(mut self) {
-        // Also when a callback panics: nobody waits for a thread that is gone.
-        let _closing = CloseInbox(self.shared.clone());
-        let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.is_leaving && !self.has_failed() {
-            self.seek_when_due();
-            self.catch_up();
-            self.set_alarm();
-            match self.epoll.wait(&mut events, EpollTimeout::NONE) {
-                Ok(count) => {
-                    for event in &events[..count] {
-                        self.happened(event);
-                    }
-                }
-                Err(Errno::EINTR) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the control thread cannot wait");
-                    return;
-                }
-            }
-        }
-        self.take_leave();
+    /// What the thread sleeps on while others may hold the rest.
+    pub(super) fn epoll(&self) -> Arc<Epoll> {
+        self.epoll.clone()
+    }
+
+    /// What is due before the control thread sleeps on. Whoever drove leaves the seeking to it: the alarm wakes it.
+    fn hand_back(&mut self) {
+        self.catch_up();
+        self.set_alarm();
     }
 
     fn happened(&mut self, event: &EpollEvent) {
@@ -265,6 +258,9 @@ impl Control {
                     self.link_ready(EpollFlags::EPOLLOUT);
                 }
             }
+            // A report from before somebody else began to look after the link, unless it is its end.
+            LINK if self.link.as_ref().is_some_and(|link| link.is_driven)
+                && !event.events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) => {}
             LINK => self.link_ready(event.events()),
             ROOT => {
                 // Take what it still said. Its death may be older than this link; then the pidfd says no.
@@ -278,6 +274,11 @@ impl Control {
     }
 
     // ---- joining and leaving
+
+    /// True when there is nothing more to do.
+    fn is_over(&mut self) -> bool {
+        self.is_leaving || self.has_failed()
+    }
 
     /// True when this node will not be in the hive. Who waits for it hears why.
     fn has_failed(&mut self) -> bool {
@@ -690,6 +691,151 @@ impl Control {
             refusal => Lost::Never(JoinError::Refused { refusal: refusal.to_string() }),
         };
         self.lose(reason);
+    }
+}
+
+/// The life of the thread.
+pub(super) fn run(cell: &Cell, epoll: &Epoll, shared: Arc<Shared>) {
+    // Also when a callback panics: nobody waits for a thread that is gone.
+    let _closing = CloseInbox(shared);
+    let emptying = EmptyCell(cell);
+    let mut events = [EpollEvent::empty(); EVENTS];
+    let mut count = 0;
+    loop {
+        // Poisoned: a callback panicked in a thread that drove, and nobody knows how far it got.
+        let Ok(mut held) = cell.lock() else { break };
+        let Some(control) = held.as_mut() else { break };
+        for event in &events[..count] {
+            control.happened(event);
+        }
+        if control.is_over() {
+            break;
+        }
+        control.seek_when_due();
+        control.hand_back();
+        if control.is_over() {
+            break;
+        }
+        drop(held);
+        count = match epoll.wait(&mut events, EpollTimeout::NONE) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => {
+                tracing::error!(%error, "the control thread cannot wait");
+                break;
+            }
+        };
+    }
+    if let Some(control) = emptying.take() {
+        control.take_leave();
+    }
+}
+
+/// However the thread ends, the link, the pidfds and an embedded root end with it.
+struct EmptyCell<'cell>(&'cell Cell);
+
+impl EmptyCell<'_> {
+    fn take(&self) -> Option<Control> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for EmptyCell<'_> {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+thread_local! {
+    static DRIVES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// True in callbacks that this thread makes while it drives.
+pub(super) fn is_driving() -> bool {
+    DRIVES.get()
+}
+
+/// Marks this thread while it holds the state; if a callback panics meanwhile, the control thread wakes and ends.
+struct Driving(Arc<Shared>);
+
+impl Driving {
+    fn begin(shared: &Arc<Shared>) -> Driving {
+        DRIVES.set(true);
+        Driving(shared.clone())
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        DRIVES.set(false);
+        if std::thread::panicking() {
+            let _ = self.0.wake.write(1);
+        }
+    }
+}
+
+/// Announces an end from the thread that waits for it, and looks after the link meanwhile. The error hands everything
+/// back: the control thread has to do it. Afterwards the answer is in the channel, or will come there.
+pub(super) fn drive(
+    cell: &Cell,
+    announcement: Announcement,
+    reply: Reply<(), AnnounceError>,
+    answer: &Receiver<Result<(), AnnounceError>>,
+) -> Result<(), (Announcement, Reply<(), AnnounceError>)> {
+    // When the control thread is at work, asking it costs no wake-up.
+    let mut held = match cell.try_lock() {
+        Ok(held) => held,
+        Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return Err((announcement, reply)),
+    };
+    let Some(control) = held.as_mut() else { return Err((announcement, reply)) };
+    if is_driving() || control.link.as_ref().is_none_or(|link| !link.is_admitted) {
+        return Err((announcement, reply));
+    }
+    let shared = control.shared.clone();
+    let driving = Driving::begin(&shared);
+    // What was said before comes first.
+    control.obey();
+    control.announce(announcement, reply);
+    let socket = match &mut control.link {
+        Some(link) if !link.is_driven => {
+            link.is_driven = true;
+            link.socket.clone()
+        }
+        // Somebody else looks after the link, or it has just been lost: then the answer comes through the channel.
+        _ => {
+            control.hand_back();
+            return Ok(());
+        }
+    };
+    control.catch_up();
+    drop(driving);
+    let begun = Instant::now();
+    // Bounded by the clock.
+    loop {
+        drop(held);
+        let left = DRIVING.saturating_sub(begun.elapsed());
+        let patience = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], patience);
+        held = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(control) = held.as_mut() else { return Ok(()) };
+        let _driving = Driving::begin(&shared);
+        let is_same = control.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.socket, &socket));
+        if !is_same {
+            return Ok(());
+        }
+        if matches!(ready, Ok(1..)) {
+            control.link_ready(EpollFlags::EPOLLIN);
+        }
+        let is_done = !answer.is_empty() || begun.elapsed() >= DRIVING;
+        // A link with too much to send is not read from, and one that was lost has nothing to say.
+        if is_done || control.link.as_ref().is_none_or(Link::is_full) {
+            if let Some(link) = &mut control.link {
+                link.is_driven = false;
+            }
+            control.hand_back();
+            return Ok(());
+        }
+        control.catch_up();
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) const HIGH_WATER: usize = 256;
 
 /// A connection to a root.
 pub(super) struct Link {
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<Socket>,
     pub(super) pidfd: OwnedFd,
     /// The root's process as this process sees it.
     pub(super) pid: i32,
@@ -28,6 +28,8 @@ pub(super) struct Link {
     pub(super) is_dedicated: bool,
     /// This node hosts that root.
     pub(super) is_own: bool,
+    /// A thread that waits for its answer reads from the socket; the control thread does not.
+    pub(super) is_driven: bool,
     queue: OutQueue,
     interest: EpollFlags,
     /// The queue waits for something that no readiness tells.
@@ -65,12 +67,13 @@ impl Link {
             return Connecting::Nobody;
         }
         Connecting::Connected(Link {
-            socket,
+            socket: Arc::new(socket),
             pidfd,
             pid,
             is_admitted: false,
             is_dedicated: false,
             is_own: false,
+            is_driven: false,
             queue: OutQueue::new(QUEUE),
             interest: EpollFlags::EPOLLIN,
             is_short: false,
@@ -89,14 +92,14 @@ impl Link {
     }
 
     pub(super) fn watch(&self, epoll: &Epoll, socket: u64, pidfd: u64) -> io::Result<()> {
-        epoll.add(&self.socket, EpollEvent::new(self.interest, socket))?;
+        epoll.add(&*self.socket, EpollEvent::new(self.interest, socket))?;
         epoll.add(&self.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, pidfd))?;
         Ok(())
     }
 
     /// Said explicitly before the link is dropped: a forked child may keep both open.
     pub(super) fn unwatch(&self, epoll: &Epoll) {
-        let _ = epoll.delete(&self.socket);
+        let _ = epoll.delete(&*self.socket);
         let _ = epoll.delete(&self.pidfd);
     }
 
@@ -131,10 +134,12 @@ impl Link {
     /// Watches for what this link waits for.
     pub(super) fn rearm(&mut self, epoll: &Epoll, token: u64) -> Result<(), SendFailure> {
         let mut interest = EpollFlags::empty();
-        interest.set(EpollFlags::EPOLLIN, !self.is_full());
+        interest.set(EpollFlags::EPOLLIN, !self.is_full() && !self.is_driven);
         interest.set(EpollFlags::EPOLLOUT, self.queue.len() > 0 && !self.is_short);
         if interest != self.interest {
-            epoll.modify(&self.socket, &mut EpollEvent::new(interest, token)).map_err(SendFailure::System)?;
+            epoll
+                .modify(&*self.socket, &mut EpollEvent::new(interest, token))
+                .map_err(SendFailure::System)?;
             self.interest = interest;
         }
         Ok(())
