@@ -61,6 +61,15 @@ impl Readings {
         }
     }
 
+    /// The smallest readings that so many of a million readings do not exceed, in nanoseconds: the points of a curve.
+    /// Empty if nothing was recorded.
+    pub fn quantiles(&mut self, of_a_million: &[u64]) -> Vec<f64> {
+        self.picoseconds.sort_unstable();
+        let count = self.picoseconds.len() as u64;
+        let ranks = of_a_million.iter().map(|share| (count * share).div_ceil(1_000_000).max(1));
+        ranks.filter_map(|rank| Some(*self.picoseconds.get(rank as usize - 1)? as f64 / 1000.0)).collect()
+    }
+
     /// The smallest reading that so many of 10,000 readings do not exceed, in nanoseconds. Sorted readings only.
     fn percentile(&self, of_ten_thousand: usize) -> f64 {
         let count = self.picoseconds.len();
@@ -152,6 +161,13 @@ mod tests {
     fn no_reading_is_zero_and_no_panic() {
         let summary = Readings::default().summary();
         assert_eq!((summary.p50, summary.max, summary.per_second), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn a_curve_runs_from_the_median_to_the_largest_reading() {
+        let quantiles = readings((1..=1000).rev()).quantiles(&[500_000, 999_000, 1_000_000]);
+        assert_eq!(quantiles, [500.0, 999.0, 1000.0]);
+        assert!(Readings::default().quantiles(&[500_000]).is_empty());
     }
 
     #[test]
