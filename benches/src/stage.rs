@@ -42,11 +42,15 @@ pub enum Task {
     Publish {
         /// How many.
         services: usize,
+        /// In one go, with [`Node::together`].
+        together: bool,
     },
     /// Create that many subscribers, each of one service by its exact name.
     Subscribe {
         /// How many.
         services: usize,
+        /// In one go, with [`Node::together`].
+        together: bool,
     },
     /// Create one subscriber of all services.
     SubscribeToAll,
@@ -71,6 +75,13 @@ pub struct Span {
     pub begin_ns: u64,
     /// The same clock.
     pub end_ns: u64,
+}
+
+impl Span {
+    /// How long it took.
+    pub fn length_ms(self) -> f64 {
+        (self.end_ns - self.begin_ns) as f64 / 1e6
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -274,17 +285,15 @@ impl Cast {
     fn perform(&mut self, task: Task) -> Result<(), HarnessError> {
         match task {
             Task::Join { dir, name } => self.node = Some(join(&dir, &name)?),
-            Task::Publish { services } => {
-                for number in 0..services {
-                    let publisher = self.node()?.publisher(&service(number));
-                    self.publishers.push(publisher.map_err(HarnessError::hivemind)?);
-                }
+            Task::Publish { services, together } => {
+                let node = self.node()?;
+                let publishers = create(node, services, together, |name| node.publisher(name))?;
+                self.publishers.extend(publishers);
             }
-            Task::Subscribe { services } => {
-                for number in 0..services {
-                    let subscriber = self.node()?.subscriber(&service(number));
-                    self.subscribers.push(subscriber.map_err(HarnessError::hivemind)?);
-                }
+            Task::Subscribe { services, together } => {
+                let node = self.node()?;
+                let subscribers = create(node, services, together, |name| node.subscriber(name))?;
+                self.subscribers.extend(subscribers);
             }
             Task::SubscribeToAll => {
                 let subscriber = self.node()?.subscriber("scale/*");
@@ -315,6 +324,18 @@ impl Cast {
     fn node(&self) -> Result<&Node, HarnessError> {
         self.node.as_ref().ok_or_else(|| HarnessError::Peer("it has not joined".into()))
     }
+}
+
+/// One end for each of so many services, one by one or all in one go.
+fn create<T, E: std::error::Error + Send + Sync + 'static>(
+    node: &Node,
+    services: usize,
+    together: bool,
+    one: impl Fn(&str) -> Result<T, E>,
+) -> Result<Vec<T>, HarnessError> {
+    let all = || (0..services).map(|number| one(&service(number))).collect::<Result<Vec<T>, E>>();
+    let created = if together { node.together(all).map_err(HarnessError::hivemind)? } else { all() };
+    created.map_err(HarnessError::hivemind)
 }
 
 fn join(dir: &Path, name: &str) -> Result<Node, HarnessError> {

@@ -11,6 +11,9 @@
 //! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work, this
 //! is a forked child), the request goes into the control thread's inbox.
 //!
+//! A thread that announces many ends ([`Session::together`]) does not wait for each answer: the root works on the first while
+//! the next are made, and all answers are awaited at the end.
+//!
 //! ```text
 //!            connected         Welcome
 //!   seeking ───────────▶ greeting ──▶ admitted ──┐
@@ -22,12 +25,12 @@
 //! that are attached need no root at all; the death of a peer is told by its pidfd, which this thread holds.
 //!
 //! If this process dies half-way through a handshake, the root and the peers see it by socket and pidfd.
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -101,6 +104,14 @@ impl Announcement {
         match self {
             Announcement::Offer(offer) => offer.index,
             Announcement::Demand(demand) => demand.index,
+        }
+    }
+
+    /// The name of the service, or the filter.
+    fn what(&self) -> &str {
+        match self {
+            Announcement::Offer(offer) => &offer.service,
+            Announcement::Demand(demand) => &demand.filter,
         }
     }
 }
@@ -242,8 +253,18 @@ struct Shared {
     process: u32,
     wake: EventFd,
     inbox: Mutex<Inbox>,
+    /// What each thread that announces many ends still waits for.
+    together: Mutex<HashMap<ThreadId, Vec<Awaited>>>,
     status: Mutex<Status>,
     next_request: AtomicU64,
+}
+
+/// An announcement whose answer is awaited later.
+struct Awaited {
+    request: u64,
+    /// The name of the service, or the filter.
+    what: String,
+    answer: Receiver<Result<(), AnnounceError>>,
 }
 
 #[derive(Default)]
@@ -310,6 +331,7 @@ impl Session {
             process: std::process::id(),
             wake,
             inbox: Mutex::default(),
+            together: Mutex::default(),
             status: Mutex::new(Status { root_pid: None, root_epoch: 0, hosts_root: false, waited_for }),
             next_request: AtomicU64::new(FIRST_REQUEST),
         });
@@ -355,20 +377,70 @@ impl Session {
         self.announce(Announcement::Demand(demand))
     }
 
+    /// Runs `create` on this thread; what it announces is not answered one by one, but all at the end. For many ends this
+    /// takes a fraction of the time. Other threads are not concerned.
+    ///
+    /// # Errors
+    /// What was refused (the name of the service, or the filter), and why. [`Session::offer`] and [`Session::demand`] have
+    /// said `Ok` for it in the meantime, so take those ends back.
+    pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, Vec<(String, AnnounceError)>> {
+        let thread = thread::current().id();
+        if self.shared.together().contains_key(&thread) {
+            // Within another such call, which waits for these, too.
+            return Ok(create());
+        }
+        self.shared.together().insert(thread, Vec::new());
+        let gathering = Gathering { shared: &self.shared, thread };
+        let created = create();
+        let awaited = gathering.finish();
+        let begun = Instant::now();
+        let mut refused = Vec::new();
+        for Awaited { request, what, answer } in awaited {
+            let left = self.shared.patience.saturating_sub(begun.elapsed());
+            if let Err(error) = self.wait(&answer, request, left, AnnounceError::from) {
+                refused.push((what, error));
+            }
+        }
+        if refused.is_empty() { Ok(created) } else { Err(refused) }
+    }
+
+    /// Waits for what this thread announced last, if it is within [`Session::together`]; it is not awaited again at the end.
+    ///
+    /// # Errors
+    /// [`AnnounceError`].
+    pub fn confirm(&self) -> Result<(), AnnounceError> {
+        let last = self.shared.together().get_mut(&thread::current().id()).and_then(Vec::pop);
+        last.map_or(Ok(()), |Awaited { request, answer, .. }| {
+            self.wait(&answer, request, self.shared.patience, AnnounceError::from)
+        })
+    }
+
     fn announce(&self, announcement: Announcement) -> Result<(), AnnounceError> {
         let request = u64::from(announcement.index());
         let (reply, answer) = bounded(1);
+        let what = {
+            let together = self.shared.together();
+            together.contains_key(&thread::current().id()).then(|| announcement.what().to_owned())
+        };
         // A forked child has neither the thread nor a socket of its own.
         let is_ours = self.shared.process == std::process::id();
         let driven = if is_ours {
-            control::drive(&self.control, announcement, reply, &answer)
+            let answer = what.is_none().then_some(&answer);
+            control::drive(&self.control, announcement, reply, answer)
         } else {
             Err((announcement, reply))
         };
         if let Err((announcement, reply)) = driven {
             self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
         }
-        self.wait(&answer, request, AnnounceError::from)
+        match what {
+            Some(what) => {
+                let awaited = Awaited { request, what, answer };
+                self.shared.together().entry(thread::current().id()).or_default().push(awaited);
+                Ok(())
+            }
+            None => self.wait(&answer, request, self.shared.patience, AnnounceError::from),
+        }
     }
 
     /// An end is gone. Never waits; may be called by the node's callbacks.
@@ -390,7 +462,7 @@ impl Session {
     pub fn list(&self) -> Result<Listing, SessionError> {
         let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
         self.shared.push(Command::List { request, reply }).map_err(SessionError::from)?;
-        self.wait(&answer, request, SessionError::from)
+        self.wait(&answer, request, self.shared.patience, SessionError::from)
     }
 
     /// The segment of an end of any node, to look at.
@@ -400,17 +472,18 @@ impl Session {
     pub fn inspect(&self, end: EndId) -> Result<Handle, SessionError> {
         let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
         self.shared.push(Command::Inspect { request, end, reply }).map_err(SessionError::from)?;
-        self.wait(&answer, request, SessionError::from)
+        self.wait(&answer, request, self.shared.patience, SessionError::from)
     }
 
     fn wait<T, E>(
         &self,
         answer: &Receiver<Result<T, E>>,
         request: u64,
+        patience: Duration,
         convert: impl Fn(Unanswered) -> E,
     ) -> Result<T, E> {
         let begun = Instant::now();
-        match answer.recv_timeout(self.shared.patience) {
+        match answer.recv_timeout(patience) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Disconnected) => Err(convert(Unanswered::Left)),
             Err(RecvTimeoutError::Timeout) => {
@@ -486,6 +559,25 @@ impl fmt::Debug for Session {
     }
 }
 
+/// A thread's announcements are gathered as long as this lives.
+struct Gathering<'session> {
+    shared: &'session Shared,
+    thread: ThreadId,
+}
+
+impl Gathering<'_> {
+    fn finish(self) -> Vec<Awaited> {
+        self.shared.together().remove(&self.thread).unwrap_or_default()
+    }
+}
+
+impl Drop for Gathering<'_> {
+    fn drop(&mut self) {
+        // Also when what was to be created panics: the thread may go on to announce something else.
+        self.shared.together().remove(&self.thread);
+    }
+}
+
 /// Why a request was not even answered.
 enum Unanswered {
     Left,
@@ -518,6 +610,10 @@ impl Shared {
     // A panic while one of these is held is one in this file; what is inside is whole at any moment.
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn together(&self) -> MutexGuard<'_, HashMap<ThreadId, Vec<Awaited>>> {
+        self.together.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {

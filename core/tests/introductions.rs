@@ -380,3 +380,80 @@ fn a_thousand_services_are_matched_both_ways() {
     assert_eq!((early.matches(1), late.matches(1)), (1000, 1000));
     assert_eq!(host.session.list().unwrap().connections.len(), 2000);
 }
+
+#[test]
+fn ends_that_are_announced_together_are_all_there_and_the_refused_are_named() {
+    const ENDS: u32 = 300;
+    let (_base, dir) = hive();
+    let other = Node::join(&dir, "other");
+    other.offer(1, "s/7", 99).unwrap();
+    let node = Node::join(&dir, "node");
+    let offer_all = |from: u32| {
+        (0..ENDS).map(|number| node.offer(from + number, &format!("s/{number}"), 5)).collect::<Vec<_>>()
+    };
+    let refused = node.session.together(|| offer_all(0)).unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, "s/7");
+    assert!(matches!(refused[0].1, AnnounceError::TypeMismatch { .. }), "{:?}", refused[0].1);
+    assert_eq!(other.session.list().unwrap().publishers.len(), 1 + ENDS as usize - 1);
+
+    let answers = node.session.together(|| other.session.together(|| other.offer(2, "t", 5))).unwrap();
+    answers.unwrap().unwrap();
+    // Outside of it each answer comes at once again.
+    assert!(matches!(node.offer(ENDS, "s/7", 5), Err(AnnounceError::TypeMismatch { .. })));
+}
+
+#[test]
+fn an_end_that_is_confirmed_is_not_awaited_again() {
+    let (_base, dir) = hive();
+    let other = Node::join(&dir, "other");
+    other.offer(1, "a", 99).unwrap();
+    let node = Node::join(&dir, "node");
+    let confirmed = node.session.together(|| {
+        node.offer(1, "a", 5).unwrap();
+        node.session.confirm()
+    });
+    assert!(matches!(confirmed, Ok(Err(AnnounceError::TypeMismatch { .. }))));
+}
+
+/// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each other aside,
+/// while matches of all of them are under way.
+#[test]
+fn threads_that_announce_at_the_same_time_all_get_their_answers_and_their_matches() {
+    const THREADS: u32 = 4;
+    const ENDS: u32 = 50;
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    let viewer = Node::join(&dir, "viewer");
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (camera, viewer) = (&camera, &viewer);
+            let names = move || (0..ENDS).map(move |end| (thread * ENDS + end, format!("{thread}/{end}")));
+            scope.spawn(move || names().for_each(|(index, name)| camera.offer(index, &name, 5).unwrap()));
+            scope.spawn(move || {
+                names().for_each(|(index, name)| viewer.demand(index, &name, Some(5)).unwrap())
+            });
+        }
+    });
+    for index in 0..THREADS * ENDS {
+        viewer.wait_attached(index, camera.end(index));
+        assert_eq!(viewer.matches(index), 1);
+    }
+}
+
+/// The callback runs in the control thread or in the one that waits; in either case nobody waits for ever, and the hive
+/// sees the node go.
+#[test]
+fn a_callback_that_panics_ends_the_session_for_every_thread() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    camera.offer(1, "a", 5).unwrap();
+    let viewer = Node::join(&dir, "viewer");
+    viewer.side.panics.store(true, std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        // It panics, is answered before that, or hears that the session has ended.
+        let _any_of_these = scope.spawn(|| viewer.demand(2, "a", Some(5))).join();
+    });
+    wait_for("the end of the session", || matches!(viewer.offer(3, "b", 5), Err(AnnounceError::Left)));
+    wait_for("the node to be gone", || camera.session.list().unwrap().nodes.len() == 1);
+}

@@ -80,6 +80,29 @@ pub enum SubscriberError {
     Thread(std::io::Error),
 }
 
+/// Some of the ends that were created together ([`crate::Node::together`]) were refused; all of them are gone again.
+#[derive(thiserror::Error)]
+#[error(
+    "{} ends that were created together were refused, the first of {:?}: {}",
+    .refused.len(), .refused[0].0, .refused[0].1
+)]
+pub struct TogetherError {
+    /// The service or the filter of each that was refused, and why; at least one.
+    refused: Vec<(String, AnnounceError)>,
+}
+
+impl TogetherError {
+    pub(crate) fn new(refused: Vec<(String, AnnounceError)>) -> Self {
+        assert!(!refused.is_empty(), "there is an error because something was refused");
+        TogetherError { refused }
+    }
+
+    /// The service or the filter of each end that was refused, and why; at least one.
+    pub fn refused(&self) -> &[(String, AnnounceError)] {
+        &self.refused
+    }
+}
+
 /// Why a message was not sent, or no memory was lent for one.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -234,4 +257,13 @@ macro_rules! debug_as_sentence {
     };
 }
 
-debug_as_sentence!(NodeError, PublisherError, SubscriberError, SendError, RecvError, WaitError, RunError);
+debug_as_sentence!(
+    NodeError,
+    TogetherError,
+    PublisherError,
+    SubscriberError,
+    SendError,
+    RecvError,
+    WaitError,
+    RunError
+);

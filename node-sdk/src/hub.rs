@@ -43,6 +43,9 @@ pub(crate) struct Hub {
     changed: Condvar,
     /// Doorbells of peers that are mapped already, by the life of their node.
     peers: Mutex<HashMap<u64, Weak<Bells>>>,
+    /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
+    /// once.
+    seats: Mutex<HashMap<EndId, Weak<MappedSeats>>>,
 }
 
 #[derive(Default)]
@@ -196,6 +199,7 @@ impl Hub {
             ends: Mutex::default(),
             changed: Condvar::new(),
             peers: Mutex::default(),
+            seats: Mutex::default(),
         }
     }
 
@@ -312,6 +316,25 @@ impl Hub {
         Ok(bells)
     }
 
+    /// The reader segment of a subscriber, mapped once. A subscriber has one; who sends another one for the same end is
+    /// read where it was read before, and harms itself alone.
+    fn seats_of(&self, subscriber: EndId, reader: Handle) -> Result<Arc<MappedSeats>, String> {
+        let mut known = lock(&self.seats);
+        if let Some(seats) = known.get(&subscriber).and_then(Weak::upgrade) {
+            return Ok(seats);
+        }
+        let whose = (subscriber.node, subscriber.index);
+        let seats =
+            MappedSeats::open(self.backend(), reader, Some(whose)).map_err(|error| error.to_string())?;
+        let seats = Arc::new(seats);
+        // Now and then, so that the table stays below twice what is mapped, and a thousand attachments are not a million steps.
+        if known.len() == known.capacity() {
+            known.retain(|_, seats| seats.strong_count() > 0);
+        }
+        known.insert(subscriber, Arc::downgrade(&seats));
+        Ok(seats)
+    }
+
     /// Opens what the publisher's node sent.
     fn open_ring(
         &self,
@@ -387,13 +410,11 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats = MappedSeats::open(self.backend(), a.reader, Some(subscriber))
-            .map_err(|error| error.to_string())?;
+        let seats = self.seats_of(a.subscriber, a.reader)?;
         let bells = self.peer_bells(a.subscriber.node, a.bells)?;
         let line = seats.bell_line();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        let start =
-            desk.attach(Arc::new(seats), a.seat, bell, subscriber).map_err(|error| error.to_string())?;
+        let start = desk.attach(seats, a.seat, bell, subscriber).map_err(|error| error.to_string())?;
         self.notify();
         Ok(AttachReply { start, ring: handle })
     }
@@ -455,6 +476,7 @@ impl NodeSide for Hub {
             ends.subscribers.values().cloned().collect()
         };
         lock(&self.peers).remove(&node);
+        lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
         for end in subscribers {
             let (abandoned, concerned) = {
                 let mut inbox = end.inbox();

@@ -77,13 +77,14 @@ mod subscriber;
 
 pub use dynamic::{DynamicSample, DynamicSubscriber};
 pub use error::{
-    LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, WaitError,
+    LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, TogetherError,
+    WaitError,
 };
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
 pub use hivemind_core::protocol::EndId;
 pub use hivemind_core::schema;
-pub use hivemind_core::session::{Handle, JoinError, Listing, SessionError};
+pub use hivemind_core::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use hivemind_derive::message;
 pub use message::Message;
 pub use node::{Node, NodeBuilder};

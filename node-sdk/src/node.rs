@@ -1,7 +1,7 @@
 //! A node: a process, or a part of one, that has joined a hive.
 
 use crate::dynamic::DynamicSubscriber;
-use crate::error::{NodeError, PublisherError, RunError, SubscriberError};
+use crate::error::{NodeError, PublisherError, RunError, SubscriberError, TogetherError};
 use crate::hub::Hub;
 use crate::message::Message;
 use crate::publisher::{Publisher, PublisherBuilder};
@@ -226,6 +226,29 @@ impl Node {
         DynamicSubscriber::create(&self.inner, filter)
     }
 
+    /// Runs `create` and waits for the root once, for all publishers and subscribers that it creates on this thread, instead of
+    /// once for each: a thousand of them are there in a fraction of the time.
+    ///
+    /// ```
+    /// # use hivemind::Node;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = Node::builder("camera").dir(folder.path()).join()?;
+    /// let publishers = node.together(|| {
+    ///     (0..100).map(|joint| node.publisher::<[u8]>(&format!("arm/{joint}"))).collect::<Result<Vec<_>, _>>()
+    /// })??;
+    /// assert_eq!(publishers.len(), 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TogetherError`] names all that the root refused; whatever `create` returned is dropped then. Why an end could not even
+    /// be announced is said by the call that creates it, as always.
+    pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, TogetherError> {
+        self.inner.session.together(create).map_err(TogetherError::new)
+    }
+
     /// A service that runs itself: `body` is called again and again on a thread of its own, until the node leaves or it returns
     /// an error.
     ///
@@ -237,6 +260,8 @@ impl Node {
         F: FnMut(&mut Service<T>) -> Result<(), ServiceError> + Send + 'static,
     {
         let publisher = self.publisher::<T>(service)?;
+        // Its thread begins at once, so within `together` it is not left for the end.
+        self.inner.session.confirm()?;
         let hub = Arc::clone(&self.inner.hub);
         self.inner
             .crew
@@ -254,6 +279,8 @@ impl Node {
         F: FnMut(Sample<T>) + Send + 'static,
     {
         let subscriber = self.subscriber::<T>(filter)?;
+        // As in `service`.
+        self.inner.session.confirm()?;
         self.inner.crew.start_handler(filter, subscriber, handler).map_err(SubscriberError::Thread)
     }
 

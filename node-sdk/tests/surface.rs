@@ -276,6 +276,46 @@ fn another_type_on_the_same_service_is_an_error_that_names_both() {
 
 // This was a panic once: the schema was made by the call that cannot fail.
 #[test]
+fn ends_created_together_work_and_one_that_is_refused_takes_all_back() {
+    let hive = Hive::new();
+    let camera = hive.join("camera");
+    let listener = hive.join("listener");
+    let name = |number: usize| format!("joint/{number}");
+    let mut publishers = camera
+        .together(|| (0..50).map(|n| camera.publisher::<Pose>(&name(n))).collect::<Result<Vec<_>, _>>())
+        .unwrap()
+        .unwrap();
+    let mut subscribers = listener
+        .together(|| (0..50).map(|n| listener.subscriber::<Pose>(&name(n))).collect::<Result<Vec<_>, _>>())
+        .unwrap()
+        .unwrap();
+    for (id, publisher) in publishers.iter_mut().enumerate() {
+        publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+        publisher.send(&pose(id as u64)).unwrap();
+    }
+    for (id, subscriber) in subscribers.iter_mut().enumerate() {
+        assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap().id, id as u64);
+    }
+
+    let refused = listener
+        .together(|| (49..52).map(|n| listener.publisher::<Signal>(&name(n))).collect::<Result<Vec<_>, _>>())
+        .unwrap_err();
+    assert_eq!(refused.refused().len(), 1);
+    assert_eq!(refused.refused()[0].0, "joint/49");
+    assert!(refused.to_string().contains("joint/49"), "{refused}");
+    assert_eq!(camera.observe().unwrap().publishers.len(), 50, "the others were taken back");
+}
+
+#[test]
+fn a_service_that_runs_itself_is_refused_at_once_even_among_others() {
+    let hive = Hive::new();
+    let camera = hive.join("camera");
+    let _typed = camera.publisher::<Pose>("a").unwrap();
+    let refused = camera.together(|| camera.service::<Signal, _>("a", |_| unreachable!("it was refused")));
+    assert!(matches!(refused.unwrap(), Err(hivemind::PublisherError::Announce(_))));
+}
+
+#[test]
 fn a_type_too_large_to_be_described_is_an_error_that_says_what_to_do() {
     type Huge = [[u8; 1 << 16]; 1 << 16];
     let hive = Hive::new();

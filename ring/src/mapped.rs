@@ -478,8 +478,11 @@ impl Bells {
             Some(line) => line,
             None if book.used == BELLS_MAX => return Err(CreateError::BellsOut { limit: BELLS_MAX }),
             None => {
-                let end = u64::from(book.used + 1) * LINE_BYTES;
-                self.segment.reserve(end - LINE_BYTES..end)?;
+                let start = u64::from(book.used) * LINE_BYTES;
+                // A page at a time: every line within it has memory then.
+                if start.is_multiple_of(PAGE_BYTES) {
+                    self.segment.reserve(start..start + PAGE_BYTES)?;
+                }
                 book.used += 1;
                 book.used - 1
             }

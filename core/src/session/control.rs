@@ -774,13 +774,14 @@ impl Drop for Driving {
     }
 }
 
-/// Announces an end from the thread that waits for it, and looks after the link meanwhile. The error hands everything
-/// back: the control thread has to do it. Afterwards the answer is in the channel, or will come there.
+/// Announces an end from the thread that waits for it, and looks after the link until the answer is there (if it waits:
+/// `answer`). The error hands everything back: the control thread has to do it. Afterwards the answer is in the channel, or
+/// will come there.
 pub(super) fn drive(
     cell: &Cell,
     announcement: Announcement,
     reply: Reply<(), AnnounceError>,
-    answer: &Receiver<Result<(), AnnounceError>>,
+    answer: Option<&Receiver<Result<(), AnnounceError>>>,
 ) -> Result<(), (Announcement, Reply<(), AnnounceError>)> {
     // When the control thread is at work, asking it costs no wake-up.
     let mut held = match cell.try_lock() {
@@ -796,12 +797,12 @@ pub(super) fn drive(
     // What was said before comes first.
     control.obey();
     control.announce(announcement, reply);
-    let socket = match &mut control.link {
-        Some(link) if !link.is_driven => {
+    let (socket, answer) = match (&mut control.link, answer) {
+        (Some(link), Some(answer)) if !link.is_driven => {
             link.is_driven = true;
-            link.socket.clone()
+            (link.socket.clone(), answer)
         }
-        // Somebody else looks after the link, or it has just been lost: then the answer comes through the channel.
+        // Nobody waits, somebody else looks after the link, or it has just been lost.
         _ => {
             control.hand_back();
             return Ok(());

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub struct Recorder {
     /// What `attach` answers instead of a ring.
     pub refuses: Mutex<Option<String>>,
     pub acquaintances: Mutex<Option<HashSet<u64>>>,
+    /// Whether the next match is a mistake in the node's own code.
+    pub panics: AtomicBool,
 }
 
 impl Recorder {
@@ -122,6 +125,7 @@ impl NodeSide for Recorder {
 
     fn matched(&self, matched: Matched) -> Option<Seating> {
         let Matched { subscriber, publisher, service, node_name, .. } = matched;
+        assert!(!self.panics.load(Ordering::SeqCst), "a mistake of the node");
         self.hear(Heard::Matched {
             subscriber,
             publisher,
@@ -203,6 +207,7 @@ impl Node {
             changed: Condvar::new(),
             refuses: Mutex::default(),
             acquaintances: Mutex::default(),
+            panics: AtomicBool::new(false),
         });
         let mut config = SessionConfig {
             dir: dir.clone(),
