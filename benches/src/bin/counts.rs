@@ -67,7 +67,7 @@ fn send(hive: &Hive) -> Outcome {
         path(
             name,
             || if reliable { subscribers.iter_mut().try_for_each(drain) } else { Ok(()) },
-            |step| sent(publisher.send(black_box(&Reading::numbered(step))), readers),
+            |step| sent(&publisher.send(black_box(&Reading::numbered(step))), readers),
         )?;
     }
     Ok(())
@@ -92,7 +92,7 @@ fn send_and_receive(hive: &Hive) -> Outcome {
             name,
             || Ok(()),
             |step| {
-                sent(publisher.send(black_box(&Reading::numbered(step))), 1)
+                sent(&publisher.send(black_box(&Reading::numbered(step))), 1)
                     && matches!(subscriber.try_recv(), Ok(Some(sample)) if sample.sequence.to_native() == step)
             },
         )?;
@@ -148,15 +148,15 @@ fn archive(hive: &Hive) -> Outcome {
         path(
             name,
             || if reliable { drain(subscriber) } else { Ok(()) },
-            |_| sent(publisher.send(black_box(&manifest)), 1),
+            |_| sent(&publisher.send(black_box(&manifest)), 1),
         )?;
     }
     Ok(())
 }
 
 #[inline]
-fn sent(reached: Result<usize, SendError>, wanted: usize) -> bool {
-    matches!(reached, Ok(reached) if reached == wanted)
+fn sent(reached: &Result<usize, SendError>, wanted: usize) -> bool {
+    matches!(reached, Ok(reached) if *reached == wanted)
 }
 
 fn drain<T: Message + ?Sized>(subscriber: &mut Subscriber<T>) -> Outcome {
