@@ -18,7 +18,7 @@ use crate::layout::{
 };
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::reader::Seats;
-use crate::segment::{Backend, Handle, LengthBounds, Segment, SegmentError, Sharing};
+use crate::segment::{Backend, Handle, LengthBounds, Prefaulted, Segment, SegmentError, Sharing};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
@@ -266,6 +266,14 @@ impl MappedRing {
         // SAFETY: in bounds: second assertion; bytes need no alignment and are only handed out as an address.
         let chunks = unsafe { segment.base().add(chunks_offset as usize) };
         MappedRing { slots, header, chunks, chunks_offset, chunks_length, segment }
+    }
+
+    /// Maps the header, the slots and the first `bytes` of chunk memory ahead, so that the first messages take no page faults: for
+    /// the publisher right after `create`, which also takes the memory from the system; for a subscriber right after `open`. Chunks are
+    /// given out from the beginning of that memory.
+    pub fn prefault(&self, bytes: u64) -> Result<Prefaulted, SegmentError> {
+        let chunks = bytes.min(self.chunks_length);
+        self.segment.prefault(0..self.chunks_offset + chunks)
     }
 
     /// The publisher and the line of its bell, as the checked header says.

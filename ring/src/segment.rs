@@ -39,7 +39,7 @@ mod anonymous;
 pub mod named;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -48,6 +48,8 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 
 pub use anonymous::Anonymous;
 #[cfg(feature = "named-segments")]
@@ -110,6 +112,27 @@ impl Handle {
             Self::Name(name) => Ok(Self::Name(name.clone())),
         }
     }
+}
+
+/// What [`Segment::prefault`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Prefaulted {
+    /// So many bytes have memory now, and are mapped in this process: whole pages.
+    pub bytes: u64,
+    /// How.
+    pub by: PrefaultedBy,
+}
+
+/// How pages were mapped ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PrefaultedBy {
+    /// By one call (`MADV_POPULATE_WRITE`, `MADV_POPULATE_READ`).
+    Populating,
+    /// Page by page, because the kernel is older than 5.14 or this segment has a name: the result is the same, the call takes
+    /// longer.
+    Touching,
 }
 
 /// Who may write a segment.
@@ -235,6 +258,88 @@ impl Segment {
             Some(Hold::NamedOwner(created)) => created.reserve(&range),
             _ => Err(SegmentError::NotOwner { operation: "reserve memory of" }),
         }
+    }
+
+    /// Makes sure that touching `range` (bytes from the start) takes no page fault in this process: each would cost 0.2 us
+    /// where the page has memory already, and 1 to 3 us where it has not.
+    ///
+    /// The owner [reserves](Self::reserve) the range first. A peer's call gives memory to pages of the owner that have none yet; it
+    /// is counted against the peer's control group, so a peer asks for what it expects to read, and never for what a stranger
+    /// says. Content does not change. May be called while others read and write.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reserve`](Self::reserve), but for `NotOwner`; [`SegmentError::Refused`].
+    pub fn prefault(&self, range: Range<u64>) -> Result<Prefaulted, SegmentError> {
+        if range.start > range.end || range.end > self.length {
+            let Range { start, end } = range;
+            return Err(SegmentError::OutOfBounds { start, end, length: self.length });
+        }
+        let page = page_size();
+        let start = range.start / page * page;
+        let bytes = range.end.next_multiple_of(page).min(self.length) - start;
+        let (map, advice) = match &self.hold {
+            Some(Hold::Owner { map, .. }) => {
+                self.reserve(range)?;
+                (map, Advice::PopulateWrite)
+            }
+            Some(Hold::Peer { map, .. }) => (map, Advice::PopulateRead),
+            #[cfg(feature = "named-segments")]
+            Some(Hold::NamedOwner(_)) => {
+                self.reserve(range)?;
+                return self.touch(start, bytes);
+            }
+            None => return Ok(Prefaulted { bytes: 0, by: PrefaultedBy::Touching }),
+        };
+        for _ in 0..MOST_INTERRUPTIONS {
+            // Both fit: they lie within the mapping.
+            match map.advise_range(advice, start as usize, bytes as usize).map_err(|error| errno_of(&error)) {
+                Ok(()) => return Ok(Prefaulted { bytes, by: PrefaultedBy::Populating }),
+                // Before 5.14 nobody knew this advice.
+                Err(Errno::EINVAL) => return self.touch(start, bytes),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(Errno::EFAULT) => {
+                    return Err(SegmentError::OutOfMemory { needed: bytes, available: None });
+                }
+                Err(errno) => return Err(SegmentError::of("madvise(MADV_POPULATE)", errno, bytes)),
+            }
+        }
+        Err(SegmentError::Interrupted { attempts: MOST_INTERRUPTIONS })
+    }
+
+    /// Lets the kernel read one byte of each page through this process's mapping. It does not go through references or
+    /// pointers of this program, so nobody else has to stop reading and writing meanwhile; and where there is no memory it says so
+    /// instead of sending a signal.
+    fn touch(&self, start: u64, bytes: u64) -> Result<Prefaulted, SegmentError> {
+        /// The kernel takes 1024 pieces in a call.
+        const PIECES: usize = 1024;
+        let mut sink = [0; PIECES];
+        // Page by page from the first byte of the range, which begins a page.
+        let pages = (start..start + bytes).step_by(page_size() as usize);
+        let base = self.base.as_ptr().addr();
+        let pieces: Vec<RemoteIoVec> =
+            pages.map(|offset| RemoteIoVec { base: base + offset as usize, len: 1 }).collect();
+        for pieces in pieces.chunks(PIECES) {
+            let mut read = 0;
+            for _ in 0..MOST_INTERRUPTIONS {
+                let into = &mut [IoSliceMut::new(&mut sink[..pieces.len() - read])];
+                match process_vm_readv(Pid::this(), into, &pieces[read..]) {
+                    Ok(more) => read += more,
+                    Err(Errno::EINTR) => {}
+                    Err(Errno::EFAULT) => {
+                        return Err(SegmentError::OutOfMemory { needed: bytes, available: None });
+                    }
+                    Err(errno) => return Err(SegmentError::of("process_vm_readv", errno, bytes)),
+                }
+                if read == pieces.len() {
+                    break;
+                }
+            }
+            if read < pieces.len() {
+                return Err(SegmentError::Interrupted { attempts: MOST_INTERRUPTIONS });
+            }
+        }
+        Ok(Prefaulted { bytes, by: PrefaultedBy::Touching })
     }
 
     /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping stays.
@@ -597,4 +702,60 @@ fn soft_limit(resource: Resource) -> u64 {
 
 fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the mapping at this address that this process has mapped (`Rss` of smaps).
+    fn mapped(segment: &Segment) -> u64 {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", segment.as_ptr().addr());
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the mapping is there");
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    const LENGTH: u64 = 64 << 20;
+    const AHEAD: u64 = 3 << 20;
+
+    fn pair() -> (Segment, Segment) {
+        let own = Anonymous.create("test", LENGTH, Sharing::SingleWriter).unwrap();
+        let bounds = LengthBounds { min: LENGTH, max: LENGTH };
+        let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
+        (own, peer)
+    }
+
+    #[test]
+    fn what_is_prefaulted_is_mapped_in_the_process_that_asked_and_no_more() {
+        let (own, peer) = pair();
+        let (before, others) = (mapped(&own), mapped(&peer));
+        assert_eq!((before, others), (0, 0));
+        assert_eq!(own.prefault(0..AHEAD).unwrap().bytes, AHEAD);
+        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, 0));
+        assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
+        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, AHEAD));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_populate_gets_the_same_by_touching() {
+        let (own, peer) = pair();
+        own.reserve(0..AHEAD).unwrap();
+        let touched = Prefaulted { bytes: AHEAD, by: PrefaultedBy::Touching };
+        assert_eq!(own.touch(0, AHEAD).unwrap(), touched);
+        assert!(mapped(&own) >= AHEAD, "the kernel may map more around each page");
+        assert_eq!(peer.touch(0, AHEAD).unwrap(), touched);
+        assert!(mapped(&peer) >= AHEAD);
+    }
+
+    #[test]
+    fn a_range_that_begins_within_a_page_is_widened_to_whole_pages() {
+        let (own, _peer) = pair();
+        let page = page_size();
+        assert_eq!(own.prefault(page + 1..2 * page + 1).unwrap().bytes, 2 * page);
+        assert_eq!(own.prefault(LENGTH - 1..LENGTH).unwrap().bytes, page);
+        assert_eq!(own.prefault(7..7).unwrap().bytes, page);
+        assert!(matches!(own.prefault(0..LENGTH + 1), Err(SegmentError::OutOfBounds { .. })));
+    }
 }
