@@ -76,6 +76,16 @@ pub trait Link {
         self.receive_numbered(SMALL, Part::Small)
     }
 
+    /// Whether a receiver that has nothing to answer takes all messages that are there with one call, however they
+    /// were sent. Then [`receive_each`](Link::receive_each) is used one way.
+    const TAKES_ALL: bool = false;
+
+    /// Waits for at least one message and lets `read` look at each that is there, in order.
+    #[inline(always)]
+    fn receive_each(&mut self, read: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.receive(read)?
+    }
+
     /// Small messages in one batch, if the contender offers batches.
     fn batch(&self) -> Option<u64> {
         None

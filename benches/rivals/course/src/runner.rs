@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::{Effort, Task};
 use crate::contender::{Contender, Launch, Link, Run};
 use crate::failure::{Failure, Result};
-use crate::message::{LAST, ORDINARY, Part, START, Seen, Small};
+use crate::message::{LAST, ORDINARY, Part, START, Seen, Small, read};
 use crate::program::{Launcher, say};
 use crate::readings::{Readings, clock_cost_ns};
 use crate::resources::Resources;
@@ -332,6 +332,10 @@ fn catch<L: Link>(link: &mut L, run: &Run) -> Result<PeerOutcome> {
     let (part, bytes) = (run.task.part(), run.task.bytes());
     let mut counter = Counter::new((STRIDE_BYTES / run.task.bytes()).clamp(1, STRIDE_MESSAGES) as u64);
     while !counter.over {
+        if L::TAKES_ALL {
+            link.receive_each(&mut |place| counter.count(read(place, part)))?;
+            continue;
+        }
         let seen = if part == Part::Small {
             link.receive_small()?
         } else {
