@@ -18,7 +18,7 @@ use crate::layout::{
 };
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::reader::Seats;
-use crate::segment::{Backend, Handle, LengthBounds, Prefaulted, Segment, SegmentError, Sharing};
+use crate::segment::{Backend, Handle, HugePages, LengthBounds, Prefaulted, Segment, SegmentError, Sharing};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
@@ -173,8 +173,26 @@ impl MappedRing {
     /// Makes a ring and its writer. `bell` is the publisher's line; `config.bell` is set from it.
     pub fn create(
         backend: &dyn Backend,
+        config: RingConfig,
+        bell: MappedBell,
+    ) -> Result<Writer<Mapped>, CreateError> {
+        MappedRing::create_by(config, bell, |length| backend.create("ring", length, Sharing::SingleWriter))
+    }
+
+    /// As [`create`](Self::create), for [`huge_pages`](Self::huge_pages).
+    pub fn create_aligned(
+        backend: &dyn Backend,
+        config: RingConfig,
+        bell: MappedBell,
+    ) -> Result<Writer<Mapped>, CreateError> {
+        let create = |length| backend.create_aligned("ring", length, Sharing::SingleWriter);
+        MappedRing::create_by(config, bell, create)
+    }
+
+    fn create_by(
         mut config: RingConfig,
         bell: MappedBell,
+        create: impl FnOnce(u64) -> Result<Segment, SegmentError>,
     ) -> Result<Writer<Mapped>, CreateError> {
         let bound = |what, value, limit| {
             if value <= limit { Ok(()) } else { Err(CreateError::Bound { what, value, limit }) }
@@ -186,7 +204,7 @@ impl MappedRing {
         let slots = config.slots();
         let chunks_offset = (SLOTS_OFFSET + slots * LINE_BYTES).next_multiple_of(PAGE_BYTES);
         let chunks_length = config.chunk_memory.next_multiple_of(PAGE_BYTES);
-        let segment = backend.create("ring", chunks_offset + chunks_length, Sharing::SingleWriter)?;
+        let segment = create(chunks_offset + chunks_length)?;
         segment.reserve(0..chunks_offset)?;
         let ring = MappedRing::over(segment, slots, chunks_offset, chunks_length);
         config.write(&ring, chunks_offset, chunks_length);
@@ -274,6 +292,12 @@ impl MappedRing {
     pub fn prefault(&self, bytes: u64) -> Result<Prefaulted, SegmentError> {
         let chunks = bytes.min(self.chunks_length);
         self.segment.prefault(0..self.chunks_offset + chunks)
+    }
+
+    /// Gives the same bytes as [`prefault`](Self::prefault), rounded up, huge pages as far as the kernel can; for the publisher of a
+    /// ring from [`create_aligned`](Self::create_aligned), before it is announced. The result says what was obtained.
+    pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
+        self.segment.huge_pages(self.chunks_offset + bytes.min(self.chunks_length))
     }
 
     /// The publisher and the line of its bell, as the checked header says.

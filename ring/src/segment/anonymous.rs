@@ -25,6 +25,7 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
+use super::huge::Aligned;
 use super::{Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, whole_pages};
 
 /// Memory without a name, passed on as a descriptor: the backend to use wherever descriptors can be passed.
@@ -45,14 +46,17 @@ pub struct Anonymous;
 
 impl Backend for Anonymous {
     fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError> {
-        let length = whole_pages(length)?;
-        let descriptor = new_memfd(label, length)?;
-        // The cast fits: whole_pages bounds the length.
-        ftruncate(&descriptor, length as i64).map_err(|e| SegmentError::of("ftruncate", e, length))?;
+        let (descriptor, length) = new_object(label, length)?;
         let map = map(descriptor.as_fd(), length, true)?;
-        fcntl(&descriptor, FcntlArg::F_ADD_SEALS(seals_for(sharing)))
-            .map_err(|errno| SegmentError::of("fcntl(F_ADD_SEALS)", errno, length))?;
+        seal(&descriptor, sharing)?;
         Ok(Segment::new(Hold::Owner { map, descriptor: Some(descriptor) }))
+    }
+
+    fn create_aligned(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError> {
+        let (descriptor, length) = new_object(label, length)?;
+        let map = Aligned::map(descriptor.as_fd(), length)?;
+        seal(&descriptor, sharing)?;
+        Ok(Segment::new(Hold::AlignedOwner { map, descriptor: Some(descriptor) }))
     }
 
     fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError> {
@@ -68,6 +72,22 @@ impl Backend for Anonymous {
         let map = map(descriptor.as_fd(), length, writable)?;
         Ok(Segment::new(Hold::Peer { map, writable }))
     }
+}
+
+/// A memory object of this length in whole pages, not sealed yet.
+fn new_object(label: &str, length: u64) -> Result<(OwnedFd, u64), SegmentError> {
+    let length = whole_pages(length)?;
+    let descriptor = new_memfd(label, length)?;
+    // The cast fits: whole_pages bounds the length.
+    ftruncate(&descriptor, length as i64).map_err(|e| SegmentError::of("ftruncate", e, length))?;
+    Ok((descriptor, length))
+}
+
+/// After this nobody gets another mapping to write that `sharing` does not allow.
+fn seal(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), SegmentError> {
+    fcntl(descriptor, FcntlArg::F_ADD_SEALS(seals_for(sharing)))
+        .map(drop)
+        .map_err(|errno| SegmentError::of("fcntl(F_ADD_SEALS)", errno, 0))
 }
 
 /// An empty memory object. `length` is for the error only.
