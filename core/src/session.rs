@@ -424,13 +424,13 @@ impl Session {
         };
         // A forked child has neither the thread nor a socket of its own.
         let is_ours = self.shared.process == std::process::id();
-        let driven = if is_ours {
+        let handed_back = if is_ours {
             let answer = what.is_none().then_some(&answer);
             control::drive(&self.control, announcement, reply, answer)
         } else {
-            Err((announcement, reply))
+            Some((announcement, reply))
         };
-        if let Err((announcement, reply)) = driven {
+        if let Some((announcement, reply)) = handed_back {
             self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
         }
         match what {

@@ -15,12 +15,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -58,6 +58,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 const PACKETS_IN_A_ROW: usize = 64;
 /// With more than twice as many peers as were left the last time, and some, those that are no acquaintances any more are forgotten.
 const SPARE_PEERS: usize = 16;
+/// [`DRIVING`] as a thread that drives waits for the socket.
+const DRIVING_MS: u8 = DRIVING.as_millis() as u8;
 const EVENTS: usize = 32;
 
 const WAKE: u64 = 0;
@@ -775,68 +777,61 @@ impl Drop for Driving {
 }
 
 /// Announces an end from the thread that waits for it, and looks after the link until the answer is there (if it waits:
-/// `answer`). The error hands everything back: the control thread has to do it. Afterwards the answer is in the channel, or
+/// `answer`). What is handed back has to be done by the control thread; otherwise the answer is in the channel afterwards, or
 /// will come there.
 pub(super) fn drive(
     cell: &Cell,
     announcement: Announcement,
     reply: Reply<(), AnnounceError>,
     answer: Option<&Receiver<Result<(), AnnounceError>>>,
-) -> Result<(), (Announcement, Reply<(), AnnounceError>)> {
-    // When the control thread is at work, asking it costs no wake-up.
-    let mut held = match cell.try_lock() {
-        Ok(held) => held,
-        Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return Err((announcement, reply)),
-    };
-    let Some(control) = held.as_mut() else { return Err((announcement, reply)) };
+) -> Option<(Announcement, Reply<(), AnnounceError>)> {
+    // When the control thread is at work, asking it costs no wake-up; when a callback panicked, it ends.
+    let Ok(mut held) = cell.try_lock() else { return Some((announcement, reply)) };
+    let Some(control) = held.as_mut() else { return Some((announcement, reply)) };
     if is_driving() || control.link.as_ref().is_none_or(|link| !link.is_admitted) {
-        return Err((announcement, reply));
+        return Some((announcement, reply));
     }
     let shared = control.shared.clone();
     let driving = Driving::begin(&shared);
     // What was said before comes first.
     control.obey();
     control.announce(announcement, reply);
-    let (socket, answer) = match (&mut control.link, answer) {
+    control.catch_up();
+    let taken = match (&mut control.link, answer) {
         (Some(link), Some(answer)) if !link.is_driven => {
             link.is_driven = true;
-            (link.socket.clone(), answer)
+            Some((link.socket.clone(), answer))
         }
         // Nobody waits, somebody else looks after the link, or it has just been lost.
-        _ => {
-            control.hand_back();
-            return Ok(());
-        }
+        _ => None,
     };
-    control.catch_up();
+    control.hand_back();
+    let (socket, answer) = taken?;
     drop(driving);
     let begun = Instant::now();
-    // Bounded by the clock.
+    // Bounded by the clock: no wait is longer than `DRIVING`, and the first that ends after it is the last.
     loop {
         drop(held);
-        let left = DRIVING.saturating_sub(begun.elapsed());
-        let patience = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], patience);
-        held = cell.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(control) = held.as_mut() else { return Ok(()) };
+        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], DRIVING_MS);
+        held = cell.lock().ok()?;
+        let control = held.as_mut()?;
         let _driving = Driving::begin(&shared);
-        let is_same = control.link.as_ref().is_some_and(|link| Arc::ptr_eq(&link.socket, &socket));
-        if !is_same {
-            return Ok(());
-        }
-        if matches!(ready, Ok(1..)) {
+        let is_ours = |link: &Link| Arc::ptr_eq(&link.socket, &socket);
+        if matches!(ready, Ok(1..)) && control.link.as_ref().is_some_and(is_ours) {
             control.link_ready(EpollFlags::EPOLLIN);
         }
-        let is_done = !answer.is_empty() || begun.elapsed() >= DRIVING;
-        // A link with too much to send is not read from, and one that was lost has nothing to say.
-        if is_done || control.link.as_ref().is_none_or(Link::is_full) {
-            if let Some(link) = &mut control.link {
-                link.is_driven = false;
-            }
-            control.hand_back();
-            return Ok(());
+        let link = control.link.as_mut().filter(|link| is_ours(link));
+        // A link with too much to send is not read from.
+        let goes_on = answer.is_empty()
+            && begun.elapsed() < DRIVING
+            && link.as_ref().is_some_and(|link| !link.is_full());
+        if let Some(link) = link {
+            link.is_driven = goes_on;
         }
-        control.catch_up();
+        control.hand_back();
+        if !goes_on {
+            return None;
+        }
     }
 }
 
