@@ -429,9 +429,15 @@ fn threads_that_announce_at_the_same_time_all_get_their_answers_and_their_matche
         for thread in 0..THREADS {
             let (camera, viewer) = (&camera, &viewer);
             let names = move || (0..ENDS).map(move |end| (thread * ENDS + end, format!("{thread}/{end}")));
-            scope.spawn(move || names().for_each(|(index, name)| camera.offer(index, &name, 5).unwrap()));
             scope.spawn(move || {
-                names().for_each(|(index, name)| viewer.demand(index, &name, Some(5)).unwrap())
+                for (index, name) in names() {
+                    camera.offer(index, &name, 5).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                for (index, name) in names() {
+                    viewer.demand(index, &name, Some(5)).unwrap();
+                }
             });
         }
     });

@@ -8,12 +8,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
-use hivemind_core::session::{JoinError, WaitedFor};
+use hivemind_core::session::{JoinError, RootRole, WaitedFor};
 use hivemind_ring::os::{open_pidfd, receive};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -367,4 +368,37 @@ fn a_host_without_descriptors_refuses_in_words_and_recovers() {
     hoarder.child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
     hoarder.wait_ready();
     assert_eq!(Node::join(&dir, "node").session.root_pid(), Some(hoarder.pid()));
+}
+
+/// The root goes at any moment of an announcement, also while the thread that announces has taken over the work of the control
+/// thread. One that lost the link there once left nobody to seek the next root.
+#[test]
+fn a_thread_that_announces_goes_on_under_each_next_root() {
+    const ROOTS: u32 = 6;
+    const ENDS_UNDER_EACH: u32 = 20;
+    let (_base, dir) = hive();
+    let hosts: Vec<Node> = (0..ROOTS).map(|number| Node::join(&dir, &format!("host-{number}"))).collect();
+    let guest = Node::try_join(&dir, "guest", |config| config.root = RootRole::Guest).unwrap();
+    let announced = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 0..ROOTS * ENDS_UNDER_EACH {
+                guest.offer(index, &format!("s/{index}"), 5).unwrap();
+                announced.store(index + 1, Ordering::SeqCst);
+            }
+        });
+        for number in 1..ROOTS {
+            wait_for("the next announcements", || {
+                announced.load(Ordering::SeqCst) >= number * ENDS_UNDER_EACH
+            });
+            let host = hosts.iter().find(|host| host.session.hosts_root());
+            // Between two roots there is none for a moment; then the next round ends one.
+            if let Some(host) = host {
+                host.session.leave();
+            }
+        }
+    });
+    // The last root may still be hearing the roll call.
+    let all = (ROOTS * ENDS_UNDER_EACH) as usize;
+    wait_for("all ends at the last root", || guest.session.list().unwrap().publishers.len() == all);
 }

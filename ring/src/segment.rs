@@ -809,7 +809,7 @@ mod tests {
         assert!((own.as_ptr().addr() as u64).is_multiple_of(HUGE_PAGE_BYTES));
         own.prefault(0..AHEAD).unwrap();
         // SAFETY: in bounds of the segment, reserved, and nobody else has it.
-        unsafe { own.as_ptr().add(AHEAD as usize - 1).write(77) };
+        unsafe { own.as_ptr().wrapping_add(AHEAD as usize - 1).write(77) };
         let HugePages { asked, obtained } = own.huge_pages(AHEAD).unwrap();
         assert_eq!(asked, 2 * HUGE_PAGE_BYTES);
         if obtained < asked {
@@ -820,7 +820,7 @@ mod tests {
         let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
         assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
         // SAFETY: in bounds of the segment, and nobody writes.
-        assert_eq!(unsafe { peer.as_ptr().add(AHEAD as usize - 1).read() }, 77);
+        assert_eq!(unsafe { peer.as_ptr().wrapping_add(AHEAD as usize - 1).read() }, 77);
         assert_eq!(peer.huge_pages(AHEAD).unwrap().obtained, 0, "only the owner has them made");
     }
 
