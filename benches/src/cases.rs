@@ -17,7 +17,7 @@ use crate::readings::{BATCH, Readings, Summary};
 /// Slots of the rings in the round trips: one message is under way at a time.
 const FEW_SLOTS: u64 = 8;
 /// Slots of the ring in the one-way case.
-const MANY_SLOTS: u64 = 1024;
+const MANY_SLOTS: u64 = 256;
 /// Slots of the ring in the fan-out cases.
 const FAN_SLOTS: u64 = 256;
 /// Messages under one reading of the clock where a message takes a few nanoseconds.

@@ -53,7 +53,7 @@ impl DynamicSubscriber {
                 }
                 Ok(Some(DynamicSample { arrived, origin, schema }))
             }
-            Err(error) => Err(self.intake.cut_off_for(turn, error.to_string())),
+            Err(error) => Err(self.intake.cut_off_for(turn, &error)),
         }
     }
 

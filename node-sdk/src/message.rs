@@ -4,10 +4,10 @@ use crate::error::SendError;
 use crate::publisher::{Outlet, refuse};
 use hivemind_core::schema::Describe;
 use hivemind_ring::archive::{
-    self, ArchiveError, Archiver, Checker, InlineBuffer, InvalidArchive, Message as Arrived, Unarchiver,
-    View, archive_into,
+    self, ArchiveError, Archiver, Checker, InvalidArchive, Message as Arrived, Unarchiver, View, archive_into,
 };
 use hivemind_ring::layout::INLINE_BYTES;
+use hivemind_ring::line::Line;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
@@ -26,6 +26,8 @@ pub trait Message: Describe + sealed::Sealed + 'static {
     fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError>;
     #[doc(hidden)]
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive>;
+    #[doc(hidden)]
+    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive>;
     #[doc(hidden)]
     fn read(held: &Self::Held) -> &Self::Read;
     #[doc(hidden)]
@@ -56,7 +58,7 @@ where
         // A type whose archive has a part of its own outside may still be short: it goes into the slot when its last
         // message did, or would have.
         if size_of::<T::Archived>() <= INLINE_BYTES && outlet.expected <= INLINE_BYTES {
-            let mut buffer = InlineBuffer::default();
+            let mut buffer = Line::default();
             match archive_into(self, buffer.bytes_mut(), &mut outlet.scratch) {
                 Ok(length) => return Ok(outlet.writer.send_inline(buffer.words(), length)),
                 Err(ArchiveError::Full { .. }) => {}
@@ -69,6 +71,11 @@ where
     #[inline]
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive> {
         View::check(arrived)
+    }
+
+    #[inline]
+    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive> {
+        View::check_line(line)
     }
 
     #[inline]
@@ -146,7 +153,7 @@ impl Message for [u8] {
 
     fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError> {
         if self.len() <= INLINE_BYTES {
-            let mut buffer = InlineBuffer::default();
+            let mut buffer = Line::default();
             buffer.bytes_mut()[..self.len()].copy_from_slice(self);
             return Ok(outlet.writer.send_inline(buffer.words(), self.len()));
         }
@@ -161,6 +168,11 @@ impl Message for [u8] {
 
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive> {
         Ok(arrived)
+    }
+
+    #[inline]
+    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive> {
+        Ok(line.into())
     }
 
     #[inline]

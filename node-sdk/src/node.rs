@@ -127,6 +127,8 @@ impl NodeBuilder {
     /// # Errors
     /// See [`NodeError`].
     pub fn join(self) -> Result<Node, NodeError> {
+        // Before there are threads of ours: then it takes no time.
+        hivemind_ring::barrier::enable();
         let name = NodeName::parse(&self.name)?;
         let hive = HiveName::parse(&self.hive)?;
         let dir = match &self.folder {

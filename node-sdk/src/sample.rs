@@ -21,9 +21,11 @@ pub struct Origin {
 ///
 /// A message that lies in a chunk of its publisher stays pinned there as long as the sample lives, also when the publisher
 /// is gone; at most [`hivemind_ring::layout::PINS`] samples of one publisher can be held so. May be sent to other threads.
+// In this order: what moves in pieces of 16 bytes comes before the tag of an `Option` around it.
+#[repr(C)]
 pub struct Sample<T: Message + ?Sized> {
-    pub(crate) held: T::Held,
     pub(crate) origin: Origin,
+    pub(crate) held: T::Held,
 }
 
 impl<T: Message + ?Sized> Sample<T> {

@@ -9,9 +9,10 @@ use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Demand, EndId, Expected};
 use hivemind_core::schema::Schema;
-use hivemind_ring::archive::Message as Arrived;
+use hivemind_ring::archive::{InvalidArchive, Message as Arrived};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
+use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
 use hivemind_ring::reader::{PollError, Reader};
 use std::collections::VecDeque;
@@ -121,13 +122,28 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// See [`RecvError`].
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Sample<T>>, RecvError> {
+        if let Some((turn, line)) = self.intake.poll_line() {
+            return self.sample(turn, T::check_line(line));
+        }
+        self.try_recv_any()
+    }
+
+    /// The long way through [`Subscriber::try_recv`].
+    #[inline(never)]
+    fn try_recv_any(&mut self) -> Result<Option<Sample<T>>, RecvError> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
-        match T::check(arrived) {
-            Ok(held) => {
-                let origin = self.intake.connections[turn].origin;
-                Ok(Some(Sample { held, origin }))
-            }
-            Err(error) => Err(self.intake.cut_off_for(turn, error.to_string())),
+        self.sample(turn, T::check(arrived))
+    }
+
+    #[inline]
+    fn sample(
+        &mut self,
+        turn: usize,
+        checked: Result<T::Held, InvalidArchive>,
+    ) -> Result<Option<Sample<T>>, RecvError> {
+        match checked {
+            Ok(held) => Ok(Some(Sample { held, origin: self.intake.connections[turn].origin })),
+            Err(error) => Err(self.intake.cut_off_for(turn, &error)),
         }
     }
 
@@ -318,8 +334,21 @@ impl Intake {
         Ok(intake)
     }
 
-    /// The next message of any publisher, in turn, and which connection it came from.
+    /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to be done: the
+    /// short way through [`Intake::poll`].
     #[inline]
+    pub(crate) fn poll_line(&mut self) -> Option<(usize, Line)> {
+        self.looks += 1;
+        if self.looks >= LOOKS_PER_SWEEP || self.end.news() != self.seen_news || !self.problems.is_empty() {
+            return None;
+        }
+        let turn = if self.turn < self.connections.len() { self.turn } else { 0 };
+        let line = self.connections.get_mut(turn)?.reader.poll_line()?;
+        self.turn = turn + 1;
+        Some((turn, line))
+    }
+
+    /// The next message of any publisher, in turn, and which connection it came from.
     pub(crate) fn poll(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
         if self.end.news() != self.seen_news {
             self.take_news();
@@ -378,9 +407,9 @@ impl Intake {
 
     /// Detaches from a publisher whose message was read but is not what it must be.
     #[cold]
-    pub(crate) fn cut_off_for(&mut self, turn: usize, reason: String) -> RecvError {
+    pub(crate) fn cut_off_for(&mut self, turn: usize, reason: &dyn std::error::Error) -> RecvError {
         self.connections[turn].invalid += 1;
-        self.cut_off(turn, reason)
+        self.cut_off(turn, reason.to_string())
     }
 
     /// Detaches from a publisher at fault.

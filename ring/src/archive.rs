@@ -7,9 +7,10 @@
 //! the same user that rewrites its committed memory on purpose can break a reader that reads in place; the kernel keeps everybody else
 //! from doing so. Where publishers are not trusted, copy the bytes first ([`Message::into_copy`]) and check the copy.
 
-use crate::layout::{INLINE_BYTES, INLINE_WORDS};
+use crate::layout::{INLINE_BYTES, KIND_CHUNK};
+use crate::line::Line;
 use crate::memory::Memory;
-use crate::reader::{Held, Taken};
+use crate::reader::{Held, Pin, Taken};
 use crate::writer::Writer;
 use crate::{allocator::Chunk, mapped::Mapped};
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
@@ -21,6 +22,7 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 
@@ -93,74 +95,82 @@ where
     length.map_err(|Failure| if needed > 0 { ArchiveError::Full { needed } } else { ArchiveError::Refused })
 }
 
-/// Room for a message that travels in its slot, aligned for every archive.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(16))]
-pub struct InlineBuffer {
-    words: [u64; INLINE_WORDS],
-    _fill: u64,
-}
-
-impl Default for InlineBuffer {
-    #[inline]
-    fn default() -> Self {
-        InlineBuffer { words: [0; INLINE_WORDS], _fill: 0 }
-    }
-}
-
-impl InlineBuffer {
-    /// The words, as [`Writer::send_inline`] takes them.
-    #[inline]
-    pub fn words(&self) -> &[u64; INLINE_WORDS] {
-        &self.words
-    }
-
-    /// All 56 bytes.
-    #[inline]
-    pub fn bytes(&self) -> &[u8; INLINE_BYTES] {
-        // SAFETY: seven initialised words are 56 initialised bytes; alive: borrowed from self; u8 needs no alignment.
-        unsafe { &*std::ptr::from_ref(&self.words).cast() }
-    }
-
-    /// All 56 bytes.
-    #[inline]
-    pub fn bytes_mut(&mut self) -> &mut [u8; INLINE_BYTES] {
-        // SAFETY: as in `bytes`; exclusive: borrowed mutably from self; any bytes are valid words.
-        unsafe { &mut *std::ptr::from_mut(&mut self.words).cast() }
-    }
-}
-
 /// An archive may be nested so deep: in a `Box`, a `Vec`, a `String` and the like, each within the other. Validation recurses,
 /// and its depth would otherwise be the publisher's say over the subscriber's stack.
 pub const DEPTH_MAX: usize = 256;
 
 /// Messages are aligned to so many bytes, wherever they lie.
-pub const ALIGNMENT: usize = align_of::<InlineBuffer>();
+pub const ALIGNMENT: usize = align_of::<Line>();
 
-/// The bytes of a message that arrived.
-#[derive(Debug)]
+/// The bytes of a message that arrived: what its slot said, and what keeps the bytes alive if they lie elsewhere.
+///
+/// It moves in pieces of 16 bytes, just as the line was read (see [`crate::line`]): so nothing in it may have been written in
+/// smaller ones shortly before. That is why there is no tag beside the line; the kind in its stamp is one already.
+#[repr(C)]
 pub struct Message<M: Memory = Mapped> {
-    sequence: u64,
+    line: Line,
+    /// [`KIND_CHUNK`]: a pin, of the chunk that the line speaks of. [`KIND_COPY`]: a copy. Otherwise the message is in the line, and
+    /// this is nothing.
     place: Place<M>,
+    niche: Niche,
 }
 
-#[derive(Debug)]
-enum Place<M: Memory> {
-    Inline { length: usize, buffer: InlineBuffer },
-    Chunk(Held<M>),
-    Copy(rkyv::util::AlignedVec),
+/// Says nothing. `Option` and `Result` of a message keep their own tag in the values that it does not have; in front of the
+/// message, the tag would shift the pieces.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+enum Niche {
+    Taken = 1,
+}
+
+#[repr(C)]
+union Place<M: Memory> {
+    nothing: (),
+    pin: ManuallyDrop<Pin<M>>,
+    copy: ManuallyDrop<Box<rkyv::util::AlignedVec>>,
+}
+
+/// The kind of a message that was copied to memory of this process. No slot says so: a reader refuses it.
+const KIND_COPY: u64 = 0xF8;
+
+impl<M: Memory> From<Line> for Message<M> {
+    #[inline]
+    fn from(line: Line) -> Self {
+        // Outside of this crate a line never is of another kind.
+        assert!(line.kind() <= INLINE_BYTES as u64, "a message in the line");
+        Message { line, place: Place { nothing: () }, niche: Niche::Taken }
+    }
 }
 
 impl<M: Memory> From<Taken<M>> for Message<M> {
     #[inline]
     fn from(taken: Taken<M>) -> Self {
         match taken {
-            Taken::Inline { sequence, length, words } => Message {
-                sequence,
-                place: Place::Inline { length, buffer: InlineBuffer { words, _fill: 0 } },
-            },
-            Taken::Held(held) => Message { sequence: held.sequence(), place: Place::Chunk(held) },
+            Taken::Inline(line) => line.into(),
+            Taken::Held(Held { line, pin }) => {
+                assert_eq!(line.kind(), KIND_CHUNK, "a pin belongs to a chunk");
+                Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken }
+            }
         }
+    }
+}
+
+impl<M: Memory> Drop for Message<M> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.line.kind() > INLINE_BYTES as u64 {
+            self.let_go();
+        }
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Message<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message")
+            .field("sequence", &self.sequence())
+            .field("length", &self.bytes().len())
+            .field("held", &self.is_held())
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,34 +178,65 @@ impl<M: Memory> Message<M> {
     /// Number of the message at its publisher.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.line.sequence()
     }
 
     /// The bytes, aligned to 16 or more.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        match &self.place {
-            Place::Inline { length, buffer } => &buffer.bytes()[..*length],
-            // SAFETY: in bounds: `Held` was checked against the chunk memory; alive: the ring lives in `Held`; initialised:
-            // pages start as zeros; not written by an honest publisher while `Held` keeps the pin (edge pin), and read-only
-            // for everybody else. See the head of this module for the dishonest one.
-            Place::Chunk(held) => unsafe { held.memory().as_ref() },
-            Place::Copy(bytes) => bytes,
+        match self.line.kind() {
+            KIND_CHUNK => {
+                // SAFETY: of this kind, so the pin is what was stored (see `From<Taken>`, the only place that makes them).
+                let pin = unsafe { &self.place.pin };
+                // SAFETY: line and pin came together out of a poll, in one `Held`.
+                let memory = unsafe { pin.memory(&self.line) };
+                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring; initialised:
+                // pages start as zeros; not written by an honest publisher while the pin is there (edge pin), and
+                // read-only for everybody else. See the head of this module for the dishonest one.
+                unsafe { memory.as_ref() }
+            }
+            KIND_COPY => {
+                // SAFETY: of this kind, so the copy is what was stored (see `into_copy`, the only place that makes them).
+                unsafe { &self.place.copy }
+            }
+            _ => self.line.message(),
         }
     }
 
     /// Copies the bytes out of shared memory and lets the chunk go. Allocates.
     #[must_use]
     pub fn into_copy(self) -> Self {
-        let Place::Chunk(_) = &self.place else { return self };
+        if !self.is_held() {
+            return self;
+        }
         let mut copy = rkyv::util::AlignedVec::with_capacity(self.bytes().len());
         copy.extend_from_slice(self.bytes());
-        Message { sequence: self.sequence, place: Place::Copy(copy) }
+        let line = self.line.with_kind(KIND_COPY);
+        Message { line, place: Place { copy: ManuallyDrop::new(Box::new(copy)) }, niche: Niche::Taken }
     }
 
     /// Whether the message lies in shared memory, pinned.
+    #[inline]
     pub fn is_held(&self) -> bool {
-        matches!(self.place, Place::Chunk(_))
+        self.line.kind() == KIND_CHUNK
+    }
+
+    fn let_go(&mut self) {
+        match self.line.kind() {
+            KIND_CHUNK => {
+                // SAFETY: of this kind, so the pin is what was stored.
+                let pin = unsafe { &mut self.place.pin };
+                // SAFETY: once, as only drop calls this.
+                unsafe { ManuallyDrop::drop(pin) }
+            }
+            KIND_COPY => {
+                // SAFETY: of this kind, so the copy is what was stored.
+                let copy = unsafe { &mut self.place.copy };
+                // SAFETY: once, as only drop calls this.
+                unsafe { ManuallyDrop::drop(copy) }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -211,6 +252,7 @@ impl<M: Memory> Message<M> {
 /// share::<hivemind_ring::archive::View<std::cell::Cell<u8>>>();
 /// ```
 #[derive(Debug)]
+#[repr(C)]
 pub struct View<A, M: Memory = Mapped> {
     message: Message<M>,
     /// Sent and shared like the archive itself.
@@ -238,16 +280,31 @@ where
     /// Validates the whole archive.
     #[inline]
     pub fn check(message: Message<M>) -> Result<Self, InvalidArchive> {
-        const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
-        let bytes = message.bytes();
-        // rkyv counts down from this, also for the root, and says no at one.
-        let depth = NonZeroUsize::new(DEPTH_MAX + 2);
-        let mut validator = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), ());
-        match rkyv::api::access_with_context::<A, _, Failure>(bytes, &mut validator) {
-            Ok(_) => Ok(View { message, archive: PhantomData }),
-            Err(Failure) => Err(InvalidArchive { sequence: message.sequence, length: message.bytes().len() }),
+        if is_valid::<A>(message.bytes()) {
+            Ok(View { message, archive: PhantomData })
+        } else {
+            Err(InvalidArchive { sequence: message.sequence(), length: message.bytes().len() })
         }
     }
+
+    /// As [`View::check`], for a message that travelled in its slot.
+    #[inline]
+    pub fn check_line(line: Line) -> Result<Self, InvalidArchive> {
+        if is_valid::<A>(line.message()) {
+            Ok(View { message: line.into(), archive: PhantomData })
+        } else {
+            Err(InvalidArchive { sequence: line.sequence(), length: line.message().len() })
+        }
+    }
+}
+
+#[inline]
+fn is_valid<A: Portable + for<'b> CheckBytes<Checker<'b>>>(bytes: &[u8]) -> bool {
+    const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
+    // rkyv counts down from this, also for the root, and says no at one.
+    let depth = NonZeroUsize::new(DEPTH_MAX + 2);
+    let mut validator = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), ());
+    rkyv::api::access_with_context::<A, _, Failure>(bytes, &mut validator).is_ok()
 }
 
 impl<A, M: Memory> View<A, M> {
@@ -300,7 +357,7 @@ impl<'writer, M: Memory> Loan<'writer, M> {
         self.length = self.length.min(length);
         let length = self.length;
         if length <= INLINE_BYTES {
-            let mut buffer = InlineBuffer::default();
+            let mut buffer = Line::default();
             buffer.bytes_mut()[..length].copy_from_slice(&self);
             // The chunk goes back when self is dropped.
             return self.writer.send_inline(buffer.words(), length);

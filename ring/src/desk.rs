@@ -8,13 +8,13 @@
 //! ```text
 //! control thread                          publisher
 //! list += reader; version += 1            commit message m-1
-//! fence(SeqCst)                 (edge     fence(SeqCst)
+//! fence(SeqCst), heavy barrier  (edge     light barrier
 //! first = head - history        attach)   version? ── old: message m is sent without the new reader
 //! ```
 //!
 //! Either the publisher sees the new version, or the control thread sees a head of at least m: a message that was
 //! sent without the reader lies before or at `first + history`, and overwrites nothing that the reader was promised, since
-//! a history is shorter than the ring. For pins the same pair of fences stands in `Writer::reclaim` and `Reader::hold`.
+//! a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair of fences stands in `Writer::reclaim` and `Reader::hold`.
 
 use crate::bell;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
@@ -54,6 +54,12 @@ pub enum AttachReaderError {
         /// [`READERS_MAX`].
         limit: usize,
     },
+    /// The kernel refused the barrier that attaching needs, though it granted it when this process began. Free memory, then
+    /// subscribe again.
+    #[error(
+        "the kernel refused a memory barrier (membarrier) that it allowed before; free memory and subscribe again"
+    )]
+    NoBarrier,
     /// The reader segment has no such seat, or the seat is not taken: the subscriber is at fault, and is not attached.
     #[error("the subscriber names seat {seat}, which its segment does not have or has not taken")]
     NoSuchSeat {
@@ -116,6 +122,14 @@ impl<M: Memory> Desk<M> {
         self.version.fetch_add(1, Ordering::Release);
         // edge attach: pairs with the fence after each commit; see the head of this module.
         fence(Ordering::SeqCst);
+        // Relaxed: the fence before this; see the change-over in `barrier`.
+        #[cfg(not(loom))]
+        if header.unfenced.load(Ordering::Relaxed) != 0 && !crate::barrier::heavy() {
+            readers.retain(|peer| !same(peer));
+            // edge attach: the list is complete before the version moves.
+            self.version.fetch_add(1, Ordering::Release);
+            return Err(AttachReaderError::NoBarrier);
+        }
         // Acquire: the messages before `head` are complete.
         let head = header.head.load(Ordering::Acquire);
         // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as lost.

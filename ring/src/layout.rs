@@ -15,7 +15,7 @@
 //! └──────────────────────────────┘                 └──────────────────────────────┘
 //! ```
 //!
-//! A slot is one cache line: a stamp and 56 bytes. The stamp says which message lies there and how:
+//! A slot is one cache line: 56 bytes and a stamp. The stamp says which message lies there and how:
 //!
 //! ```text
 //!  63                                    8 7        0
@@ -81,10 +81,10 @@ pub(crate) const fn stamp(sequence: u64, kind: u64) -> u64 {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Slot {
-    /// Which message and of which kind; see the head of this module. Its store is the commit.
-    pub stamp: AtomicU64,
     /// The message itself, or offset and length of its chunk.
     pub words: [AtomicU64; INLINE_WORDS],
+    /// Which message and of which kind; see the head of this module. Its store is the commit.
+    pub stamp: AtomicU64,
 }
 
 /// The start of a ring segment. Constants are written once, before the descriptor leaves the process.
@@ -131,7 +131,9 @@ pub struct RingHeader {
     pub closed: AtomicU64,
     /// Bytes of chunk memory that are backed by pages.
     pub committed: AtomicU64,
-    state_padding: [AtomicU64; fill(4)],
+    /// 1 once the publisher leaves the fence after a commit to those who need it: see [`crate::barrier`].
+    pub unfenced: AtomicU64,
+    state_padding: [AtomicU64; fill(3)],
 }
 
 /// The start of a reader segment.
@@ -234,7 +236,7 @@ fn zeros<const N: usize>() -> [AtomicU64; N] {
 
 impl Slot {
     pub(crate) fn zeroed() -> Self {
-        Slot { stamp: AtomicU64::new(0), words: zeros() }
+        Slot { words: zeros(), stamp: AtomicU64::new(0) }
     }
 }
 
@@ -263,6 +265,7 @@ impl RingHeader {
             blocked: word(),
             closed: word(),
             committed: word(),
+            unfenced: word(),
             state_padding: zeros(),
         }
     }

@@ -23,10 +23,10 @@
 //! | commit  | `Writer::commit`          | `Reader::poll`           | the bytes of the message                         |
 //! | rewrite | `Writer::commit` (fence)  | `Reader::poll` (fence)   | "this slot is being rewritten": the seqlock      |
 //! | pin     | `Reader::hold` (SeqCst)   | `Writer::reclaim`        | "I still read this chunk"                        |
-//! | unpin   | `Held::drop`              | `Writer::reclaim`        | "my last read of this chunk is done"             |
+//! | unpin   | `Pin::drop`               | `Writer::reclaim`        | "my last read of this chunk is done"             |
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
-//! | sleep   | `Sleeper::sleep` (SeqCst) | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
+//! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
 //! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `Writer::rescan` | the end of one side, in order |
 //!
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
@@ -44,9 +44,12 @@ compile_error!("hivemind supports little-endian machines only: archives are litt
 pub mod allocator;
 #[cfg(not(loom))]
 pub mod archive;
+#[cfg(not(loom))]
+pub mod barrier;
 pub mod bell;
 pub mod desk;
 pub mod layout;
+pub mod line;
 #[cfg(not(loom))]
 pub mod mapped;
 pub mod memory;

@@ -20,9 +20,10 @@
 
 use crate::bell::{self, Woken};
 use crate::layout::{
-    INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE,
-    SEAT_READ, SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
+    INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE, SEAT_READ,
+    SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
 };
+use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 use std::ptr::NonNull;
@@ -31,6 +32,9 @@ use std::time::Duration;
 /// So often a reader that is overtaken again while it catches up jumps further ahead within one poll; the last jump goes to
 /// the newest message.
 const CATCH_UP_ATTEMPTS: u64 = 8;
+/// So long sleeps a subscriber that cannot make certain that it is woken: the kernel refuses it the barrier.
+#[cfg(not(loom))]
+const UNORDERED_NAP: Duration = Duration::from_millis(1);
 /// Withdrawn messages that one poll steps over before it gives control back.
 const WITHDRAWN_STEPS: usize = 1024;
 
@@ -164,15 +168,16 @@ impl<M: Memory> Seats<M> {
     /// ```text
     /// subscriber                                publisher
     /// w = wake; sleeping = 1                    commit
-    /// sleepers |= 1 at every publisher          fence(SeqCst)
-    /// fence(SeqCst)                             sleepers != 0 ? sleepers = 0, and for each reader
+    /// sleepers |= 1 at every publisher          light barrier
+    /// fence(SeqCst), heavy barrier              sleepers != 0 ? sleepers = 0, and for each reader
     /// nothing new ? wait(wake == w)                sleeping ? wake += 1, wake-up
     /// sleeping = 0
     /// ```
-    /// One of the two fences comes first: either the publisher sees the sleeper, or the sleeper sees the message.
+    /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the message. See
+    /// `barrier` for the two kinds.
     pub fn sleep<'a>(
         &self,
-        readers: impl Iterator<Item = &'a Reader<M>>,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
         mut news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
@@ -182,17 +187,34 @@ impl<M: Memory> Seats<M> {
         let seen = bell.wake.load(Ordering::Acquire);
         // Relaxed: `sleepers` carries it.
         sleeping.store(1, Ordering::Relaxed);
-        for reader in readers {
+        for reader in readers.clone() {
             // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
             reader.bell.bell().sleepers.fetch_or(1, Ordering::AcqRel);
         }
         // edge sleep: see above.
         fence(Ordering::SeqCst);
+        #[cfg(not(loom))]
+        let timeout = ordered(readers, timeout);
         let woken = if news() { Woken::LookAgain } else { bell::wait(&bell.wake, seen, timeout) };
         // Relaxed: a publisher that still sees 1 rings in vain.
         sleeping.store(0, Ordering::Relaxed);
         woken
     }
+}
+
+/// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`. Where the kernel
+/// refuses, no wake-up is waited for longer than it could be missed.
+#[cfg(not(loom))]
+fn ordered<'a, M: Memory>(
+    mut readers: impl Iterator<Item = &'a Reader<M>>,
+    timeout: Option<Duration>,
+) -> Option<Duration> {
+    // edge sleep. Relaxed: the fence before this; see the change-over in `barrier`.
+    let unfenced = readers.any(|reader| reader.ring.header().unfenced.load(Ordering::Relaxed) != 0);
+    if unfenced && !crate::barrier::heavy() {
+        return Some(timeout.map_or(UNORDERED_NAP, |timeout| timeout.min(UNORDERED_NAP)));
+    }
+    timeout
 }
 
 /// The end of one subscriber at one publisher.
@@ -219,14 +241,7 @@ pub struct Reader<M: Memory> {
 /// A message that a poll found.
 pub enum Taken<M: Memory> {
     /// A copy of a message that travelled in its slot.
-    Inline {
-        /// Number of the message.
-        sequence: u64,
-        /// Bytes that count.
-        length: usize,
-        /// The bytes, in words.
-        words: [u64; INLINE_WORDS],
-    },
+    Inline(Line),
     /// A message in a chunk, pinned until this is dropped.
     Held(Held<M>),
 }
@@ -234,11 +249,7 @@ pub enum Taken<M: Memory> {
 impl<M: Memory> std::fmt::Debug for Taken<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Taken::Inline { sequence, length, .. } => f
-                .debug_struct("Inline")
-                .field("sequence", sequence)
-                .field("length", length)
-                .finish_non_exhaustive(),
+            Taken::Inline(line) => line.fmt(f),
             Taken::Held(held) => held.fmt(f),
         }
     }
@@ -246,12 +257,16 @@ impl<M: Memory> std::fmt::Debug for Taken<M> {
 
 /// A pinned chunk: its publisher does not touch it before this is dropped. May be dropped on any thread.
 pub struct Held<M: Memory> {
+    /// The slot, as it was when the pin held: where the chunk lies, checked against the chunk memory.
+    pub(crate) line: Line,
+    pub(crate) pin: Pin<M>,
+}
+
+/// The pin alone: its drop lets the chunk go.
+pub(crate) struct Pin<M: Memory> {
     segments: Arc<Segments<M>>,
-    seat: usize,
-    pin: usize,
-    sequence: u64,
-    offset: u64,
-    length: u64,
+    seat: u32,
+    index: u32,
 }
 
 /// The two segments that a sample needs, behind one count: a locked instruction costs as much as the rest of a poll.
@@ -393,9 +408,30 @@ impl<M: Memory> Reader<M> {
         self.ring.header().closed.load(Ordering::Acquire) != 0 && !self.ready()
     }
 
+    /// The next message, if it is there and travels in its slot: the short way through [`Reader::poll`], which finds
+    /// everything else.
+    #[inline]
+    pub fn poll_line(&mut self) -> Option<Line> {
+        let sequence = self.cursor;
+        let slot = &self.ring.slots()[(sequence & self.mask) as usize];
+        // edge commit. Acquire: the bytes of the message come before its stamp.
+        let found = slot.stamp.load(Ordering::Acquire);
+        // One look for both: another sequence is further away than any length.
+        if found.wrapping_sub(stamp(sequence, 0)) > INLINE_BYTES as u64 {
+            return None;
+        }
+        let line = Line::copy(slot, found)?;
+        // edge rewrite: if one of the words was of a later message, the stamp below is busy or later too.
+        fence(Ordering::Acquire);
+        if slot.stamp.load(Ordering::Relaxed) != found {
+            return None;
+        }
+        self.advance();
+        Some(line)
+    }
+
     /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
     /// of a reliable ring waits for this reader).
-    #[inline]
     pub fn poll(&mut self) -> Result<Option<Taken<M>>, PollError> {
         let mut attempt = 0;
         for _ in 0..WITHDRAWN_STEPS {
@@ -417,43 +453,33 @@ impl<M: Memory> Reader<M> {
                 continue;
             }
             if kind <= INLINE_BYTES as u64 {
-                let mut words = [0; INLINE_WORDS];
-                for (word, place) in words.iter_mut().zip(&slot.words) {
-                    // Relaxed: the stamp is looked at again.
-                    *word = place.load(Ordering::Relaxed);
+                match self.poll_line() {
+                    Some(line) => return Ok(Some(Taken::Inline(line))),
+                    // Rewritten meanwhile: the stamp says so now.
+                    None => continue,
                 }
-                // edge rewrite: if one of the words was of a later message, the stamp below is busy or later too.
-                fence(Ordering::Acquire);
-                if slot.stamp.load(Ordering::Relaxed) != found {
-                    continue;
-                }
-                self.advance();
-                return Ok(Some(Taken::Inline { sequence, length: kind as usize, words }));
             }
             match kind {
                 KIND_CHUNK => {
-                    // Relaxed: the stamp is looked at again in `hold`.
-                    let offset = slot.words[0].load(Ordering::Relaxed);
-                    let length = slot.words[1].load(Ordering::Relaxed);
+                    let Some(line) = Line::copy(slot, found) else { continue };
+                    let (offset, length) = line.chunk();
                     self.fetch_ahead(offset, length);
+                    // The second look at the stamp is in there.
                     let Some(pin) = self.hold(sequence)? else { continue };
                     // The words are now known to belong to this message; they are a stranger's nevertheless.
                     let (_, bytes) = self.ring.chunks();
                     let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
                     let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
-                    let held = Held {
+                    let pin = Pin {
                         segments: Arc::clone(&self.segments),
-                        seat: self.seat,
-                        pin,
-                        sequence,
-                        offset,
-                        length,
+                        seat: self.seat as u32,
+                        index: pin as u32,
                     };
                     if !within || !aligned || length > self.message_max {
                         return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
                     }
                     self.advance();
-                    return Ok(Some(Taken::Held(held)));
+                    return Ok(Some(Taken::Held(Held { line, pin })));
                 }
                 KIND_WITHDRAWN => {
                     self.lost += 1;
@@ -583,36 +609,53 @@ impl<M: Memory> Reader<M> {
 
 impl<M: Memory> Held<M> {
     /// Number of the message.
+    #[inline]
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.line.sequence()
     }
 
     /// Byte offset within the chunk memory, and length in bytes; within the bounds of the segment.
+    #[inline]
     pub fn location(&self) -> (u64, u64) {
-        (self.offset, self.length)
+        self.line.chunk()
     }
 
     /// Address and length of the message.
+    #[inline]
     pub fn memory(&self) -> NonNull<[u8]> {
-        let (base, _) = self.segments.ring.chunks();
-        // SAFETY: in bounds: `poll` checked offset + length against the length of this very chunk memory.
-        let start = unsafe { base.add(self.offset as usize) };
-        NonNull::slice_from_raw_parts(start, self.length as usize)
+        // SAFETY: line and pin came together out of `poll`.
+        unsafe { self.pin.memory(&self.line) }
     }
 }
 
 impl<M: Memory> std::fmt::Debug for Held<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Held")
-            .field("sequence", &self.sequence)
-            .field("length", &self.length)
+            .field("sequence", &self.sequence())
+            .field("length", &self.location().1)
             .finish_non_exhaustive()
     }
 }
 
-impl<M: Memory> Drop for Held<M> {
+impl<M: Memory> Pin<M> {
+    /// Address and length of the message.
+    ///
+    /// # Safety
+    /// `poll` gave `line` and this pin together.
+    #[inline]
+    pub(crate) unsafe fn memory(&self, line: &Line) -> NonNull<[u8]> {
+        let (base, _) = self.segments.ring.chunks();
+        let (offset, length) = line.chunk();
+        // SAFETY: in bounds: `poll` checked offset + length against the length of this very chunk memory.
+        let start = unsafe { base.add(offset as usize) };
+        NonNull::slice_from_raw_parts(start, length as usize)
+    }
+}
+
+impl<M: Memory> Drop for Pin<M> {
+    #[inline]
     fn drop(&mut self) {
         // edge unpin: the last read of the chunk is done.
-        self.segments.seats.seats()[self.seat].pins[self.pin].store(0, Ordering::Release);
+        self.segments.seats.seats()[self.seat as usize].pins[self.index as usize].store(0, Ordering::Release);
     }
 }

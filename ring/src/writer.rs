@@ -8,7 +8,7 @@
 //! slot.words = …           the message, or where its chunk lies
 //! slot.stamp = n, kind     edge commit: the message exists
 //! head = n + 1
-//! fence(SeqCst)            edge sleep, edge attach
+//! light barrier            edge sleep, edge attach: see `barrier`
 //! sleepers != 0 ?          ring the bell
 //! ```
 //!
@@ -30,6 +30,7 @@ use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
     LINE_BYTES, MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
 };
+use crate::line::Line;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::sync::{Arc, Ordering, fence};
 use std::collections::VecDeque;
@@ -48,7 +49,10 @@ const GROWTH_MAX: u64 = 16 << 20;
 /// and a reader that pauses between two messages rings no bell.
 const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
 /// Looks at the readers before a blocked publisher sleeps.
-const BLOCKED_SPINS: u32 = 200;
+const BLOCKED_SPINS: u32 = 100;
+/// A publisher that finds no room pauses so often and looks once more before it says so: each look takes the line of a cursor
+/// away from its reader, and looking less often lets that one read more than one message in between.
+const FULL_PAUSES: u32 = if cfg!(loom) { 0 } else { 10 };
 
 /// A chunk of up to this many bytes may carry a message of `length` bytes: a quarter more, and at least the whole line.
 fn tolerated(length: u64) -> u64 {
@@ -81,6 +85,9 @@ pub struct Writer<M: Memory> {
     reclaim_at: usize,
     /// What `blocked` in the header says.
     blocked: u64,
+    /// What `unfenced` in the header says.
+    #[cfg(not(loom))]
+    unfenced: bool,
     allocator: ChunkAllocator,
     /// Chunks that came back and wait for a message of their size; the last came back last.
     recycled: Vec<Chunk>,
@@ -228,6 +235,8 @@ impl<M: Memory> Writer<M> {
             retired: VecDeque::new(),
             reclaim_at: RECLAIM_BATCH,
             blocked: 0,
+            #[cfg(not(loom))]
+            unfenced: false,
             allocator: ChunkAllocator::new(chunk_memory),
             recycled: Vec::with_capacity(RECYCLED_MAX),
             pinned: Vec::new(),
@@ -346,10 +355,7 @@ impl<M: Memory> Writer<M> {
         slot.stamp.store(stamp(sequence, KIND_BUSY), Ordering::Relaxed);
         // edge rewrite: a reader that sees one of the new words also sees the busy stamp.
         fence(Ordering::Release);
-        for (word, value) in slot.words.iter().zip(words) {
-            // Relaxed: the stamp on both sides of the words orders them.
-            word.store(*value, Ordering::Relaxed);
-        }
+        Line::store(words, slot);
         // edge commit: all bytes of the message, also those in its chunk, are written before its stamp can be seen.
         slot.stamp.store(stamp(sequence, kind), Ordering::Release);
         self.next = sequence + 1;
@@ -359,12 +365,45 @@ impl<M: Memory> Writer<M> {
             self.occupy(sequence, index, chunk);
         }
         // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at the desk.
-        fence(Ordering::SeqCst);
-        // Relaxed: the fence orders it; a stale 0 means that the sleeper's own look comes after the commit.
+        self.order_commit();
+        // Relaxed: the barrier orders it; a stale 0 means that the sleeper's own look comes after the commit.
         if self.bell.bell().sleepers.load(Ordering::Relaxed) != 0 {
             self.ring_bell();
         }
         self.attached
+    }
+
+    /// A barrier between a commit and the loads that follow it.
+    #[cfg(not(loom))]
+    #[inline]
+    fn order_commit(&mut self) {
+        if self.unfenced {
+            crate::barrier::light();
+        } else {
+            self.fence_commit();
+        }
+    }
+
+    /// The same, as a fence; and the change to the cheap kind as soon as that may be used.
+    #[cfg(not(loom))]
+    #[cold]
+    fn fence_commit(&mut self) {
+        // edge sleep, edge attach.
+        fence(Ordering::SeqCst);
+        if crate::barrier::is_ready() {
+            // Relaxed: the fence below comes before the first commit that needs this to be known.
+            self.ring.header().unfenced.store(1, Ordering::Relaxed);
+            // edge sleep, edge attach: the change-over, see the head of `barrier`.
+            fence(Ordering::SeqCst);
+            self.unfenced = true;
+        }
+    }
+
+    /// A barrier between a commit and the loads that follow it.
+    #[cfg(loom)]
+    fn order_commit(&self) {
+        // edge sleep, edge attach.
+        fence(Ordering::SeqCst);
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.
@@ -438,6 +477,14 @@ impl<M: Memory> Writer<M> {
         }
         let capacity = self.ring.slots().len() as u64;
         self.limit = (self.slowest() + capacity).min(SEQUENCE_MAX);
+        if self.next >= self.limit && FULL_PAUSES > 0 {
+            (0..FULL_PAUSES).for_each(|_| crate::sync::spin_loop());
+            self.limit = (self.slowest() + capacity).min(SEQUENCE_MAX);
+        }
+        if self.next >= self.limit && FULL_PAUSES > 0 {
+            (0..FULL_PAUSES).for_each(|_| crate::sync::spin_loop());
+            self.limit = (self.slowest() + capacity).min(SEQUENCE_MAX);
+        }
         if self.next < self.limit { Ok(()) } else { Err(AdmitError::Full { capacity }) }
     }
 
@@ -553,7 +600,7 @@ impl<M: Memory> Writer<M> {
         if !self.reliable {
             return self.next;
         }
-        // edge attach: the last commit's fence comes before this look. Who is not on the list yet sees a head of at least
+        // edge attach: the last commit's barrier comes before this look. Who is not on the list yet sees a head of at least
         // `next`, and begins at `next - history` or later.
         self.refresh();
         // Relaxed: a constant of this ring.

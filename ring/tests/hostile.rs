@@ -5,13 +5,14 @@
 //! pause while the other side works. Debug builds check every addition for overflow.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{InlineBuffer, Loan, Message};
+use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::desk::AttachReaderError;
 use hivemind_ring::layout::{
     INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, RingHeader, SEAT_FREE,
     SEQUENCE_MAX, Seat,
 };
+use hivemind_ring::line::Line;
 use hivemind_ring::memory::{Heap, HeapRing, RingMemory, SeatMemory};
 use hivemind_ring::reader::{PollError, Reader, Seats, Taken};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
@@ -330,7 +331,7 @@ fn fill(sequence: u64, bytes: &mut [u8]) {
 fn send(writer: &mut Writer<Heap>, length: usize) {
     let sequence = writer.published();
     if length <= INLINE_BYTES {
-        let mut buffer = InlineBuffer::default();
+        let mut buffer = Line::default();
         fill(sequence, &mut buffer.bytes_mut()[..length]);
         writer.send_inline(buffer.words(), length);
     } else {

@@ -6,9 +6,10 @@
 //! still fails, and the seed.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{InlineBuffer, Loan, Message};
+use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::layout::{INLINE_BYTES, PINS};
+use hivemind_ring::line::Line;
 use hivemind_ring::memory::{Heap, HeapSeats, RingMemory};
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
@@ -235,7 +236,7 @@ impl World {
         let bytes = content(self.next(), sent);
         let attached = self.subscribers.iter().filter(|subscriber| subscriber.reader.is_some()).count();
         let reached = if length <= INLINE_BYTES {
-            let mut buffer = InlineBuffer::default();
+            let mut buffer = Line::default();
             buffer.bytes_mut()[..sent].copy_from_slice(&bytes);
             self.writer.send_inline(buffer.words(), sent)
         } else {

@@ -2,8 +2,9 @@
 //! does not know of, or cut the publisher off. The publisher hears nothing of that; it sees it at the seat.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{InlineBuffer, Loan, Message};
+use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
+use hivemind_ring::line::Line;
 use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
@@ -35,7 +36,7 @@ impl Publisher {
 
     fn send(&mut self) -> Result<usize, AdmitError> {
         self.writer.admit()?;
-        Ok(self.writer.send_inline(InlineBuffer::default().words(), 8))
+        Ok(self.writer.send_inline(Line::default().words(), 8))
     }
 
     fn send_chunk(&mut self, byte: u8) {

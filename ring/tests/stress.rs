@@ -2,10 +2,11 @@
 //! every sleeper must be woken. Bounded by counts, not by time.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{InlineBuffer, Loan, Message};
+use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::{Bell, Woken};
 use hivemind_ring::desk::Desk;
 use hivemind_ring::layout::INLINE_BYTES;
+use hivemind_ring::line::Line;
 use hivemind_ring::memory::{Heap, HeapRing};
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
@@ -101,7 +102,7 @@ impl Publisher {
                 Err(error) => panic!("{error}"),
             }
             if length <= INLINE_BYTES {
-                let mut buffer = InlineBuffer::default();
+                let mut buffer = Line::default();
                 fill(sequence, &mut buffer.bytes_mut()[..length]);
                 self.writer.send_inline(buffer.words(), length);
                 return;

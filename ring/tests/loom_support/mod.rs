@@ -219,10 +219,11 @@ impl Subscriber {
     pub fn poll(&mut self) -> Option<Taken<Heap>> {
         let taken = self.reader.poll().expect("an honest publisher")?;
         let sequence = match &taken {
-            Taken::Inline { sequence, length, words } => {
-                assert_eq!(*length, INLINE_BYTES);
-                assert_eq!(*words, [content(*sequence); INLINE_WORDS], "message {sequence} is torn");
-                *sequence
+            Taken::Inline(line) => {
+                let sequence = line.sequence();
+                assert_eq!(line.message().len(), INLINE_BYTES);
+                assert_eq!(*line.words(), [content(sequence); INLINE_WORDS], "message {sequence} is torn");
+                sequence
             }
             Taken::Held(held) => held.sequence(),
         };
@@ -239,7 +240,7 @@ impl Subscriber {
                 chunks.check(&held);
                 true
             }
-            Some(Taken::Inline { .. }) => true,
+            Some(Taken::Inline(_)) => true,
             None => false,
         }
     }

@@ -1,0 +1,154 @@
+//! An asymmetric memory barrier: the side that runs often pays nothing, the side that runs seldom pays for both.
+//!
+//! Two edges need a store, a full fence and a load on both sides: *sleep* (commit, then look at `sleepers`; set `sleepers`,
+//! then look for messages) and *attach* (commit, then look at the list of readers; change the list, then look at `head`). One side of both is a
+//! commit, where the fence would cost more than all the rest. So the kernel puts it there when it is needed:
+//!
+//! ```text
+//! often: Writer::commit                     seldom: Seats::sleep, Desk::attach
+//! commit                                    sleepers = 1 (or the list changes)
+//! light(): the compiler keeps the order     fence(SeqCst)
+//! sleepers ?                                unfenced ? heavy(): membarrier(2), a full fence on every core that runs
+//!                                                               a thread of a registered process
+//!                                           messages ?
+//! ```
+//!
+//! At the moment of the membarrier the publisher is before, between or after its two steps. Before: it sees `sleepers`.
+//! After: the sleeper sees the commit. Between: the commit is made visible by the fence, so the sleeper sees it, too.
+//!
+//! A process must have registered before it may leave the fence out. That takes no time while it has one thread, and
+//! milliseconds when it has more, so then a thread of its own sees to it, and rings fence until it is done. Each ring
+//! says in its header whether it still does (`unfenced`), and changes over with a fence between that store and the first commit
+//! without one: a sleeper whose own fence comes first is seen by all later looks at `sleepers`, one whose fence comes later sees `unfenced`.
+//!
+//! Where the kernel refuses (before 4.16, or a sandbox forbids the call), publishers fence for ever. A subscriber that
+//! may not call it, though its publisher leaves the fence out, sleeps in short pieces instead.
+//!
+//! Loom knows no such call: under it rings fence for ever, and a pair of fences is what the kernel promises in their place.
+
+use crate::sync::Ordering;
+use nix::libc;
+use std::sync::atomic::{AtomicU64, compiler_fence};
+
+/// The process that registered, or none: 0. A child after a fork is another one.
+static REGISTERED: AtomicU64 = AtomicU64::new(0);
+
+/// Values of `enum membarrier_cmd` in linux/membarrier.h.
+const GLOBAL_EXPEDITED: libc::c_int = 1 << 1;
+const REGISTER_GLOBAL_EXPEDITED: libc::c_int = 1 << 2;
+
+/// The half of the side that runs often: its store stays before its load, as far as the compiler is concerned.
+#[inline]
+pub(crate) fn light() {
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The half of the side that runs seldom. False: the kernel refused, and nothing is ordered.
+#[must_use]
+pub(crate) fn heavy() -> bool {
+    membarrier(GLOBAL_EXPEDITED)
+}
+
+/// Whether publishers of this process may use [`light`].
+#[inline]
+pub(crate) fn is_ready() -> bool {
+    // Relaxed: the number says that a system call was made before; nothing else is read by it.
+    REGISTERED.load(Ordering::Relaxed) != 0
+}
+
+/// Registers this process, so that its publishers need no fence. Called when a node joins; calling it again costs
+/// nothing. Does not block: a process with more than one thread is registered by a thread of its own, a little later.
+pub fn enable() {
+    let process = u64::from(std::process::id());
+    // Relaxed, here and below: see `is_ready`.
+    if REGISTERED.load(Ordering::Relaxed) == process {
+        return;
+    }
+    // A child has its parent's number until here, and none of its mappings.
+    REGISTERED.store(0, Ordering::Relaxed);
+    let register = move || {
+        if membarrier(REGISTER_GLOBAL_EXPEDITED) {
+            REGISTERED.store(process, Ordering::Relaxed);
+        }
+    };
+    let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+    if threads == 1 {
+        register();
+    } else {
+        // If there can be no thread, rings go on with fences.
+        let _thread = std::thread::Builder::new().name("hivemind-barrier".to_owned()).spawn(register);
+    }
+}
+
+fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: membarrier takes a command, flags (none) and a processor (ignored without the flag that names it); it reads and
+    // writes no memory of ours.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    /// The pair on real cores: whoever comes first, at least one of both sides sees the other's store.
+    #[test]
+    fn of_two_stores_one_is_seen_by_the_other_side() {
+        if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {
+            println!("skipped: this kernel or sandbox has no membarrier; publishers fence then");
+            return;
+        }
+        const ROUNDS: u32 = 5_000;
+        let (often, seldom, go) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let seen_by_often: Vec<u32> = std::thread::scope(|scope| {
+            let runner = scope.spawn(|| {
+                (1..=ROUNDS)
+                    .map(|round| {
+                        while go.load(Ordering::Acquire) != round {
+                            std::thread::yield_now();
+                        }
+                        often.store(round, Ordering::Relaxed);
+                        light();
+                        seldom.load(Ordering::Relaxed)
+                    })
+                    .collect()
+            });
+            let seen_by_seldom: Vec<u32> = (1..=ROUNDS)
+                .map(|round| {
+                    go.store(round, Ordering::Release);
+                    seldom.store(round, Ordering::Relaxed);
+                    assert!(heavy(), "it worked before");
+                    let seen = often.load(Ordering::Relaxed);
+                    // The other side is through with this round before the next begins.
+                    while often.load(Ordering::Acquire) != round {
+                        std::thread::yield_now();
+                    }
+                    seen
+                })
+                .collect();
+            let seen_by_often: Vec<u32> = runner.join().unwrap();
+            for (round, (left, right)) in (1..).zip(seen_by_often.iter().zip(&seen_by_seldom)) {
+                assert!(*left >= round || *right >= round, "round {round}: {left} and {right}");
+            }
+            seen_by_often
+        });
+        assert_eq!(seen_by_often.len(), ROUNDS as usize);
+    }
+
+    #[test]
+    fn a_process_that_enabled_it_is_ready_soon() {
+        enable();
+        if !membarrier(0) {
+            return;
+        }
+        for _ in 0..1_000_000 {
+            if is_ready() {
+                enable();
+                assert!(is_ready(), "once is enough");
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("it was never registered");
+    }
+}
