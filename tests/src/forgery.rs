@@ -44,8 +44,10 @@ pub mod ring_word {
     pub const BELL: usize = 13;
     /// Messages committed.
     pub const HEAD: usize = 16;
-    /// First word of the first slot: its stamp.
+    /// First word of the first slot: offset of a chunk, or the message.
     pub const SLOT: usize = 32;
+    /// Last word of the first slot: its stamp.
+    pub const STAMP: usize = SLOT + 7;
 }
 
 /// The words of a reader segment's header and of its first seat, by their places.

@@ -382,7 +382,7 @@ fn slots_that_lie_cut_off_their_publisher_only() {
     for (what, stamp, offset, length) in told {
         let liar = Liar::join(&hive);
         let ring =
-            liar.own(&genuine).word(SLOT, stamp).word(SLOT + 1, offset).word(SLOT + 2, length).word(HEAD, 1);
+            liar.own(&genuine).word(STAMP, stamp).word(SLOT, offset).word(SLOT + 1, length).word(HEAD, 1);
         let _stranger = liar.answer_for_publisher(&ring.make());
         let error = await_error(&mut subscriber);
         assert!(matches!(error, RecvError::Detached { .. }), "{what}: {error:?}");
@@ -401,7 +401,7 @@ fn slots_that_lie_cut_off_their_publisher_only() {
         let liar = Liar::join(&hive);
         let before = subscriber.publishers();
         let _stranger =
-            liar.answer_for_publisher(&liar.own(&genuine).word(SLOT, stamp).word(HEAD, head).make());
+            liar.answer_for_publisher(&liar.own(&genuine).word(STAMP, stamp).word(HEAD, head).make());
         until("it is attached, or refused", || {
             let outcome = subscriber.try_recv();
             (outcome.is_err() || subscriber.publishers() > before).then_some(())
