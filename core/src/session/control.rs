@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -780,6 +781,19 @@ impl Drop for Driving {
 /// `answer`). What is handed back has to be done by the control thread; otherwise the answer is in the channel afterwards, or
 /// will come there.
 pub(super) fn drive(
+    cell: &Cell,
+    announcement: Announcement,
+    reply: Reply<(), AnnounceError>,
+    answer: Option<&Receiver<Result<(), AnnounceError>>>,
+) -> Option<(Announcement, Reply<(), AnnounceError>)> {
+    // A callback that panics ends the session, as it does in the control thread; it does not end the thread that waits, which
+    // hears `Left`. Unwinding has poisoned the state, so nobody uses it any more but to drop it.
+    let driven = AssertUnwindSafe(|| take_the_wheel(cell, announcement, reply, answer));
+    catch_unwind(driven).unwrap_or(None)
+}
+
+/// See [`drive`].
+fn take_the_wheel(
     cell: &Cell,
     announcement: Announcement,
     reply: Reply<(), AnnounceError>,
