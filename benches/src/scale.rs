@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::error::HarnessError;
 use crate::readings::median;
-use crate::stage::{Activity, Actor, Footprint, Task, descriptor_limits};
+use crate::stage::{Activity, Actor, Ahead, Footprint, Task, descriptor_limits};
 
 /// In which order the ends of the services are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,6 +53,8 @@ pub enum Kind {
     Services(usize, Begins, Creates),
     /// That many publishers are created, and nobody else comes.
     IdlePublisher(usize),
+    /// A publisher sends its first messages of 1 MiB.
+    FirstMessages(Ahead),
     /// A hive with that many matched services and a subscriber that blocks, left alone.
     IdleHive(usize),
 }
@@ -71,6 +73,10 @@ pub struct Case {
 const fn thousand(name: &'static str, begins: Begins, creates: Creates) -> Case {
     let goal = "<= 150 ms, 60 MB resident, 2100 descriptors, 0 files";
     Case { name, kind: Kind::Services(1000, begins, creates), goal }
+}
+
+const fn first(name: &'static str, ahead: Ahead) -> Case {
+    Case { name, kind: Kind::FirstMessages(ahead), goal: "no page faults" }
 }
 
 /// Everything that is asked about scale.
@@ -93,6 +99,9 @@ pub const CASES: &[Case] = &[
         kind: Kind::IdlePublisher(1000),
         goal: "<= 24 KiB and 1 descriptor for each",
     },
+    first("first_1MiB", Ahead::Nothing),
+    first("first_1MiB_prefaulted", Ahead::Pages),
+    first("first_1MiB_huge_pages", Ahead::HugePages),
     Case { name: "idle_hive", kind: Kind::IdleHive(100), goal: "0 context switches, 0 ns on a core" },
 ];
 
@@ -100,6 +109,8 @@ pub const CASES: &[Case] = &[
 const SMOKE_SERVICES: usize = 20;
 /// Descriptors of a process beside those of its ends.
 const OTHER_DESCRIPTORS: u64 = 64;
+/// Messages that are the first of their publisher.
+const FIRST_MESSAGES: usize = 16;
 /// For how long an idle hive is watched.
 const WATCH: Duration = Duration::from_secs(4);
 /// The same in a smoke run.
@@ -131,6 +142,8 @@ pub struct Run {
     pub each: u64,
     /// Of each publisher: descriptors that it added.
     pub each_descriptors: f64,
+    /// Of each of the first messages of 1 MiB, filled and sent: microseconds.
+    pub first_us: f64,
     /// Files beside the socket and the lock file, here and in `/dev/shm`.
     pub files: i64,
     /// What the three processes did while they were left alone.
@@ -154,8 +167,12 @@ pub struct Finding {
 
 impl Case {
     fn services(&self, smoke: bool) -> usize {
-        let (Kind::Services(services, ..) | Kind::IdlePublisher(services) | Kind::IdleHive(services)) =
-            self.kind;
+        let services = match self.kind {
+            Kind::Services(services, ..) | Kind::IdlePublisher(services) | Kind::IdleHive(services) => {
+                services
+            }
+            Kind::FirstMessages(_) => 1,
+        };
         if smoke { SMOKE_SERVICES } else { services }
     }
 
@@ -185,6 +202,7 @@ impl Case {
         let mut run = match self.kind {
             Kind::Services(_, begins, creates) => hive.introduce(services, begins, creates)?,
             Kind::IdlePublisher(_) => hive.publish_alone(services)?,
+            Kind::FirstMessages(ahead) => hive.send_first(ahead)?,
             Kind::IdleHive(_) => hive.rest(services, if smoke { SMOKE_WATCH } else { WATCH })?,
         };
         run.raw_ms = raw_ms;
@@ -260,6 +278,12 @@ impl Hive {
         let taken = (all.owned - first.owned) + all.private.saturating_sub(first.private);
         let each_descriptors = (all.descriptors - first.descriptors) as f64 / services as f64;
         Ok(Run { each: taken / services as u64, each_descriptors, ..Run::default() })
+    }
+
+    fn send_first(&mut self, ahead: Ahead) -> Result<Run, HarnessError> {
+        let task = Task::FirstMessages { messages: FIRST_MESSAGES, ahead };
+        let first_us = self.publishers.perform(&task)?.length_ms() * 1e3 / FIRST_MESSAGES as f64;
+        Ok(Run { first_us, ..Run::default() })
     }
 
     fn rest(&mut self, services: usize, watch: Duration) -> Result<Run, HarnessError> {
@@ -364,6 +388,10 @@ impl Finding {
                 over(|run| run.each as f64) / 1024.0,
                 over(|run| run.each_descriptors)
             );
+        }
+        let first_us = over(|run| run.first_us);
+        if first_us > 0.0 {
+            let _ = write!(text, "{first_us:>9.1} us to fill and send each of the first {FIRST_MESSAGES}");
         }
         if self.runs.iter().any(|run| run.watched_s > 0.0) {
             let _ = write!(

@@ -54,6 +54,14 @@ pub enum Task {
     },
     /// Create one subscriber of all services.
     SubscribeToAll,
+    /// Create a publisher and write and send that many messages of 1 MiB, the first it ever sends. The time is that of the
+    /// messages; creating it comes before.
+    FirstMessages {
+        /// How many.
+        messages: usize,
+        /// What is taken ahead.
+        ahead: Ahead,
+    },
     /// Wait until each publisher has so many subscribers.
     AwaitSubscribers {
         /// How many.
@@ -66,6 +74,17 @@ pub enum Task {
     },
     /// Let a thread block in `recv` of the first subscriber.
     Listen,
+}
+
+/// What a publisher of large messages takes before the first of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ahead {
+    /// Nothing.
+    Nothing,
+    /// All memory that the messages need.
+    Pages,
+    /// The same, in huge pages as far as the kernel can.
+    HugePages,
 }
 
 /// When a task began and ended.
@@ -249,8 +268,8 @@ pub fn serve(cores: &[usize], descriptors: u64) -> Result<(), HarnessError> {
     say(&Report::Done(Span { begin_ns: ready_ns, end_ns: ready_ns }))?;
     for line in std::io::stdin().lock().lines() {
         let task: Task = serde_json::from_str(&line?)?;
-        let begin_ns = now_ns();
-        let outcome = cast.perform(task);
+        let mut begin_ns = now_ns();
+        let outcome = cast.perform(task, &mut begin_ns);
         let end_ns = now_ns();
         say(&match outcome {
             Ok(()) => Report::Done(Span { begin_ns, end_ns }),
@@ -282,7 +301,8 @@ fn service(number: usize) -> String {
 }
 
 impl Cast {
-    fn perform(&mut self, task: Task) -> Result<(), HarnessError> {
+    /// `begin_ns` is moved to where the clock starts, if that is not here.
+    fn perform(&mut self, task: Task, begin_ns: &mut u64) -> Result<(), HarnessError> {
         match task {
             Task::Join { dir, name } => self.node = Some(join(&dir, &name)?),
             Task::Publish { services, together } => {
@@ -294,6 +314,28 @@ impl Cast {
                 let node = self.node()?;
                 let subscribers = create(node, services, together, |name| node.subscriber(name))?;
                 self.subscribers.extend(subscribers);
+            }
+            Task::FirstMessages { messages, ahead } => {
+                const BYTES: usize = 1 << 20;
+                // A chunk is a little longer than its message.
+                let needed = (messages * (BYTES + (64 << 10))) as u64;
+                let builder = self.node()?.publisher_builder::<[u8]>("scale/first");
+                let builder = match ahead {
+                    Ahead::Nothing => builder,
+                    Ahead::Pages => builder.prefault(needed),
+                    Ahead::HugePages => builder.prefault(needed).huge_pages(),
+                };
+                let mut publisher = builder.create().map_err(HarnessError::hivemind)?;
+                let huge = publisher.huge_pages();
+                if let Some(huge) = huge.filter(|huge| huge.obtained < huge.asked) {
+                    eprintln!("of {} bytes in huge pages the kernel gave {}", huge.asked, huge.obtained);
+                }
+                *begin_ns = now_ns();
+                for number in 0..messages {
+                    let mut loan = publisher.loan(BYTES).map_err(HarnessError::hivemind)?;
+                    loan.fill(number as u8);
+                    loan.send();
+                }
             }
             Task::SubscribeToAll => {
                 let subscriber = self.node()?.subscriber("scale/*");

@@ -86,6 +86,7 @@ pub use hivemind_core::protocol::EndId;
 pub use hivemind_core::schema;
 pub use hivemind_core::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use hivemind_derive::message;
+pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy};
 pub use message::Message;
 pub use node::{Node, NodeBuilder};
 pub use publisher::{Loan, Publisher, PublisherBuilder};

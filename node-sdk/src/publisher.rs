@@ -9,7 +9,8 @@ use hivemind_core::protocol::{EndId, Offer};
 use hivemind_core::schema::Schema;
 use hivemind_ring::archive;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
-use hivemind_ring::mapped::{Mapped, MappedRing};
+use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
+use hivemind_ring::segment::{HugePages, Prefaulted};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
 use rkyv::ser::allocator::Arena;
 use std::marker::PhantomData;
@@ -34,6 +35,8 @@ const LEAVING_RECHECK: Duration = Duration::from_millis(20);
 pub struct Publisher<T: Message + ?Sized> {
     outlet: Outlet,
     index: u32,
+    prefaulted: Option<Prefaulted>,
+    huge: Option<HugePages>,
     inner: Arc<Inner>,
     message: PhantomData<fn(&T)>,
 }
@@ -58,6 +61,8 @@ pub struct PublisherBuilder<T: ?Sized> {
     reliable: bool,
     max_message: Option<u64>,
     max_memory: Option<u64>,
+    prefault: Option<u64>,
+    huge_pages: bool,
     message: PhantomData<fn(&T)>,
 }
 
@@ -71,6 +76,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             reliable: false,
             max_message: None,
             max_memory: None,
+            prefault: None,
+            huge_pages: false,
             message: PhantomData,
         }
     }
@@ -112,6 +119,23 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         self
     }
 
+    /// Take the first `bytes` of that memory from the system now and map them, so that the first messages do not: touching a
+    /// page for the first time costs 1 to 3 us, which is some 0.5 ms for a message of 1 MiB. [`Publisher::prefaulted`] says what
+    /// was done. Default: nothing but the slots is taken ahead.
+    #[must_use]
+    pub fn prefault(mut self, bytes: u64) -> Self {
+        self.prefault = Some(bytes);
+        self
+    }
+
+    /// Put what is [prefaulted](Self::prefault) into huge pages (2 MiB each, rounded up), as far as the kernel can: for
+    /// services that move much data. Getting none is no error; [`Publisher::huge_pages`] says how much it was.
+    #[must_use]
+    pub fn huge_pages(mut self) -> Self {
+        self.huge_pages = true;
+        self
+    }
+
     /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node.
     ///
     /// # Errors
@@ -136,7 +160,20 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             bell: 0,
         };
         let slots = config.slots().min(CAPACITY_MAX);
-        let writer = MappedRing::create(hub.backend(), config, hub.bells().take()?)?;
+        let bell = hub.bells().take()?;
+        let writer = if self.huge_pages {
+            MappedRing::create_aligned(hub.backend(), config, bell)?
+        } else {
+            MappedRing::create(hub.backend(), config, bell)?
+        };
+        let ahead = |error| PublisherError::Memory(CreateError::Segment(error));
+        let prefaulted =
+            self.prefault.map(|bytes| writer.ring().prefault(bytes)).transpose().map_err(ahead)?;
+        let bytes = self.prefault.unwrap_or(0);
+        let huge = self.huge_pages.then(|| writer.ring().huge_pages(bytes)).transpose().map_err(ahead)?;
+        if prefaulted.is_some() || huge.is_some() {
+            tracing::debug!(%service, ?prefaulted, ?huge, "memory was mapped ahead");
+        }
         let offer = Offer {
             index,
             service: service.as_str().to_owned(),
@@ -159,7 +196,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             return Err(error.into());
         }
         let outlet = Outlet { writer, scratch: Arena::new(), service, expected: 0 };
-        Ok(Publisher { outlet, index, inner: self.inner, message: PhantomData })
+        Ok(Publisher { outlet, index, prefaulted, huge, inner: self.inner, message: PhantomData })
     }
 }
 
@@ -232,6 +269,17 @@ impl<T: Message + ?Sized> Publisher<T> {
     /// Messages sent so far; also the sequence of the next one.
     pub fn published(&self) -> u64 {
         self.outlet.writer.published()
+    }
+
+    /// What was mapped ahead and how; `None` if [`PublisherBuilder::prefault`] was not asked for.
+    pub fn prefaulted(&self) -> Option<Prefaulted> {
+        self.prefaulted
+    }
+
+    /// How many bytes of the memory were asked for in huge pages and how many were obtained; `None` if
+    /// [`PublisherBuilder::huge_pages`] was not asked for.
+    pub fn huge_pages(&self) -> Option<HugePages> {
+        self.huge
     }
 
     /// The service.

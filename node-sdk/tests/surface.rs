@@ -316,6 +316,33 @@ fn a_service_that_runs_itself_is_refused_at_once_even_among_others() {
 }
 
 #[test]
+fn memory_that_was_mapped_ahead_carries_messages_and_the_publisher_says_what_it_got() {
+    const AHEAD: u64 = 3 << 20;
+    const HUGE: u64 = 2 << 20;
+    let hive = Hive::new();
+    let camera = hive.join("camera");
+    let plain = camera.publisher::<[u8]>("plain").unwrap();
+    assert_eq!((plain.prefaulted(), plain.huge_pages()), (None, None));
+
+    let mut frames =
+        camera.publisher_builder::<[u8]>("frames").prefault(AHEAD).huge_pages().create().unwrap();
+    // The slots come on top.
+    assert!(frames.prefaulted().unwrap().bytes > AHEAD);
+    let huge = frames.huge_pages().unwrap();
+    assert_eq!(huge.asked, 2 * HUGE);
+    assert!(huge.obtained <= huge.asked && huge.obtained.is_multiple_of(HUGE), "{huge:?}");
+    let mut subscriber = hive.join("listener").subscriber::<[u8]>("frames").unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    for byte in 0..10 {
+        let mut loan = frames.loan(1 << 20).unwrap();
+        loan.fill(byte);
+        loan.send();
+        let frame = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+        assert!(frame.len() == 1 << 20 && frame.iter().all(|found| *found == byte));
+    }
+}
+
+#[test]
 fn a_type_too_large_to_be_described_is_an_error_that_says_what_to_do() {
     type Huge = [[u8; 1 << 16]; 1 << 16];
     let hive = Hive::new();
