@@ -7,7 +7,9 @@ use std::fmt::Display;
 #[non_exhaustive]
 pub enum Failure {
     /// The other end stopped answering. Run that case alone with `--only CONTENDER/CASE` and look at its stderr.
-    #[error("nothing happened for {waited_s} s while waiting for {what}; run that case alone with `--only CONTENDER/CASE`")]
+    #[error(
+        "nothing happened for {waited_s} s while waiting for {what}; run that case alone with `--only CONTENDER/CASE`"
+    )]
     Silent {
         /// What was waited for.
         what: &'static str,

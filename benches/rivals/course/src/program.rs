@@ -99,7 +99,9 @@ fn serve(entries: &[Entry]) -> Result<()> {
             begin(run.cores.1)?;
             (entry.peer)(&run, offer)
         }
-        _ => Err(Failure::Rival("usage: list | parent RUN | peer RUN OFFER; start it with benches/rivals/run".into())),
+        _ => Err(Failure::Rival(
+            "usage: list | parent RUN | peer RUN OFFER; start it with benches/rivals/run".into(),
+        )),
     }
 }
 

@@ -262,11 +262,8 @@ fn answer<L: Link>(link: &mut L, run: &Run) -> Result<u64> {
     let mut number = 0;
     loop {
         number += 1;
-        let seen = if part == Part::Small {
-            link.receive_small()?
-        } else {
-            link.receive_numbered(bytes, part)?
-        };
+        let seen =
+            if part == Part::Small { link.receive_small()? } else { link.receive_numbered(bytes, part)? };
         check(seen, number)?;
         if part == Part::Small {
             link.send_small(Small::numbered(number, seen.mark))?;
@@ -336,11 +333,8 @@ fn catch<L: Link>(link: &mut L, run: &Run) -> Result<PeerOutcome> {
             link.receive_each(&mut |place| counter.count(read(place, part)))?;
             continue;
         }
-        let seen = if part == Part::Small {
-            link.receive_small()?
-        } else {
-            link.receive_numbered(bytes, part)?
-        };
+        let seen =
+            if part == Part::Small { link.receive_small()? } else { link.receive_numbered(bytes, part)? };
         counter.count(seen)?;
     }
     Ok(counter.outcome())

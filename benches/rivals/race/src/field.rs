@@ -48,8 +48,9 @@ impl Field {
             }
             let program = folder.join(name);
             match descriptions(&program) {
-                Ok(found) => contenders
-                    .extend(found.into_iter().map(|description| Contender { program: program.clone(), description })),
+                Ok(found) => contenders.extend(
+                    found.into_iter().map(|description| Contender { program: program.clone(), description }),
+                ),
                 Err(reason) => not_running.push(NotRunning { name: name.to_owned(), reason }),
             }
         }

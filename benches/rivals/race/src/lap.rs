@@ -92,7 +92,10 @@ impl Track {
     }
 
     fn once(&self, contender: &Contender, case: &Case) -> Result<Figures, String> {
-        let room = tempfile::Builder::new().prefix("rivals-").tempdir_in(memory()).map_err(|error| error.to_string())?;
+        let room = tempfile::Builder::new()
+            .prefix("rivals-")
+            .tempdir_in(memory())
+            .map_err(|error| error.to_string())?;
         let task = match case.task {
             Task::Services { count } => Task::Services { count: count / self.effort.fewer_services },
             other => other,
@@ -162,7 +165,7 @@ fn outcome_of(program: &Path, run: &Run) -> Result<Outcome, String> {
     let complaints = complaints.join().unwrap_or_default();
     outcome.map_err(|error| {
         let _shown = write!(std::io::stderr(), "{complaints}");
-        let last = complaints.lines().filter(|line| !line.trim().is_empty()).next_back().unwrap_or("it said nothing");
+        let last = complaints.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         if error.is_empty() { last.to_owned() } else { format!("{error} ({last})") }
     })
 }
@@ -196,7 +199,8 @@ fn traces(program: &Path, run: &Run) -> Result<Vec<PathBuf>, String> {
     let text = serde_json::to_string(run).map_err(|error| error.to_string())?;
     let output = Command::new(program).args(["traces", &text]).output().map_err(|error| error.to_string())?;
     let answer = next_answer(&mut BufReader::new(&output.stdout[..])).map_err(|error| error.to_string())?;
-    serde_json::from_str(&answer.ok_or("it did not say what it leaves behind")?).map_err(|error| error.to_string())
+    serde_json::from_str(&answer.ok_or("it did not say what it leaves behind")?)
+        .map_err(|error| error.to_string())
 }
 
 /// Paths that begin with one of the prefixes.
@@ -206,7 +210,8 @@ fn remains(prefixes: &[PathBuf]) -> Vec<PathBuf> {
         let (Some(folder), Some(name)) = (prefix.parent(), prefix.file_name()) else { continue };
         let Ok(entries) = fs::read_dir(folder) else { continue };
         let begins = |path: &PathBuf| {
-            path.file_name().is_some_and(|other| other.as_encoded_bytes().starts_with(name.as_encoded_bytes()))
+            path.file_name()
+                .is_some_and(|other| other.as_encoded_bytes().starts_with(name.as_encoded_bytes()))
         };
         found.extend(entries.flatten().map(|entry| entry.path()).filter(begins));
     }

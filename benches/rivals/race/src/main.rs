@@ -71,7 +71,8 @@ struct Arguments {
 }
 
 fn core_pair(text: &str) -> Result<(usize, usize), String> {
-    let pair = text.split_once(',').and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
+    let pair =
+        text.split_once(',').and_then(|(first, second)| Some((first.parse().ok()?, second.parse().ok()?)));
     match pair {
         Some((first, second)) if first != second => Ok((first, second)),
         _ => Err("expected two different core numbers, as in 0,1".to_owned()),
@@ -164,7 +165,13 @@ fn measure(arguments: &Arguments) -> Result<Option<Results>, Error> {
         return Err("nothing matches `--only`, or nothing was built; `--list` names what there is".into());
     }
     let seconds = begun.elapsed().as_secs();
-    Ok(Some(Results { facts, seconds, contenders: field.descriptions(), not_running: field.not_running, laps }))
+    Ok(Some(Results {
+        facts,
+        seconds,
+        contenders: field.descriptions(),
+        not_running: field.not_running,
+        laps,
+    }))
 }
 
 fn chosen(only: &[String], contender: &str, case: &str) -> bool {

@@ -72,12 +72,36 @@ fn bytes(count: f64) -> String {
     }
 }
 
+/// Colours that stay apart on white; hivemind's is black.
+const COLORS: &[RGBColor] = &[
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0xff, 0x7f, 0x0e),
+    RGBColor(0x2c, 0xa0, 0x2c),
+    RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0x94, 0x67, 0xbd),
+    RGBColor(0x8c, 0x56, 0x4b),
+    RGBColor(0xe3, 0x77, 0xc2),
+    RGBColor(0x7f, 0x7f, 0x7f),
+    RGBColor(0xbc, 0xbd, 0x22),
+    RGBColor(0x17, 0xbe, 0xcf),
+    RGBColor(0x39, 0x3b, 0x79),
+    RGBColor(0x63, 0x79, 0x39),
+    RGBColor(0xb8, 0x86, 0x0b),
+    RGBColor(0x84, 0x3c, 0x39),
+    RGBColor(0x7b, 0x41, 0x73),
+    RGBColor(0x31, 0xa3, 0x54),
+];
+
+fn color(index: usize, name: &str) -> RGBColor {
+    if name == "hivemind" { BLACK } else { COLORS[index % COLORS.len()] }
+}
+
 /// The same contender has the same colour everywhere.
 fn lines(results: &Results, points: impl Fn(&str) -> Vec<(f64, f64)>, thin: bool) -> Vec<Line> {
     let all = results.contenders.iter().enumerate();
     let lines = all.map(|(index, contender)| {
-        let (red, green, blue) = Palette99::pick(index).rgb();
-        Line { name: contender.name.clone(), color: RGBColor(red, green, blue), thin, points: points(&contender.name) }
+        let name = contender.name.clone();
+        Line { color: color(index, &name), thin, points: points(&name), name }
     });
     lines.filter(|line| !line.points.is_empty()).collect()
 }
@@ -93,8 +117,10 @@ fn latency(results: &Results) -> Vec<Line> {
 
 fn throughput(results: &Results) -> Vec<Line> {
     let points = |name: &str| {
-        let rate = |case: &str, bytes: usize| Some(results.cell(name, case)?.per_second() * bytes as f64 / GIB);
-        let point = |(case, bytes)| Some(((bytes as f64).log2(), rate(case, bytes).filter(|rate| *rate > 0.0)?));
+        let rate =
+            |case: &str, bytes: usize| Some(results.cell(name, case)?.per_second() * bytes as f64 / GIB);
+        let point =
+            |(case, bytes)| Some(((bytes as f64).log2(), rate(case, bytes).filter(|rate| *rate > 0.0)?));
         sizes().into_iter().filter_map(point).collect()
     };
     lines(results, points, false)
@@ -173,9 +199,15 @@ fn draw(
         .light_line_style(WHITE.mix(0.0))
         .draw()?;
     for line in lines {
-        let style = ShapeStyle { color: line.color.to_rgba(), filled: true, stroke_width: if line.thin { 1 } else { 2 } };
+        let style = ShapeStyle {
+            color: line.color.to_rgba(),
+            filled: true,
+            stroke_width: if line.thin { 1 } else { 2 },
+        };
         chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
-        chart.draw_series(line.points.iter().map(|point| Circle::new(*point, if line.thin { 1 } else { 2 }, style)))?;
+        chart.draw_series(
+            line.points.iter().map(|point| Circle::new(*point, if line.thin { 1 } else { 2 }, style)),
+        )?;
     }
     // The legend stands beside the plot, in the order of the lines' right ends, so that it can be read across.
     let mut named: Vec<&Line> = Vec::new();

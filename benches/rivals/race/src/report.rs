@@ -12,13 +12,17 @@ use rivals_course::program::Description;
 use crate::lap::ATTEMPTS;
 use crate::results::{Cell, Results};
 
-const BEGIN: &str = "<!-- rivals: begin. Written by benches/rivals/run; what is changed by hand here is lost. -->";
+const BEGIN: &str =
+    "<!-- rivals: begin. Written by benches/rivals/run; what is changed by hand here is lost. -->";
 const END: &str = "<!-- rivals: end -->";
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Puts the report between the markers of `file`, or at its end if it has none.
-pub(crate) fn write_between_markers(file: &Path, results: &Results) -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn write_between_markers(
+    file: &Path,
+    results: &Results,
+) -> Result<(), Box<dyn std::error::Error>> {
     let old = fs::read_to_string(file).unwrap_or_default();
     let generated = format!("{BEGIN}\n\n{}\n{END}", markdown(results).trim_end());
     let new = match (old.find(BEGIN), old.find(END)) {
@@ -26,7 +30,13 @@ pub(crate) fn write_between_markers(file: &Path, results: &Results) -> Result<()
             format!("{}{generated}{}", &old[..begin], &old[end + END.len()..])
         }
         (None, None) => format!("{}\n\n{generated}\n", old.trim_end()),
-        _ => return Err(format!("{} has one marker of the rivals' part and not the other; repair it", file.display()).into()),
+        _ => {
+            return Err(format!(
+                "{} has one marker of the rivals' part and not the other; repair it",
+                file.display()
+            )
+            .into());
+        }
     };
     Ok(fs::write(file, new)?)
 }
@@ -113,7 +123,10 @@ fn with_figures<'results>(results: &'results Results, cases: &[&str]) -> Vec<&'r
 }
 
 fn show(cell: Option<&Cell<'_>>, figure: impl Fn(&Cell<'_>) -> String) -> String {
-    cell.map_or_else(|| "-".to_owned(), |cell| format!("{}{}", if cell.doubtful { "~" } else { "" }, figure(cell)))
+    cell.map_or_else(
+        || "-".to_owned(),
+        |cell| format!("{}{}", if cell.doubtful { "~" } else { "" }, figure(cell)),
+    )
 }
 
 /// Three digits that count.
@@ -247,7 +260,9 @@ fn by_size(text: &mut String, results: &Results) {
     line!(text, "| --- |{}", " ---: |".repeat(labels.len()));
     for contender in contenders {
         let cells = sizes.iter().map(|(name, bytes)| {
-            show(results.cell(&contender.name, name).as_ref(), |cell| short(cell.per_second() * *bytes as f64 / GIB))
+            show(results.cell(&contender.name, name).as_ref(), |cell| {
+                short(cell.per_second() * *bytes as f64 / GIB)
+            })
         });
         line!(text, "| {} | {} |", contender.name, cells.collect::<Vec<_>>().join(" | "));
     }
@@ -281,7 +296,9 @@ fn send_cost(text: &mut String, results: &Results) {
     line!(text, "![Cost of one send by subscribers](plots/send_cost.svg)\n");
     let labels: Vec<String> = fans
         .iter()
-        .map(|(subscribers, draining, _)| format!("{subscribers}{}", if *draining { ", draining" } else { "" }))
+        .map(|(subscribers, draining, _)| {
+            format!("{subscribers}{}", if *draining { ", draining" } else { "" })
+        })
         .collect();
     line!(text, "| | {} | 64 / 1 | draining |", labels.join(" | "));
     line!(text, "| --- |{}", " ---: |".repeat(labels.len() + 2));
@@ -291,7 +308,8 @@ fn send_cost(text: &mut String, results: &Results) {
             names.iter().map(|name| show(cell(name).as_ref(), |cell| nanoseconds(cell.p50()))).collect();
         let growth = |draining: bool| {
             let of = |wanted: usize| {
-                let (.., name) = fans.iter().find(|(count, drains, _)| *count == wanted && *drains == draining)?;
+                let (.., name) =
+                    fans.iter().find(|(count, drains, _)| *count == wanted && *drains == draining)?;
                 cell(name).map(|cell| cell.p50())
             };
             match (of(64), of(1)) {
@@ -367,7 +385,10 @@ fn creation(text: &mut String, results: &Results) {
             show(many, |cell| mebibytes(cell.median(|_, figures| figures.peer.resident_kib as f64))),
             show(many, |cell| format!("{:.0}", cell.median(|_, figures| figures.parent.descriptors as f64))),
             show(many, |cell| format!("{:.0}", cell.median(|_, figures| figures.peer.descriptors as f64))),
-            show(many, |cell| format!("{:.0}", cell.median(|_, figures| figures.files_left.unwrap_or(0) as f64))),
+            show(many, |cell| format!(
+                "{:.0}",
+                cell.median(|_, figures| figures.files_left.unwrap_or(0) as f64)
+            )),
         );
     }
     line!(text, "");
@@ -379,7 +400,10 @@ fn mebibytes(kibibytes: f64) -> String {
 
 fn setups(text: &mut String, results: &Results) {
     line!(text, "### Versions and setups\n");
-    line!(text, "A figure that looks unfair to a rival is a defect: say how it should be set up, and it will be.\n");
+    line!(
+        text,
+        "A figure that looks unfair to a rival is a defect: say how it should be set up, and it will be.\n"
+    );
     line!(text, "| | version | setup |");
     line!(text, "| --- | --- | --- |");
     for contender in &results.contenders {
@@ -401,7 +425,9 @@ fn absences(text: &mut String, results: &Results) {
     for contender in &results.contenders {
         let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for case in CASES.iter().filter(|case| results.cell(&contender.name, case.name).is_none()) {
-            let reason = results.reason(&contender.name, case.name).unwrap_or_else(|| "not asked for in this run".to_owned());
+            let reason = results
+                .reason(&contender.name, case.name)
+                .unwrap_or_else(|| "not asked for in this run".to_owned());
             reasons.entry(reason).or_default().push(case.name);
         }
         let said: Vec<String> =
@@ -419,7 +445,10 @@ mod tests {
 
     #[test]
     fn figures_keep_three_digits_that_count() {
-        assert_eq!(["0.123", "1.23", "12.3", "123"].map(str::to_owned), [0.1234, 1.234, 12.34, 123.4].map(short));
+        assert_eq!(
+            ["0.123", "1.23", "12.3", "123"].map(str::to_owned),
+            [0.1234, 1.234, 12.34, 123.4].map(short)
+        );
         assert_eq!(nanoseconds(999.6), "1000 ns");
         assert_eq!(nanoseconds(43_210.0), "43.2 us");
         assert_eq!(nanoseconds(1_900_000_000.0), "1900 ms");

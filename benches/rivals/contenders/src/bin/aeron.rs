@@ -12,8 +12,8 @@ use rivals_course::message::{Part, Seen, Small, read};
 use rivals_course::program::{Entry, main as program};
 use rivals_course::waiting::{PATIENCE, nap_until, spin_for};
 use rusteron_client::{
-    Aeron, AeronBufferClaim, AeronContext, AeronExclusivePublication, AeronFragmentClosureAssembler, AeronHeader, AeronIdleStrategyKind,
-    AeronSubscription, Handlers, IntoCString,
+    Aeron, AeronBufferClaim, AeronContext, AeronExclusivePublication, AeronFragmentClosureAssembler,
+    AeronHeader, AeronIdleStrategyKind, AeronSubscription, Handlers, IntoCString,
 };
 use rusteron_media_driver::{AeronDriver, AeronDriverContext, EmbeddedMediaDriver};
 
@@ -44,7 +44,9 @@ fn driver(run: &Run, term: usize) -> Result<(EmbeddedMediaDriver, String)> {
         context.set_dir(&folder.as_str().into_c_string())?;
         context.set_dir_delete_on_start(true)?;
         context.set_dir_delete_on_shutdown(true)?;
-        context.set_threading_mode(rusteron_media_driver::bindings::aeron_threading_mode_enum::AERON_THREADING_MODE_SHARED)?;
+        context.set_threading_mode(
+            rusteron_media_driver::bindings::aeron_threading_mode_enum::AERON_THREADING_MODE_SHARED,
+        )?;
         context.set_shared_idle_strategy_kind(rusteron_media_driver::AeronIdleStrategyKind::Sleeping)?;
         context.set_shared_idle_strategy_init_args(DRIVER_SLEEP)?;
         context.set_ipc_term_buffer_length(term)?;
@@ -59,7 +61,9 @@ fn driver(run: &Run, term: usize) -> Result<(EmbeddedMediaDriver, String)> {
 fn client(folder: &str) -> Result<Aeron> {
     let context = AeronContext::new().map_err(rival)?;
     context.set_dir(&folder.into_c_string()).map_err(rival)?;
-    context.set_error_handler(Some(|code: i32, text: &str| eprintln!("aeron: {code}: {text}"))).map_err(rival)?;
+    context
+        .set_error_handler(Some(|code: i32, text: &str| eprintln!("aeron: {code}: {text}")))
+        .map_err(rival)?;
     context.set_pre_touch_mapped_memory(true).map_err(rival)?;
     context.set_idle_strategy_kind(AeronIdleStrategyKind::Sleeping).map_err(rival)?;
     let aeron = Aeron::new(&context).map_err(rival)?;
@@ -137,7 +141,9 @@ impl Contender for AeronIpc {
         Ok(Box::new(move |take| {
             let _alive = &aeron;
             for (index, subscription) in audience.iter().enumerate() {
-                subscription.poll_fn(|bytes, _| take(index, read(bytes, Part::Small)), FRAGMENTS).map_err(rival)?;
+                subscription
+                    .poll_fn(|bytes, _| take(index, read(bytes, Part::Small)), FRAGMENTS)
+                    .map_err(rival)?;
             }
             Ok(())
         }))
@@ -167,13 +173,16 @@ impl Contender for AeronIpc {
         let (driver, folder) = driver(run, SMALL_TERM)?;
         let aeron = spin_for(|| Ok(client(&folder).ok()), "the media driver")?;
         launch.launch(&folder)?;
-        let adding = (0..count as i32).map(|index| aeron.async_add_exclusive_publication(c"aeron:ipc", MORE + index));
+        let adding =
+            (0..count as i32).map(|index| aeron.async_add_exclusive_publication(c"aeron:ipc", MORE + index));
         let adding = adding.collect::<std::result::Result<Vec<_>, _>>().map_err(rival)?;
         let mut publications = Vec::with_capacity(count);
         for (added, number) in adding.iter().zip(1..) {
             let publication = added.poll_blocking(PATIENCE).map_err(rival)?;
             nap_until(|| publication.is_connected(), "a subscription")?;
-            claim(&publication, &AeronBufferClaim::default(), 64, |place| rivals_course::message::fill(place, Part::Small, number, 0))?;
+            claim(&publication, &AeronBufferClaim::default(), 64, |place| {
+                rivals_course::message::fill(place, Part::Small, number, 0)
+            })?;
             publications.push(publication);
         }
         Ok(Box::new((publications, aeron, driver)))

@@ -105,10 +105,16 @@ impl Contender for Hivemind {
         let node = node(run, "peer")?;
         let kind = if run.task.bytes() == 64 {
             let pings = subscriber(&node, PING, run.task)?;
-            Kind::Typed(run.task.both_ways().then(|| publisher(&node, PONG, run.task)).transpose()?, Some(pings))
+            Kind::Typed(
+                run.task.both_ways().then(|| publisher(&node, PONG, run.task)).transpose()?,
+                Some(pings),
+            )
         } else {
             let pings = subscriber(&node, PING, run.task)?;
-            Kind::Bytes(run.task.both_ways().then(|| publisher(&node, PONG, run.task)).transpose()?, Some(pings))
+            Kind::Bytes(
+                run.task.both_ways().then(|| publisher(&node, PONG, run.task)).transpose()?,
+                Some(pings),
+            )
         };
         let ends = Ends { kind, asleep: asleep(run.task), _node: node };
         ends.meet(1)?;
@@ -174,7 +180,8 @@ impl Contender for Hivemind {
             subscribers.push(node.subscriber::<Packet>(&format!("race/service-{index}")).map_err(rival)?);
         }
         for subscriber in &mut subscribers {
-            let sample = subscriber.recv_timeout(PATIENCE).map_err(rival)?.ok_or(silent("a service's message"))?;
+            let sample =
+                subscriber.recv_timeout(PATIENCE).map_err(rival)?.ok_or(silent("a service's message"))?;
             take(seen(&sample));
         }
         Ok(Box::new((subscribers, node)))

@@ -79,7 +79,11 @@ fn small_service(
         .map_err(rival)
 }
 
-fn large_service(node: &Node<ipc::Service>, name: &str, task: Task) -> Result<Service<ipc::Service, [u8], ()>> {
+fn large_service(
+    node: &Node<ipc::Service>,
+    name: &str,
+    task: Task,
+) -> Result<Service<ipc::Service, [u8], ()>> {
     let buffer = match task {
         Task::OneWay { bytes, .. } => (LARGE_BYTES / bytes).clamp(2, BUFFER),
         _ => 2,
@@ -99,7 +103,11 @@ fn large_service(node: &Node<ipc::Service>, name: &str, task: Task) -> Result<Se
 
 /// Tries again at once, without the pauses of the built-in strategy.
 fn keep_trying(info: &BackpressureInfo) -> BackpressureAction {
-    if info.elapsed_time > PATIENCE { BackpressureAction::DiscardDataAndFail } else { BackpressureAction::Retry }
+    if info.elapsed_time > PATIENCE {
+        BackpressureAction::DiscardDataAndFail
+    } else {
+        BackpressureAction::Retry
+    }
 }
 
 impl Contender for Iceoryx2 {
@@ -175,7 +183,10 @@ impl Contender for Iceoryx2 {
         let publisher = service.publisher_builder().create().map_err(rival)?;
         let subscriber = service.subscriber_builder().create().map_err(rival)?;
         publish(&publisher, Small::numbered(round, 0))?;
-        let found = spin_for(|| Ok(subscriber.receive().map_err(rival)?.map(|sample| seen(&sample).number)), "a message")?;
+        let found = spin_for(
+            || Ok(subscriber.receive().map_err(rival)?.map(|sample| seen(&sample).number)),
+            "a message",
+        )?;
         if found != round {
             return Err(Failure::Mixed { expected: round, found });
         }
@@ -207,7 +218,10 @@ impl Contender for Iceoryx2 {
             ends.push((subscriber, service));
         }
         for (subscriber, _) in &ends {
-            take(spin_for(|| Ok(subscriber.receive().map_err(rival)?.map(|sample| seen(&sample))), "a message")?);
+            take(spin_for(
+                || Ok(subscriber.receive().map_err(rival)?.map(|sample| seen(&sample))),
+                "a message",
+            )?);
         }
         Ok(Box::new((ends, node)))
     }
@@ -294,12 +308,18 @@ impl Ends {
         nap_until(
             || match &self.kind {
                 Kind::Small(out, back) => {
-                    out.as_ref().is_none_or(|(_, out)| out.dynamic_config().number_of_subscribers() == subscribers)
-                        && back.as_ref().is_none_or(|(_, back)| back.dynamic_config().number_of_publishers() == 1)
+                    out.as_ref()
+                        .is_none_or(|(_, out)| out.dynamic_config().number_of_subscribers() == subscribers)
+                        && back
+                            .as_ref()
+                            .is_none_or(|(_, back)| back.dynamic_config().number_of_publishers() == 1)
                 }
                 Kind::Large(out, back) => {
-                    out.as_ref().is_none_or(|(_, out)| out.dynamic_config().number_of_subscribers() == subscribers)
-                        && back.as_ref().is_none_or(|(_, back)| back.dynamic_config().number_of_publishers() == 1)
+                    out.as_ref()
+                        .is_none_or(|(_, out)| out.dynamic_config().number_of_subscribers() == subscribers)
+                        && back
+                            .as_ref()
+                            .is_none_or(|(_, back)| back.dynamic_config().number_of_publishers() == 1)
                 }
             },
             "the other end",

@@ -122,7 +122,9 @@ impl Out {
     fn create(path: &Path, task: Task) -> Result<Out> {
         let bytes = task.bytes();
         Ok(match task {
-            Task::OneWay { .. } if bytes > 64 => Out::Elements(producer_of(path, bytes)?, vec![0; bytes + 64]),
+            Task::OneWay { .. } if bytes > 64 => {
+                Out::Elements(producer_of(path, bytes)?, vec![0; bytes + 64])
+            }
             Task::RoundTrip { .. } if bytes > 64 => {
                 let arena = (FEW_BLOBS * bytes.next_multiple_of(4096)).next_power_of_two();
                 Out::Blobs(BlobProducerBuilder::new(FEW_SLOTS, arena).build::<u64, _>(path).map_err(rival)?)
@@ -138,7 +140,8 @@ impl Out {
 }
 
 fn lossless<T: Copy + 'static>(path: &Path, slots: u64) -> Result<RingProducer<T>> {
-    let builder = RingProducerBuilder::new(slots).max_readers(1).flow_control(FlowControl::LosslessBackpressure);
+    let builder =
+        RingProducerBuilder::new(slots).max_readers(1).flow_control(FlowControl::LosslessBackpressure);
     builder.build::<T, _>(path).map_err(rival)
 }
 
@@ -265,7 +268,8 @@ impl Link for Ends {
                 let mut read = Some(read);
                 spin_for(
                     || {
-                        let found = consumer.view(|_, bytes| read.take().map(|read| read(bytes))).map_err(rival)?;
+                        let found =
+                            consumer.view(|_, bytes| read.take().map(|read| read(bytes))).map_err(rival)?;
                         match found {
                             Some(Some(found)) => Ok(Some(found)),
                             Some(None) => Err(Failure::Mixed { expected: 0, found: u64::MAX }),

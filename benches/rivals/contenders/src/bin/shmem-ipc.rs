@@ -143,10 +143,10 @@ impl<const WORDS: usize> Ends<WORDS> {
         let &[memory, empty, full, my_memory, my_empty, my_full] = &offered[..] else {
             return Err(rival("six descriptors were expected"));
         };
-        let receiver =
-            Receiver::open(Self::capacity(), inherit(memory), inherit(empty), inherit(full)).map_err(rival)?;
-        let sender =
-            Sender::open(Self::capacity(), inherit(my_memory), inherit(my_empty), inherit(my_full)).map_err(rival)?;
+        let receiver = Receiver::open(Self::capacity(), inherit(memory), inherit(empty), inherit(full))
+            .map_err(rival)?;
+        let sender = Sender::open(Self::capacity(), inherit(my_memory), inherit(my_empty), inherit(my_full))
+            .map_err(rival)?;
         Ok(Ends { sender, receiver, asleep: asleep(run.task) })
     }
 

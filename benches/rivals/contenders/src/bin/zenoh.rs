@@ -189,13 +189,19 @@ fn pool(shared: bool, bytes: usize) -> Result<Option<Pool>> {
         return Ok(None);
     }
     let size = (POOL_MESSAGES * bytes).max(POOL_LEAST);
-    let backend = PosixShmProviderBackend::builder(size).wait().map_err(|error| rival(format!("{error:?}")))?;
+    let backend =
+        PosixShmProviderBackend::builder(size).wait().map_err(|error| rival(format!("{error:?}")))?;
     Ok(Some(ShmProviderBuilder::backend(backend).wait()))
 }
 
 /// Publishes one message: in shared memory if there is a pool, or in a vector, which zenoh takes over.
 #[inline(always)]
-fn put(publisher: &Publisher<'_>, pool: Option<&Pool>, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
+fn put(
+    publisher: &Publisher<'_>,
+    pool: Option<&Pool>,
+    bytes: usize,
+    fill: impl FnOnce(&mut [u8]),
+) -> Result<()> {
     if let Some(pool) = pool {
         let place = pool.alloc(bytes).with_policy::<BlockOn<GarbageCollect>>().wait();
         let mut place = place.map_err(|error| rival(format!("{error:?}")))?;

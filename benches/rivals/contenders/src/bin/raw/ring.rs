@@ -209,7 +209,8 @@ impl Duplex {
 
     fn shape(run: &Run, slots: usize) -> (u64, usize) {
         let slot_bytes = run.task.bytes().next_multiple_of(64);
-        let fitting = if slot_bytes == SMALL { slots } else { (LARGE_BYTES / slot_bytes).clamp(FEWEST, slots) };
+        let fitting =
+            if slot_bytes == SMALL { slots } else { (LARGE_BYTES / slot_bytes).clamp(FEWEST, slots) };
         (fitting as u64, slot_bytes)
     }
 
@@ -237,7 +238,8 @@ impl Link for Duplex {
         self.back.available(&self.mapping)?;
         // SAFETY: the producer has committed this slot (edge commit) and writes it again only after `consume`, when
         // the slice is gone.
-        let found = read(unsafe { self.mapping.bytes(self.back.place(self.back.mine), self.back.slot_bytes) });
+        let found =
+            read(unsafe { self.mapping.bytes(self.back.place(self.back.mine), self.back.slot_bytes) });
         self.back.consume(&self.mapping, 1);
         Ok(found)
     }
@@ -291,4 +293,3 @@ impl Link for Copying {
         Ok(read(&self.buffer))
     }
 }
-
