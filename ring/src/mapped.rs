@@ -149,6 +149,8 @@ pub struct MappedRing {
     chunks: NonNull<u8>,
     chunks_offset: u64,
     chunks_length: u64,
+    /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half of a first touch.
+    ahead: AtomicU64,
     segment: Segment,
 }
 
@@ -283,7 +285,7 @@ impl MappedRing {
         let slots = unsafe { view::<Slot>(&segment, SLOTS_OFFSET, slots as usize) };
         // SAFETY: in bounds: second assertion; bytes need no alignment and are only handed out as an address.
         let chunks = unsafe { segment.base().add(chunks_offset as usize) };
-        MappedRing { slots, header, chunks, chunks_offset, chunks_length, segment }
+        MappedRing { slots, header, chunks, chunks_offset, chunks_length, ahead: AtomicU64::new(0), segment }
     }
 
     /// Maps the header, the slots and the first `bytes` of chunk memory ahead, so that the first messages take no page faults: for
@@ -291,13 +293,27 @@ impl MappedRing {
     /// given out from the beginning of that memory.
     pub fn prefault(&self, bytes: u64) -> Result<Prefaulted, SegmentError> {
         let chunks = bytes.min(self.chunks_length);
-        self.segment.prefault(0..self.chunks_offset + chunks)
+        let prefaulted = self.segment.prefault(0..self.chunks_offset + chunks)?;
+        self.is_ahead(chunks);
+        Ok(prefaulted)
+    }
+
+    fn is_ahead(&self, chunks: u64) {
+        if self.segment.writable() {
+            // Relaxed: this process's own note of what the kernel has done for good; an older one only asks again.
+            self.ahead.fetch_max(chunks, Ordering::Relaxed);
+        }
     }
 
     /// Gives the same bytes as [`prefault`](Self::prefault), rounded up, huge pages as far as the kernel can; for the publisher of a
     /// ring from [`create_aligned`](Self::create_aligned), before it is announced. The result says what was obtained.
     pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
-        self.segment.huge_pages(self.chunks_offset + bytes.min(self.chunks_length))
+        let huge = self.segment.huge_pages(self.chunks_offset + bytes.min(self.chunks_length))?;
+        // Whether huge or not, the pages are there, if it could be tried at all.
+        if huge.obtained > 0 {
+            self.is_ahead(huge.asked.saturating_sub(self.chunks_offset).min(self.chunks_length));
+        }
+        Ok(huge)
     }
 
     /// The publisher and the line of its bell, as the checked header says.
@@ -329,9 +345,14 @@ impl RingMemory for MappedRing {
         (self.chunks, self.chunks_length)
     }
     fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError> {
-        let bytes = range.end - range.start;
+        // Relaxed: see `is_ahead`.
+        let start = range.start.max(self.ahead.load(Ordering::Relaxed));
+        if start >= range.end {
+            return Ok(());
+        }
+        let bytes = range.end - start;
         self.segment
-            .reserve(self.chunks_offset + range.start..self.chunks_offset + range.end)
+            .reserve(self.chunks_offset + start..self.chunks_offset + range.end)
             .map_err(|error| ReserveError { bytes, reason: error.to_string() })
     }
 }
