@@ -238,7 +238,7 @@ impl<M: Memory> Writer<M> {
             #[cfg(not(loom))]
             unfenced: false,
             allocator: ChunkAllocator::new(chunk_memory),
-            recycled: Vec::with_capacity(RECYCLED_MAX),
+            recycled: Vec::new(),
             pinned: Vec::new(),
             one_thread: std::marker::PhantomData,
         }
@@ -410,6 +410,7 @@ impl<M: Memory> Writer<M> {
     fn occupy(&mut self, sequence: u64, index: usize, chunk: Option<Chunk>) {
         if self.occupants.is_empty() {
             self.occupants.resize_with(self.ring.slots().len(), || None);
+            self.recycled.reserve(RECYCLED_MAX);
             self.make_room_in_tables();
         }
         if let Some(former) = std::mem::replace(&mut self.occupants[index], chunk) {

@@ -139,9 +139,10 @@ struct Pending {
 /// An announcement, as the present root sees it.
 enum Told {
     /// Not answered. The announcement is kept until it is, so that an error can name its type.
-    Open(Announcement),
+    /// Both in boxes: nearly all ends of a node are accepted, and take no room for the others.
+    Open(Box<Announcement>),
     Accepted,
-    Refused(AnnounceError),
+    Refused(Box<AnnounceError>),
 }
 
 enum Question {
@@ -347,7 +348,7 @@ impl Control {
         // A roll call that was faster than this command has told the root already.
         match self.told.get(&index) {
             Some(Told::Accepted) => return drop(reply.send(Ok(()))),
-            Some(Told::Refused(error)) => return drop(reply.send(Err(error.clone()))),
+            Some(Told::Refused(error)) => return drop(reply.send(Err((**error).clone()))),
             Some(Told::Open(_)) => {}
             None => self.tell(announcement.clone()),
         }
@@ -356,7 +357,7 @@ impl Control {
 
     /// Queues an announcement for this root, or for the next one.
     fn tell(&mut self, announcement: Announcement) {
-        self.told.insert(announcement.index(), Told::Open(announcement.clone()));
+        self.told.insert(announcement.index(), Told::Open(Box::new(announcement.clone())));
         self.backlog.push_back(announcement);
     }
 

@@ -142,12 +142,12 @@ impl Control {
             return self.question_refused(request, refusal);
         };
         let Some(Told::Open(announcement)) = self.told.get(&index) else { return };
-        let ours = match announcement {
+        let ours = match &**announcement {
             Announcement::Offer(offer) => Some(&offer.schema[..]),
             Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
         };
         let error = AnnounceError::from_refusal(refusal, ours);
-        self.told.insert(index, Told::Refused(error.clone()));
+        self.told.insert(index, Told::Refused(Box::new(error.clone())));
         match self.pending.remove(&index) {
             Some(pending) => drop(pending.reply.send(Err(error))),
             None => self.side.refused(index, &error),
