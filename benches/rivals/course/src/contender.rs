@@ -127,7 +127,8 @@ pub trait Contender {
     /// Why it does not run that task, if it does not.
     fn refuses(task: Task) -> Option<&'static str>;
 
-    /// Prefixes of paths outside the room under which it leaves files, to be counted and removed after a kill.
+    /// Prefixes of paths outside the room under which it leaves files, to be counted and removed after a kill; a last
+    /// component that begins with `*` stands for whatever ends in the rest of it.
     fn traces(run: &Run) -> Vec<PathBuf> {
         let _ = run;
         Vec::new()

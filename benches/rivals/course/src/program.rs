@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use crate::contender::{Contender, Launch, Run, Waits};
 use crate::failure::{Failure, Result};
 use crate::pinning;
 use crate::runner::{self, Outcome};
+
+/// How long the peer may take to end by itself.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What an answer begins with.
 pub const MARK: &str = "@@ ";
@@ -143,7 +147,7 @@ pub fn next_answer(lines: &mut impl BufRead) -> std::io::Result<Option<String>> 
     }
 }
 
-/// Starts the peer and listens to it. Killed and reaped when dropped.
+/// Starts the peer and listens to it. Stopped and reaped when dropped.
 #[derive(Debug)]
 pub struct Launcher<'run> {
     run: &'run Run,
@@ -197,11 +201,19 @@ impl Launch for Launcher<'_> {
 }
 
 impl Drop for Launcher<'_> {
+    /// Lets the peer end by itself, so that it can tidy up what its contender leaves; kills it if it does not.
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // It may have ended already; both calls then only reap it.
-            let _already_gone = child.kill();
-            let _reaped = child.wait();
+        self.stop();
+        let Some(child) = &mut self.child else { return };
+        let deadline = Instant::now() + GOODBYE;
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                // It may have ended just now; both calls then only reap it.
+                let _already_gone = child.kill();
+                let _reaped = child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -108,9 +108,11 @@ impl Track {
             cores: self.cores,
         };
         let traces = traces(&contender.program, &run)?;
+        let before = remains(&traces);
         let outcome = outcome_of(&contender.program, &run);
         // Counted before anything is tidied up; a contender that was not killed has tidied up itself.
-        let left = remains(&traces);
+        let mut left = remains(&traces);
+        left.retain(|path| !before.contains(path));
         let files_left = files_in(room.path()) + left.len() as u64;
         for path in left {
             // What cannot be removed shows as left over in the next lap, too.
@@ -203,15 +205,16 @@ fn traces(program: &Path, run: &Run) -> Result<Vec<PathBuf>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Paths that begin with one of the prefixes.
+/// Paths that begin with one of the prefixes, or end in what stands behind a `*`.
 fn remains(prefixes: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for prefix in prefixes {
         let (Some(folder), Some(name)) = (prefix.parent(), prefix.file_name()) else { continue };
         let Ok(entries) = fs::read_dir(folder) else { continue };
+        let pattern = name.as_encoded_bytes();
         let begins = |path: &PathBuf| {
-            path.file_name()
-                .is_some_and(|other| other.as_encoded_bytes().starts_with(name.as_encoded_bytes()))
+            let other = path.file_name().unwrap_or_default().as_encoded_bytes();
+            pattern.strip_prefix(b"*").map_or(other.starts_with(pattern), |end| other.ends_with(end))
         };
         found.extend(entries.flatten().map(|entry| entry.path()).filter(begins));
     }

@@ -3,6 +3,8 @@
 //! Its runtime's threads share the cores of the two processes, as everything here does, and an end that spun would take
 //! the core from them. So all ends block.
 
+use std::path::PathBuf;
+
 use rivals_course::case::Task;
 use rivals_course::contender::{Contender, Drain, Keep, Launch, Link, Run, Waits};
 use rivals_course::failure::{Failure, Result, rival};
@@ -27,9 +29,9 @@ const POOL_LEAST: usize = 4 << 20;
 /// zenoh, with its shared memory or without.
 struct Zenoh<const SHARED: bool>;
 
-fn session(run: &Run, role: Option<&str>, shared: bool) -> Result<Session> {
+fn session(run: &Run, role: &str, shared: bool) -> Result<Session> {
     let socket = format!("[\"unixsock-stream/{}\"]", run.room.join("socket").display());
-    let endpoint = |mine: &str| if role == Some(mine) { socket.clone() } else { "[]".to_owned() };
+    let endpoint = |mine: &str| if role == mine { socket.clone() } else { "[]".to_owned() };
     let mut config = Config::default();
     for (key, value) in [
         ("mode", "\"peer\"".to_owned()),
@@ -97,8 +99,12 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
         }
     }
 
+    fn traces(_: &Run) -> Vec<PathBuf> {
+        vec![PathBuf::from("/dev/shm/*.zenoh")]
+    }
+
     fn parent(run: &Run, launch: &mut dyn Launch) -> Result<Ends> {
-        let session = session(run, Some("listen"), SHARED)?;
+        let session = session(run, "listen", SHARED)?;
         let out = publisher(&session, "race/ping", run.task)?;
         let back = run.task.both_ways().then(|| subscriber(&session, "race/pong")).transpose()?;
         launch.launch("")?;
@@ -108,7 +114,7 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn peer(run: &Run, _: &str) -> Result<Ends> {
-        let session = session(run, Some("connect"), SHARED)?;
+        let session = session(run, "connect", SHARED)?;
         let back = subscriber(&session, "race/ping")?;
         let out = run.task.both_ways().then(|| publisher(&session, "race/pong", run.task)).transpose()?;
         let ends = Ends::new(out, Some(back), session, run.task, SHARED)?;
@@ -117,7 +123,7 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn audience(run: &Run, _: &str, subscribers: usize) -> Result<Drain> {
-        let session = session(run, Some("connect"), SHARED)?;
+        let session = session(run, "connect", SHARED)?;
         let mut audience = Vec::new();
         for _ in 0..subscribers {
             let subscriber = session.declare_subscriber("race/ping").with(RingChannel::new(RECENT));
@@ -140,8 +146,13 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
         }))
     }
 
+    /// The session that a newcomer connects to.
+    fn host(run: &Run) -> Result<(String, Keep)> {
+        Ok((String::new(), Box::new(session(run, "listen", SHARED)?)))
+    }
+
     fn cold_start(run: &Run, _: &str, round: u64) -> Result<Keep> {
-        let session = session(run, None, SHARED)?;
+        let session = session(run, "connect", SHARED)?;
         let key = format!("race/cold-{round}");
         let back = subscriber(&session, &key)?;
         let out = publisher(&session, &key, run.task)?;
@@ -155,7 +166,7 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn publish_services(run: &Run, launch: &mut dyn Launch, count: usize) -> Result<Keep> {
-        let session = session(run, Some("listen"), SHARED)?;
+        let session = session(run, "listen", SHARED)?;
         launch.launch("")?;
         let mut publishers = Vec::with_capacity(count);
         for index in 0..count {
@@ -170,7 +181,7 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn subscribe_services(run: &Run, _: &str, count: usize, take: &mut dyn FnMut(Seen)) -> Result<Keep> {
-        let session = session(run, Some("connect"), SHARED)?;
+        let session = session(run, "connect", SHARED)?;
         let mut subscribers = Vec::with_capacity(count);
         for index in 0..count {
             subscribers.push(subscriber(&session, &format!("race/service-{index}"))?);
