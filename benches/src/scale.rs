@@ -331,8 +331,9 @@ fn raw(services: usize) -> Result<f64, HarnessError> {
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-/// Files in the runtime directory and among the named segments.
+/// Files in the runtime directory, and among the named segments those of hivemind.
 fn files(dir: &Path) -> Result<i64, HarnessError> {
+    const PREFIX: &str = "hivemind-";
     fn count(dir: &Path) -> Result<i64, HarnessError> {
         let mut files = 0;
         for entry in fs::read_dir(dir)? {
@@ -341,8 +342,9 @@ fn files(dir: &Path) -> Result<i64, HarnessError> {
         }
         Ok(files)
     }
-    let named = Path::new("/dev/shm");
-    Ok(count(dir)? + if named.exists() { count(named)? } else { 0 })
+    let named = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let ours = named.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)).count();
+    Ok(count(dir)? + ours as i64)
 }
 
 /// The line above the table.
