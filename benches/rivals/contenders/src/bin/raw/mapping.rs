@@ -43,18 +43,24 @@ impl Mapping {
     /// The word at `offset`, which both processes treat as an atomic.
     #[inline(always)]
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= self.memory.len());
-        // SAFETY: in bounds and aligned by the assertion (mappings begin at a page); alive as long as `self`, whose
-        // lifetime the reference has; every access to an offset used as a word is atomic, in both processes.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().add(offset).cast()) }
+        // SAFETY: in bounds and aligned by the assertion in `at` (mappings begin at a page); alive as long as `self`,
+        // whose lifetime the reference has; every access to an offset used as a word is atomic, in both processes.
+        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 
     /// The low half of the word at `offset`: what a futex can wait for.
     #[inline(always)]
     pub(crate) fn half(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= self.memory.len());
         // SAFETY: as for `word`; the processors that hivemind runs on allow atomics of both sizes in one place.
-        unsafe { AtomicU32::from_ptr(self.memory.as_mut_ptr().add(offset).cast()) }
+        unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
+    }
+
+    /// Where the word at `offset` lies.
+    #[inline(always)]
+    fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.memory.len());
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.memory.as_mut_ptr().add(offset) }
     }
 
     /// The bytes from `offset`, to be written.
