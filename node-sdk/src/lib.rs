@@ -94,4 +94,4 @@ pub use rkyv;
 pub use run::StopHandle;
 pub use sample::{Origin, Sample};
 pub use service::{Leaving, Service, ServiceError};
-pub use subscriber::{ConnectionStatus, Skipped, Subscriber, SubscriberBuilder};
+pub use subscriber::{ConnectionStatus, Drain, Skipped, Subscriber, SubscriberBuilder};

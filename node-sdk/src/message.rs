@@ -4,7 +4,8 @@ use crate::error::SendError;
 use crate::publisher::{Outlet, refuse};
 use hivemind_core::schema::Describe;
 use hivemind_ring::archive::{
-    self, ArchiveError, Archiver, Checker, InvalidArchive, Message as Arrived, Unarchiver, View, archive_into,
+    self, Archiver, CheckedLine, Checker, InvalidArchive, Measurer, Message as Arrived, Refused, Unarchiver,
+    View, archive_into,
 };
 use hivemind_ring::layout::INLINE_BYTES;
 use hivemind_ring::line::Line;
@@ -26,12 +27,17 @@ pub trait Message: Describe + sealed::Sealed + 'static {
     fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError>;
     #[doc(hidden)]
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive>;
+    /// What the check of a line leaves, before it becomes `Held`.
     #[doc(hidden)]
-    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive>;
+    type Checked;
+    #[doc(hidden)]
+    fn check_line(line: Line) -> Option<Self::Checked>;
+    #[doc(hidden)]
+    fn hold(checked: Self::Checked) -> Self::Held;
     #[doc(hidden)]
     fn read(held: &Self::Held) -> &Self::Read;
     #[doc(hidden)]
-    fn own(held: &Self::Held) -> Result<Self::Owned, ArchiveError>;
+    fn own(held: &Self::Held) -> Result<Self::Owned, Refused>;
     #[doc(hidden)]
     fn sequence(held: &Self::Held) -> u64;
 }
@@ -45,7 +51,11 @@ mod sealed {
 
 impl<T> Message for T
 where
-    T: Describe + Archive + for<'b, 's> Serialize<Archiver<'b, 's>> + 'static,
+    T: Describe
+        + Archive
+        + for<'b, 's> Serialize<Archiver<'b, 's>>
+        + for<'s> Serialize<Measurer<'s>>
+        + 'static,
     T::Archived: Portable + for<'b> CheckBytes<Checker<'b>> + Deserialize<T, Unarchiver>,
     T::Archived: std::fmt::Debug + Send + Sync + 'static,
 {
@@ -59,10 +69,8 @@ where
         // message did, or would have.
         if size_of::<T::Archived>() <= INLINE_BYTES && outlet.expected <= INLINE_BYTES {
             let mut buffer = Line::default();
-            match archive_into(self, buffer.bytes_mut(), &mut outlet.scratch) {
-                Ok(length) => return Ok(outlet.writer.send_inline(buffer.words(), length)),
-                Err(ArchiveError::Full { .. }) => {}
-                Err(_) => return Err(SendError::Refused { service: outlet.service.clone() }),
+            if let Some(length) = archive_into(self, buffer.bytes_mut(), &mut outlet.scratch) {
+                return Ok(outlet.writer.send_inline(buffer.words(), length));
             }
         }
         send_in_chunk(self, size_of::<T::Archived>(), outlet)
@@ -73,9 +81,16 @@ where
         View::check(arrived)
     }
 
-    #[inline]
-    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive> {
-        View::check_line(line)
+    type Checked = CheckedLine<T::Archived>;
+
+    #[inline(always)]
+    fn check_line(line: Line) -> Option<Self::Checked> {
+        CheckedLine::new(line)
+    }
+
+    #[inline(always)]
+    fn hold(checked: Self::Checked) -> Self::Held {
+        checked.into()
     }
 
     #[inline]
@@ -83,7 +98,7 @@ where
         held
     }
 
-    fn own(held: &Self::Held) -> Result<T, ArchiveError> {
+    fn own(held: &Self::Held) -> Result<T, Refused> {
         held.deserialize()
     }
 
@@ -93,57 +108,46 @@ where
     }
 }
 
-/// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest back. If that is
-/// too small it tries again with twice the size, up to the publisher's largest message; if there is no memory for so much, with
-/// half of it, as this message may be much shorter than those before.
+/// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest back.
 fn send_in_chunk<T>(value: &T, least: usize, outlet: &mut Outlet) -> Result<usize, SendError>
 where
-    T: for<'b, 's> Serialize<Archiver<'b, 's>>,
+    T: for<'b, 's> Serialize<Archiver<'b, 's>> + for<'s> Serialize<Measurer<'s>>,
 {
     let limit = usize::try_from(outlet.writer.message_max()).unwrap_or(usize::MAX);
-    let least = least.max(INLINE_BYTES + 1).min(limit);
-    let mut room = outlet.expected.max(least).min(limit);
-    // The least room for which there was no memory, and what was said then.
-    let mut refused = None;
-    let mut is_too_small = false;
-    // Bounded: the room is halved down to the least, then doubled up to the limit of at most 256 MiB: 22 rounds each.
-    loop {
-        let mut loan = match archive::Loan::take(&mut outlet.writer, room) {
-            Ok(loan) => loan,
-            Err(error) if room == least || is_too_small => return Err(refuse(&outlet.service, error)),
-            Err(error) => {
-                refused = Some((room, error));
-                room = (room / 2).max(least);
-                continue;
-            }
-        };
-        match archive_into(value, &mut loan, &mut outlet.scratch) {
-            Ok(length) => {
-                // Expect a little more than the last, and forget an exceptional one slowly.
-                let likely = length + length / 8;
-                outlet.expected =
-                    if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
-                return Ok(loan.send_prefix(length));
-            }
-            Err(ArchiveError::Full { needed }) if room < limit => {
-                is_too_small = true;
-                room = (room * 2).max(needed).min(limit);
-                if let Some((_, error)) = refused.take_if(|(refused, _)| room >= *refused) {
-                    drop(loan);
-                    return Err(refuse(&outlet.service, error));
-                }
-            }
-            Err(ArchiveError::Full { needed }) => {
-                drop(loan);
-                let service = outlet.service.clone();
-                return Err(SendError::TooLarge { service, bytes: needed as u64, limit: limit as u64 });
-            }
-            Err(_) => {
-                drop(loan);
-                return Err(SendError::Refused { service: outlet.service.clone() });
-            }
-        }
+    let room = outlet.expected.max(least).max(INLINE_BYTES + 1).min(limit);
+    if let Ok(mut loan) = archive::Loan::take(&mut outlet.writer, room)
+        && let Some(length) = archive_into(value, &mut loan, &mut outlet.scratch)
+    {
+        // Expect a little more than the last, and forget an exceptional one slowly.
+        let likely = length + length / 8;
+        outlet.expected = if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
+        return Ok(loan.send_prefix(length));
     }
+    send_measured(value, limit, outlet)
+}
+
+/// The way of a message that is longer than those before it, or shorter when there was no memory for one like those: it is
+/// archived twice, first to learn its length.
+#[cold]
+fn send_measured<T>(value: &T, limit: usize, outlet: &mut Outlet) -> Result<usize, SendError>
+where
+    T: for<'b, 's> Serialize<Archiver<'b, 's>> + for<'s> Serialize<Measurer<'s>>,
+{
+    let service = &outlet.service;
+    let refused = |Refused| SendError::Refused { service: service.clone() };
+    let needed = archive::measure(value, &mut outlet.scratch).map_err(refused)?;
+    if needed > limit {
+        let service = service.clone();
+        return Err(SendError::TooLarge { service, bytes: needed as u64, limit: limit as u64 });
+    }
+    let mut loan = archive::Loan::take(&mut outlet.writer, needed).map_err(|error| refuse(service, error))?;
+    let Some(length) = archive_into(value, &mut loan, &mut outlet.scratch) else {
+        // It was archived once, and not again.
+        drop(loan);
+        return Err(refused(Refused));
+    };
+    outlet.expected = length + length / 8;
+    Ok(loan.send_prefix(length))
 }
 
 impl Message for [u8] {
@@ -170,9 +174,16 @@ impl Message for [u8] {
         Ok(arrived)
     }
 
-    #[inline]
-    fn check_line(line: Line) -> Result<Self::Held, InvalidArchive> {
-        Ok(line.into())
+    type Checked = Line;
+
+    #[inline(always)]
+    fn check_line(line: Line) -> Option<Line> {
+        Some(line)
+    }
+
+    #[inline(always)]
+    fn hold(line: Line) -> Self::Held {
+        line.into()
     }
 
     #[inline]
@@ -180,7 +191,7 @@ impl Message for [u8] {
         held.bytes()
     }
 
-    fn own(held: &Self::Held) -> Result<Vec<u8>, ArchiveError> {
+    fn own(held: &Self::Held) -> Result<Vec<u8>, Refused> {
         Ok(held.bytes().to_vec())
     }
 

@@ -209,12 +209,32 @@ impl<T: Message + ?Sized> Publisher<T> {
     ///
     /// # Errors
     /// See [`SendError`]; nothing was sent then.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, message: &T) -> Result<usize, SendError> {
         if let Err(error) = self.outlet.writer.admit() {
             return Err(self.not_admitted(error));
         }
         message.send(&mut self.outlet)
+    }
+
+    /// Sends messages one after the other, as [`Publisher::send`] does each, and returns how many were sent: all of them, unless one
+    /// could not be. The messages from there on are the caller's to send later. Each of them can be received as soon as it is
+    /// sent, not only when all are.
+    ///
+    /// # Errors
+    /// See [`SendError`]: why the first message was not sent. When a later one was refused, that is found by sending the rest.
+    pub fn send_many(&mut self, messages: &[T]) -> Result<usize, SendError>
+    where
+        T: Sized,
+    {
+        for (sent, message) in messages.iter().enumerate() {
+            match self.send(message) {
+                Ok(_reached) => {}
+                Err(error) if sent == 0 => return Err(error),
+                Err(_later) => return Ok(sent),
+            }
+        }
+        Ok(messages.len())
     }
 
     /// As [`Publisher::send`], but waits when the service is reliable and a subscriber is behind, at most for `timeout` and not

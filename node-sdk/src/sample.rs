@@ -3,7 +3,7 @@
 use crate::message::Message;
 use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_core::protocol::EndId;
-use hivemind_ring::archive::ArchiveError;
+use hivemind_ring::archive::Refused;
 use std::ops::Deref;
 
 /// Where a message came from.
@@ -53,8 +53,8 @@ impl<T: Message + ?Sized> Sample<T> {
     /// Deserializes a copy of its own (for `[u8]`, a `Vec<u8>`).
     ///
     /// # Errors
-    /// [`ArchiveError::Refused`] if the type's own `Deserialize` says so.
-    pub fn to_owned(&self) -> Result<T::Owned, ArchiveError> {
+    /// [`Refused`] if the type's own `Deserialize` says so.
+    pub fn to_owned(&self) -> Result<T::Owned, Refused> {
         T::own(&self.held)
     }
 }

@@ -120,10 +120,16 @@ impl<T: Message + ?Sized> Subscriber<T> {
     ///
     /// # Errors
     /// See [`RecvError`].
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Sample<T>>, RecvError> {
         if let Some((turn, line)) = self.intake.poll_line() {
-            return self.sample(turn, T::check_line(line));
+            return match T::check_line(line) {
+                Some(checked) => {
+                    let origin = self.intake.connections[turn].origin;
+                    Ok(Some(Sample { origin, held: T::hold(checked) }))
+                }
+                None => Err(self.intake.cut_off_for(turn, &InvalidArchive::of(&line))),
+            };
         }
         self.try_recv_any()
     }
@@ -132,19 +138,28 @@ impl<T: Message + ?Sized> Subscriber<T> {
     #[inline(never)]
     fn try_recv_any(&mut self) -> Result<Option<Sample<T>>, RecvError> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
-        self.sample(turn, T::check(arrived))
-    }
-
-    #[inline]
-    fn sample(
-        &mut self,
-        turn: usize,
-        checked: Result<T::Held, InvalidArchive>,
-    ) -> Result<Option<Sample<T>>, RecvError> {
-        match checked {
+        match T::check(arrived) {
             Ok(held) => Ok(Some(Sample { held, origin: self.intake.connections[turn].origin })),
             Err(error) => Err(self.intake.cut_off_for(turn, &error)),
         }
+    }
+
+    /// An iterator over the messages that are there, until a look finds none. Never blocks, just as [`Subscriber::try_recv`].
+    /// Publishers that do not pause may keep it going: bound it with [`Iterator::take`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let node = hivemind::Node::join("listener")?;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut sum = 0;
+    /// for sample in subscriber.drain().take(64) {
+    ///     sum += sample?.to_native();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn drain(&mut self) -> Drain<'_, T> {
+        Drain { subscriber: self }
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<Sample<T>>, RecvError> {
@@ -213,6 +228,21 @@ impl<T: Message + ?Sized> std::fmt::Debug for Subscriber<T> {
             .field("filter", &self.intake.filter.as_str())
             .field("connections", &self.intake.connections)
             .finish_non_exhaustive()
+    }
+}
+
+/// What [`Subscriber::drain`] gives.
+#[derive(Debug)]
+pub struct Drain<'subscriber, T: Message + ?Sized> {
+    subscriber: &'subscriber mut Subscriber<T>,
+}
+
+impl<T: Message + ?Sized> Iterator for Drain<'_, T> {
+    type Item = Result<Sample<T>, RecvError>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.subscriber.try_recv().transpose()
     }
 }
 
@@ -336,7 +366,7 @@ impl Intake {
 
     /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to be done: the
     /// short way through [`Intake::poll`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_line(&mut self) -> Option<(usize, Line)> {
         self.looks += 1;
         if self.looks >= LOOKS_PER_SWEEP || self.end.news() != self.seen_news || !self.problems.is_empty() {

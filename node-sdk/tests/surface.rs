@@ -383,3 +383,43 @@ fn messages_travel_through_named_segments_which_their_owners_remove() {
     drop((sample, publisher, subscriber, camera, listener));
     assert_eq!(names(), 0, "their owners have removed them");
 }
+
+#[test]
+fn many_messages_are_sent_and_received_at_once() {
+    let hive = Hive::new();
+    let node = hive.join("node");
+    let mut publisher = node.publisher_builder::<u64>("counts").capacity(128).create().unwrap();
+    let mut subscriber = node.subscriber::<u64>("counts").unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    let numbers: Vec<u64> = (0..100).collect();
+    assert_eq!(publisher.send_many(&numbers).unwrap(), 100);
+    assert_eq!(publisher.send_many(&[]).unwrap(), 0);
+    let some: Vec<u64> = subscriber.drain().take(40).map(|sample| sample.unwrap().to_native()).collect();
+    assert_eq!(some, numbers[..40]);
+    // Each is a sample of its own, which may be kept while others are received.
+    let rest: Vec<Sample<u64>> = subscriber.drain().map(Result::unwrap).collect();
+    assert!(rest.iter().map(|sample| sample.to_native()).eq(40..100));
+    assert!(rest.iter().map(Sample::sequence).eq(40..100));
+    assert!(subscriber.drain().next().is_none());
+    assert_eq!((subscriber.received(), subscriber.lost()), (100, 0));
+}
+
+#[test]
+fn of_many_messages_a_reliable_service_takes_those_for_which_there_is_room() {
+    let hive = Hive::new();
+    let node = hive.join("node");
+    let mut publisher = node.publisher_builder::<u64>("counts").capacity(64).reliable().create().unwrap();
+    let mut subscriber = node.subscriber::<u64>("counts").unwrap();
+    publisher.wait_for_subscribers(1, PATIENCE).unwrap();
+    subscriber.wait_for_publishers(1, PATIENCE).unwrap();
+    let numbers: Vec<u64> = (0..100).collect();
+    assert_eq!(publisher.send_many(&numbers).unwrap(), 64);
+    let error = publisher.send_many(&numbers[64..]).unwrap_err();
+    assert!(matches!(error, SendError::Full { capacity: 64, .. }), "{error:?}");
+    assert_eq!(subscriber.drain().take(10).filter_map(Result::ok).count(), 10);
+    assert_eq!(publisher.send_many(&numbers[64..]).unwrap(), 10);
+    assert_eq!(publisher.send_many(&numbers[74..]).ok(), None);
+    let received: Vec<u64> = subscriber.drain().map(|sample| sample.unwrap().to_native()).collect();
+    assert_eq!(received, numbers[10..74]);
+}

@@ -17,6 +17,7 @@ use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Source};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
+use rkyv::ser::writer::Buffer;
 use rkyv::ser::{Positional, Writer as WriteBytes};
 use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
@@ -27,72 +28,59 @@ use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 
 /// What serializes a message: straight into a slice, with scratch memory that is kept between messages.
-pub type Archiver<'buffer, 'scratch> = LowSerializer<SliceWriter<'buffer>, ArenaHandle<'scratch>, Failure>;
+pub type Archiver<'buffer, 'scratch> = LowSerializer<Buffer<'buffer>, ArenaHandle<'scratch>, Failure>;
+/// What finds out how long an archive would be.
+pub type Measurer<'scratch> = LowSerializer<Measure, ArenaHandle<'scratch>, Failure>;
 /// What validates an archive.
 pub type Checker<'bytes> = LowValidator<'bytes, Failure>;
 /// What turns an archive back into the type.
 pub type Unarchiver = LowDeserializer<Failure>;
 
-/// Writes an archive into a slice, and remembers how much room it would have needed.
-#[derive(Debug)]
-pub struct SliceWriter<'buffer> {
-    buffer: &'buffer mut [u8],
+/// Counts the bytes of an archive and writes none.
+#[derive(Debug, Default)]
+pub struct Measure {
     position: usize,
-    needed: &'buffer mut usize,
 }
 
-impl Positional for SliceWriter<'_> {
+impl Positional for Measure {
     fn pos(&self) -> usize {
         self.position
     }
 }
 
-impl<E: Source> WriteBytes<E> for SliceWriter<'_> {
-    #[inline]
+impl<E: Source> WriteBytes<E> for Measure {
     fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
-        let end = self.position + bytes.len();
-        let Some(place) = self.buffer.get_mut(self.position..end) else {
-            *self.needed = end;
-            return Err(E::new(Full));
-        };
-        place.copy_from_slice(bytes);
-        self.position = end;
+        self.position += bytes.len();
         Ok(())
     }
 }
 
-/// The slice is too small.
-#[derive(Debug, thiserror::Error)]
-#[error("the archive does not fit")]
-struct Full;
-
-/// Why a value was not archived.
+/// The type refused to be archived or deserialized; look at its own `Serialize` or `Deserialize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ArchiveError {
-    /// The buffer has less than `needed` bytes; with so many it gets further, but perhaps not to the end.
-    #[error("the archive needs at least {needed} bytes")]
-    Full {
-        /// Bytes needed to get past the point that was reached.
-        needed: usize,
-    },
-    /// The type refused to be archived; look at its own `Serialize`.
-    #[error("the type refused to be archived; look at its `Serialize` implementation")]
-    Refused,
-}
+#[error("the type refused; look at its `Serialize` and `Deserialize` implementations")]
+pub struct Refused;
 
-/// Archives `value` at the start of `buffer` (which is aligned to 16 or more) and returns the length of the archive.
-/// No heap allocation once `scratch` has grown to what the type needs.
+/// Archives `value` at the start of `buffer` (which is aligned to 16 or more) and returns the length of the archive. `None`: the
+/// buffer is too small, or the type refused; [`measure`] tells which. No heap allocation once `scratch` has grown to what
+/// the type needs.
 #[inline]
-pub fn archive_into<T>(value: &T, buffer: &mut [u8], scratch: &mut Arena) -> Result<usize, ArchiveError>
+pub fn archive_into<T>(value: &T, buffer: &mut [u8], scratch: &mut Arena) -> Option<usize>
 where
     T: for<'b, 's> Serialize<Archiver<'b, 's>>,
 {
-    let mut needed = 0;
-    let writer = SliceWriter { buffer, position: 0, needed: &mut needed };
-    let length = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(value, writer, scratch.acquire())
-        .map(|writer| writer.position);
-    length.map_err(|Failure| if needed > 0 { ArchiveError::Full { needed } } else { ArchiveError::Refused })
+    let buffer = Buffer::from(buffer);
+    let archived = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(value, buffer, scratch.acquire());
+    archived.ok().map(|buffer| buffer.len())
+}
+
+/// The length that the archive of `value` will have.
+pub fn measure<T>(value: &T, scratch: &mut Arena) -> Result<usize, Refused>
+where
+    T: for<'s> Serialize<Measurer<'s>>,
+{
+    let measure = Measure::default();
+    let measured = rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(value, measure, scratch.acquire());
+    measured.map(|measure| measure.position).map_err(|Failure| Refused)
 }
 
 /// An archive may be nested so deep: in a `Box`, a `Vec`, a `String` and the like, each within the other. Validation recurses,
@@ -113,6 +101,8 @@ pub struct Message<M: Memory = Mapped> {
     /// this is nothing.
     place: Place<M>,
     niche: Niche,
+    /// Written together with the niche, for the same reason.
+    fill: u64,
 }
 
 /// Says nothing. `Option` and `Result` of a message keep their own tag in the values that it does not have; in front of the
@@ -134,11 +124,11 @@ union Place<M: Memory> {
 const KIND_COPY: u64 = 0xF8;
 
 impl<M: Memory> From<Line> for Message<M> {
-    #[inline]
+    #[inline(always)]
     fn from(line: Line) -> Self {
         // Outside of this crate a line never is of another kind.
         assert!(line.kind() <= INLINE_BYTES as u64, "a message in the line");
-        Message { line, place: Place { nothing: () }, niche: Niche::Taken }
+        Message { line, place: Place { nothing: () }, niche: Niche::Taken, fill: 0 }
     }
 }
 
@@ -149,7 +139,7 @@ impl<M: Memory> From<Taken<M>> for Message<M> {
             Taken::Inline(line) => line.into(),
             Taken::Held(Held { line, pin }) => {
                 assert_eq!(line.kind(), KIND_CHUNK, "a pin belongs to a chunk");
-                Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken }
+                Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken, fill: 0 }
             }
         }
     }
@@ -212,7 +202,12 @@ impl<M: Memory> Message<M> {
         let mut copy = rkyv::util::AlignedVec::with_capacity(self.bytes().len());
         copy.extend_from_slice(self.bytes());
         let line = self.line.with_kind(KIND_COPY);
-        Message { line, place: Place { copy: ManuallyDrop::new(Box::new(copy)) }, niche: Niche::Taken }
+        Message {
+            line,
+            place: Place { copy: ManuallyDrop::new(Box::new(copy)) },
+            niche: Niche::Taken,
+            fill: 0,
+        }
     }
 
     /// Whether the message lies in shared memory, pinned.
@@ -286,19 +281,38 @@ where
             Err(InvalidArchive { sequence: message.sequence(), length: message.bytes().len() })
         }
     }
+}
 
-    /// As [`View::check`], for a message that travelled in its slot.
-    #[inline]
-    pub fn check_line(line: Line) -> Result<Self, InvalidArchive> {
-        if is_valid::<A>(line.message()) {
-            Ok(View { message: line.into(), archive: PhantomData })
-        } else {
-            Err(InvalidArchive { sequence: line.sequence(), length: line.message().len() })
-        }
+/// A line that was validated as the archive `A`: what a [`View`] is made of, still in the registers that it was read into.
+#[derive(Debug, Clone, Copy)]
+pub struct CheckedLine<A> {
+    line: Line,
+    archive: PhantomData<A>,
+}
+
+impl<A: Portable + for<'b> CheckBytes<Checker<'b>>> CheckedLine<A> {
+    /// Validates the whole archive, as [`View::check`] does; `None` if it is not one.
+    #[inline(always)]
+    pub fn new(line: Line) -> Option<Self> {
+        is_valid::<A>(line.message()).then_some(CheckedLine { line, archive: PhantomData })
     }
 }
 
-#[inline]
+impl<A, M: Memory> From<CheckedLine<A>> for View<A, M> {
+    #[inline(always)]
+    fn from(checked: CheckedLine<A>) -> Self {
+        View { message: checked.line.into(), archive: PhantomData }
+    }
+}
+
+impl InvalidArchive {
+    /// What there is to say of a line that is none.
+    pub fn of(line: &Line) -> Self {
+        InvalidArchive { sequence: line.sequence(), length: line.message().len() }
+    }
+}
+
+#[inline(always)]
 fn is_valid<A: Portable + for<'b> CheckBytes<Checker<'b>>>(bytes: &[u8]) -> bool {
     const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
     // rkyv counts down from this, also for the root, and says no at one.
@@ -315,12 +329,12 @@ impl<A, M: Memory> View<A, M> {
     }
 
     /// Deserializes a copy.
-    pub fn deserialize<T>(&self) -> Result<T, ArchiveError>
+    pub fn deserialize<T>(&self) -> Result<T, Refused>
     where
         T: Archive<Archived = A>,
         A: Portable + Deserialize<T, Unarchiver>,
     {
-        rkyv::api::low::deserialize::<T, Failure>(&**self).map_err(|Failure| ArchiveError::Refused)
+        rkyv::api::low::deserialize::<T, Failure>(&**self).map_err(|Failure| Refused)
     }
 }
 

@@ -410,7 +410,7 @@ impl<M: Memory> Reader<M> {
 
     /// The next message, if it is there and travels in its slot: the short way through [`Reader::poll`], which finds
     /// everything else.
-    #[inline]
+    #[inline(always)]
     pub fn poll_line(&mut self) -> Option<Line> {
         let sequence = self.cursor;
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
@@ -577,7 +577,7 @@ impl<M: Memory> Reader<M> {
         self.seats.seats()[self.seat].cursor.store(self.cursor, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self) {
         self.cursor += 1;
         self.store_cursor();

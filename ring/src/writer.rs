@@ -37,10 +37,12 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-/// So many retired chunks are looked at together, at the cost of one fence and one look at all pins.
+/// So many retired chunks are looked at together, at the cost of one fence and one look at all pins …
 const RECLAIM_BATCH: usize = 16;
+/// … and so many more for each reader, whose pins have to be looked at: the cost for each chunk does not grow with them.
+const RECLAIM_BATCH_PER_READER: usize = 2;
 /// So many chunks that came back are kept at hand for messages of the same size.
-const RECYCLED_MAX: usize = 64;
+const RECYCLED_MAX: usize = 256;
 /// Chunk memory grows by at least so many bytes at a time …
 const GROWTH_MIN: u64 = 64 << 10;
 /// … and at most by so many more than are needed at once.
@@ -328,7 +330,7 @@ impl<M: Memory> Writer<M> {
 
     /// Commits a message of up to 56 bytes, which travels in the slot. Call [`Writer::admit`] first. Never blocks;
     /// one system call for each reader that sleeps, otherwise none. Returns how many readers are attached.
-    #[inline]
+    #[inline(always)]
     pub fn send_inline(&mut self, words: &[u64; INLINE_WORDS], length: usize) -> usize {
         assert!(length <= INLINE_BYTES, "a message in the slot has at most 56 bytes");
         self.commit(words, length as u64, None)
@@ -344,7 +346,7 @@ impl<M: Memory> Writer<M> {
         self.commit(&words, KIND_CHUNK, Some(chunk))
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self, words: &[u64; INLINE_WORDS], kind: u64, chunk: Option<Chunk>) -> usize {
         debug_assert!(self.next < self.limit, "a message is admitted before it is committed");
         let sequence = self.next;
@@ -464,7 +466,7 @@ impl<M: Memory> Writer<M> {
     /// allocate on the heap: one chunk for each slot, one for each pin, those at hand, and a batch on the way.
     fn make_room_in_tables(&mut self) {
         let pins = self.readers.len() * PINS;
-        let retired = pins + 2 * RECLAIM_BATCH;
+        let retired = pins + 2 * self.reclaim_batch();
         self.pinned.reserve(pins.saturating_sub(self.pinned.len()));
         self.retired.reserve(retired.saturating_sub(self.retired.len()));
         self.allocator.expect_chunks(self.ring.slots().len() + retired + RECYCLED_MAX + 1);
@@ -682,7 +684,11 @@ impl<M: Memory> Writer<M> {
             }
         }
         // What stayed is pinned; many held samples shall not make every message pay for a look at all pins.
-        self.reclaim_at = self.retired.len() + RECLAIM_BATCH;
+        self.reclaim_at = self.retired.len() + self.reclaim_batch();
+    }
+
+    fn reclaim_batch(&self) -> usize {
+        RECLAIM_BATCH + RECLAIM_BATCH_PER_READER * self.readers.len()
     }
 }
 
