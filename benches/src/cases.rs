@@ -18,6 +18,8 @@ use crate::readings::{BATCH, Readings, Summary};
 const FEW_SLOTS: u64 = 8;
 /// Slots of the ring in the one-way case.
 const MANY_SLOTS: u64 = 256;
+/// Messages of one `send_many`.
+const MANY: usize = 64;
 /// Slots of the ring in the fan-out cases.
 const FAN_SLOTS: u64 = 256;
 /// Messages under one reading of the clock where a message takes a few nanoseconds.
@@ -38,13 +40,22 @@ pub enum Against {
     Futex,
 }
 
+/// How the messages of a one-way case are sent and received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Sending {
+    /// `send` and `try_recv`.
+    OneByOne,
+    /// `send_many` of 64 and `drain`.
+    Batched,
+}
+
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Send, wait for the answer.
     RoundTrip(Shape, Waiting),
     /// Send as fast as the reliable ring allows; the peer receives and checks every message.
-    OneWay,
+    OneWay(Sending),
     /// Send to that many subscribers in one peer process.
     FanOut {
         /// What the messages look like.
@@ -115,7 +126,16 @@ pub const CASES: &[Case] = &[
         name: "one_way_56B_reliable",
         operation: "message",
         reading: "batches of 1024 received",
-        kind: Kind::OneWay,
+        kind: Kind::OneWay(Sending::OneByOne),
+        against: Against::Line,
+        bound: None,
+        budget: None,
+    },
+    Case {
+        name: "one_way_56B_batched",
+        operation: "message",
+        reading: "64 messages a send, batches of 1024 received",
+        kind: Kind::OneWay(Sending::Batched),
         against: Against::Line,
         bound: None,
         budget: None,
@@ -272,7 +292,7 @@ pub fn run(
         Kind::RoundTrip(Shape::Bytes(length), waiting) => {
             round_trips_bytes(dir, length, waiting, plan, clock_ns, peer)
         }
-        Kind::OneWay => flood(dir, counts.messages, peer),
+        Kind::OneWay(sending) => flood(dir, counts.messages, sending, peer),
         Kind::FanOut { shape, subscribers, draining } => {
             peer.order(&Order::Audience { dir: dir.into(), shape, subscribers, draining })?;
             let summary = address(dir, shape, subscribers, plan, clock_ns);
@@ -450,7 +470,7 @@ fn numbered_line(sequence: u64) -> [u8; LINE] {
 const FLOOD: &str = "bench/flood";
 
 /// The parent sends as fast as the ring takes it; the peer holds the clock.
-fn flood(dir: &Path, messages: u64, peer: &mut Peer) -> Result<Summary, HarnessError> {
+fn flood(dir: &Path, messages: u64, sending: Sending, peer: &mut Peer) -> Result<Summary, HarnessError> {
     let node = node(dir, "parent")?;
     let mut publisher = node
         .publisher_builder::<Reading>(FLOOD)
@@ -458,25 +478,49 @@ fn flood(dir: &Path, messages: u64, peer: &mut Peer) -> Result<Summary, HarnessE
         .reliable()
         .create()
         .map_err(HarnessError::hivemind)?;
-    peer.order(&Order::Drain { dir: dir.into(), messages })?;
+    peer.order(&Order::Drain { dir: dir.into(), messages, sending })?;
     publisher.wait_for_subscribers(1, PATIENCE).map_err(HarnessError::hivemind)?;
-    for sequence in 1..=messages {
-        let reading = Reading::numbered(sequence);
-        poll_for(
-            || match publisher.send(&reading) {
-                Ok(_reached) => Ok(Some(())),
-                Err(hivemind::SendError::Full { .. }) => Ok(None),
-                Err(error) => Err(HarnessError::hivemind(error)),
-            },
-            "room in the ring",
-        )?;
+    match sending {
+        Sending::OneByOne => {
+            for sequence in 1..=messages {
+                let reading = Reading::numbered(sequence);
+                poll_for(
+                    || match publisher.send(&reading) {
+                        Ok(_reached) => Ok(Some(())),
+                        Err(hivemind::SendError::Full { .. }) => Ok(None),
+                        Err(error) => Err(HarnessError::hivemind(error)),
+                    },
+                    "room in the ring",
+                )?;
+            }
+        }
+        Sending::Batched => {
+            let mut next = 1;
+            while next <= messages {
+                let batch: [Reading; MANY] =
+                    std::array::from_fn(|index| Reading::numbered(next + index as u64));
+                let mut rest = &batch[..MANY.min((messages - next + 1) as usize)];
+                next += rest.len() as u64;
+                poll_for(
+                    || match publisher.send_many(rest) {
+                        Ok(sent) => {
+                            rest = &rest[sent..];
+                            Ok(rest.is_empty().then_some(()))
+                        }
+                        Err(hivemind::SendError::Full { .. }) => Ok(None),
+                        Err(error) => Err(HarnessError::hivemind(error)),
+                    },
+                    "room in the ring",
+                )?;
+            }
+        }
     }
     let readings = peer.answer()?;
     Ok(readings.unwrap_or_default().summary())
 }
 
 /// The peer's half of the one-way case: every message is received and its number checked.
-pub fn drain(dir: &Path, messages: u64) -> Result<Readings, HarnessError> {
+pub fn drain(dir: &Path, messages: u64, sending: Sending) -> Result<Readings, HarnessError> {
     let node = node(dir, "peer")?;
     let mut subscriber = node.subscriber::<Reading>(FLOOD).map_err(HarnessError::hivemind)?;
     subscriber.wait_for_publishers(1, PATIENCE).map_err(HarnessError::hivemind)?;
@@ -485,19 +529,27 @@ pub fn drain(dir: &Path, messages: u64) -> Result<Readings, HarnessError> {
     while received < messages {
         let batch = DRAIN_BATCH.min(messages - received);
         let start = Instant::now();
-        for expected in received + 1..=received + batch {
-            let found = next(&mut subscriber, Waiting::Spinning)?.sequence.to_native();
-            if found != expected {
-                return Err(HarnessError::Mixed { expected, found });
+        let end = received + batch;
+        while received < end {
+            let first = next(&mut subscriber, Waiting::Spinning)?;
+            received = expect(received + 1, &first)?;
+            if sending == Sending::Batched {
+                for sample in subscriber.drain().take((end - received) as usize) {
+                    received = expect(received + 1, &sample.map_err(HarnessError::hivemind)?)?;
+                }
             }
         }
-        received += batch;
         // The first batch also waits for the publisher to begin.
         if received > DRAIN_BATCH || messages <= DRAIN_BATCH {
             readings.record(start.elapsed(), batch);
         }
     }
     Ok(readings)
+}
+
+fn expect(expected: u64, sample: &Sample<Reading>) -> Result<u64, HarnessError> {
+    let found = sample.sequence.to_native();
+    if found == expected { Ok(found) } else { Err(HarnessError::Mixed { expected, found }) }
 }
 
 // ---- fan-out ----

@@ -70,6 +70,8 @@ pub enum Order {
         dir: PathBuf,
         /// How many to receive.
         messages: u64,
+        /// One by one, or all that are there.
+        sending: cases::Sending,
     },
     /// Hold that many subscribers until told to stop.
     Audience {
@@ -209,7 +211,7 @@ fn carry_out(order: Order, floor: &Floor) -> Result<Option<Readings>, HarnessErr
         Order::Echo { dir, shape: Shape::Bytes(length), waiting, rounds } => {
             cases::echo_bytes(&dir, length, waiting, rounds).map(|()| None)
         }
-        Order::Drain { dir, messages } => cases::drain(&dir, messages).map(Some),
+        Order::Drain { dir, messages, sending } => cases::drain(&dir, messages, sending).map(Some),
         Order::Audience { dir, shape, subscribers, draining } => {
             cases::attend(&dir, shape, subscribers, draining, floor).map(|()| None)
         }

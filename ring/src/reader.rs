@@ -29,6 +29,8 @@ use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 use std::ptr::NonNull;
 use std::time::Duration;
 
+/// Seats in the first page, backed together.
+const FIRST_SEATS: usize = 7;
 /// So often a reader that is overtaken again while it catches up jumps further ahead within one poll; the last jump goes to
 /// the newest message.
 const CATCH_UP_ATTEMPTS: u64 = 8;
@@ -47,7 +49,7 @@ pub struct Seats<M: Memory> {
 
 #[derive(Debug, Default)]
 struct SeatBook {
-    /// Where to look first: low seats are taken again first, so few pages are touched.
+    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
     next: usize,
     /// So many seats are backed by pages.
     backed: usize,
@@ -89,6 +91,16 @@ impl<M: Memory> Seats<M> {
     pub fn take(&self, publisher: (u64, u32)) -> Result<u32, SeatError> {
         let mut book = lock(&self.book);
         let seats = self.memory.seats();
+        if book.backed == 0 {
+            let first = FIRST_SEATS.min(seats.len());
+            self.memory.reserve(0..first)?;
+            book.backed = first;
+            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
+            // the same few lines of a cache: so subscribers begin at different ones.
+            // Relaxed: a constant, written when the segment was made.
+            let index = self.memory.header().index.load(Ordering::Relaxed);
+            book.next = index as usize % first;
+        }
         // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
         let used = book.next..book.backed;
         let passed_over = 0..book.next;

@@ -39,10 +39,11 @@ use std::time::{Duration, Instant};
 
 /// So many retired chunks are looked at together, at the cost of one fence and one look at all pins …
 const RECLAIM_BATCH: usize = 16;
-/// … and so many more for each reader, whose pins have to be looked at: the cost for each chunk does not grow with them.
-const RECLAIM_BATCH_PER_READER: usize = 2;
+/// … and one more for so many readers, whose pins have to be looked at. More would let the chunks that come back leave the
+/// cache first.
+const READERS_PER_RECLAIM: usize = 2;
 /// So many chunks that came back are kept at hand for messages of the same size.
-const RECYCLED_MAX: usize = 256;
+const RECYCLED_MAX: usize = 64;
 /// Chunk memory grows by at least so many bytes at a time …
 const GROWTH_MIN: u64 = 64 << 10;
 /// … and at most by so many more than are needed at once.
@@ -688,7 +689,7 @@ impl<M: Memory> Writer<M> {
     }
 
     fn reclaim_batch(&self) -> usize {
-        RECLAIM_BATCH + RECLAIM_BATCH_PER_READER * self.readers.len()
+        RECLAIM_BATCH + self.readers.len() / READERS_PER_RECLAIM
     }
 }
 

@@ -14,6 +14,8 @@ use rivals_course::waiting::{PATIENCE, spin_for};
 const FEW_SLOTS: u64 = 8;
 /// Slots of the ring of small messages, one way: what stays in the first cache.
 const MANY_SLOTS: u64 = 256;
+/// Messages of one `send_many`.
+const BATCH: usize = 64;
 /// All chunks of large messages together fit the second cache of one core.
 const LARGE_BYTES: u64 = 512 << 10;
 
@@ -63,21 +65,13 @@ impl Contender for Hivemind {
     fn setup() -> &'static str {
         "typed, validated messages of 56 B in the slot, larger ones as loans filled and read in place; round trips and \
          fan-out over a lossy service, one way over a reliable one (256 slots, fewer for large messages); try_recv in a \
-         loop, or recv_timeout without spinning in the blocking case; the parent's node hosts the root"
+         loop, `send_many` of 64 and `drain` in batches, or recv_timeout without spinning in the blocking case; the parent's node hosts the root"
     }
 
     fn waits(task: Task) -> Waits {
         match task {
             Task::RoundTrip { asleep: true, .. } => Waits::Blocks,
             _ => Waits::Spins,
-        }
-    }
-
-    fn refuses(task: Task) -> Option<&'static str> {
-        match task {
-            // The place for `send_many` and `recv_many`: implement the three batch methods of `Link` below.
-            Task::OneWay { batched: true, .. } => Some("`send_many` and `recv_many` are not there yet"),
-            _ => None,
         }
     }
 
@@ -310,6 +304,47 @@ impl Link for Ends {
             return Err(Failure::NotOffered("this end does not receive bytes"));
         };
         Ok(read(&next(subscriber, self.asleep)?))
+    }
+
+    fn batch(&self) -> Option<u64> {
+        Some(BATCH as u64)
+    }
+
+    #[inline(always)]
+    fn send_batch(&mut self, first: u64, mark: u64) -> Result<()> {
+        let Kind::Typed(Some(publisher), _) = &mut self.kind else {
+            return Err(Failure::NotOffered("this end does not publish small messages"));
+        };
+        let last = first + BATCH as u64 - 1;
+        let batch: [Packet; BATCH] = std::array::from_fn(|index| {
+            let number = first + index as u64;
+            Small::numbered(number, if number == last { mark } else { 0 }).into()
+        });
+        let mut sent = 0;
+        spin_for(
+            || match publisher.send_many(&batch[sent..]) {
+                Ok(more) => {
+                    sent += more;
+                    Ok((sent == BATCH).then_some(()))
+                }
+                Err(SendError::Full { .. }) => Ok(None),
+                Err(error) => Err(rival(error)),
+            },
+            "room in the ring",
+        )
+    }
+
+    #[inline(always)]
+    fn receive_batch(&mut self, take: &mut impl FnMut(Seen) -> Result<()>) -> Result<()> {
+        let Kind::Typed(_, Some(subscriber)) = &mut self.kind else {
+            return Err(Failure::NotOffered("this end does not receive small messages"));
+        };
+        let first = next(subscriber, self.asleep)?;
+        take(seen(&first))?;
+        for sample in subscriber.drain().take(BATCH - 1) {
+            take(seen(&sample.map_err(rival)?))?;
+        }
+        Ok(())
     }
 }
 
