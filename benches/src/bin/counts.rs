@@ -70,7 +70,13 @@ fn send(hive: &Hive) -> Outcome {
             |step| sent(&publisher.send(black_box(&Reading::numbered(step))), readers),
         )?;
     }
-    Ok(())
+    let (mut publisher, _subscribers) = hive.service::<Reading>(false, 1)?;
+    let messages = [Reading::numbered(1); 4];
+    path(
+        "send_many, 4 x 56 B, 1 subscriber",
+        || Ok(()),
+        |_| matches!(publisher.send_many(black_box(&messages)), Ok(4)),
+    )
 }
 
 fn receive(hive: &Hive) -> Outcome {
@@ -81,7 +87,12 @@ fn receive(hive: &Hive) -> Outcome {
         || (0..BATCH).try_for_each(|step| Ok(publisher.send(&Reading::numbered(step)).map(drop)?)),
         |step| matches!(subscriber.try_recv(), Ok(Some(sample)) if sample.sequence.to_native() == step),
     )?;
-    path("try_recv, nothing there", || Ok(()), |_| matches!(subscriber.try_recv(), Ok(None)))
+    path("try_recv, nothing there", || Ok(()), |_| matches!(subscriber.try_recv(), Ok(None)))?;
+    path(
+        "drain 56 B",
+        || (0..BATCH).try_for_each(|step| Ok(publisher.send(&Reading::numbered(step)).map(drop)?)),
+        |step| matches!(subscriber.drain().next(), Some(Ok(sample)) if sample.sequence.to_native() == step),
+    )
 }
 
 fn send_and_receive(hive: &Hive) -> Outcome {
