@@ -14,7 +14,7 @@ use hivemind_ring::bell::Woken;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
-use hivemind_ring::reader::{PollError, Reader};
+use hivemind_ring::reader::{Held, PollError, Reader};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -131,17 +131,29 @@ impl<T: Message + ?Sized> Subscriber<T> {
                 None => Err(self.intake.cut_off_for(turn, &InvalidArchive::of(&line))),
             };
         }
+        if let Some((turn, held)) = self.intake.poll_held() {
+            return self.sample(turn, T::check(held.into()));
+        }
         self.try_recv_any()
+    }
+
+    #[inline(always)]
+    fn sample(
+        &mut self,
+        turn: usize,
+        checked: Result<T::Held, InvalidArchive>,
+    ) -> Result<Option<Sample<T>>, RecvError> {
+        match checked {
+            Ok(held) => Ok(Some(Sample { origin: self.intake.connections[turn].origin, held })),
+            Err(error) => Err(self.intake.cut_off_for(turn, &error)),
+        }
     }
 
     /// The long way through [`Subscriber::try_recv`].
     #[inline(never)]
     fn try_recv_any(&mut self) -> Result<Option<Sample<T>>, RecvError> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
-        match T::check(arrived) {
-            Ok(held) => Ok(Some(Sample { held, origin: self.intake.connections[turn].origin })),
-            Err(error) => Err(self.intake.cut_off_for(turn, &error)),
-        }
+        self.sample(turn, T::check(arrived))
     }
 
     /// An iterator over the messages that are there, until a look finds none. Never blocks, just as [`Subscriber::try_recv`].
@@ -369,13 +381,28 @@ impl Intake {
     #[inline(always)]
     pub(crate) fn poll_line(&mut self) -> Option<(usize, Line)> {
         self.looks += 1;
-        if self.looks >= LOOKS_PER_SWEEP || self.end.news() != self.seen_news || !self.problems.is_empty() {
-            return None;
-        }
-        let turn = if self.turn < self.connections.len() { self.turn } else { 0 };
+        let turn = self.undisturbed_turn()?;
         let line = self.connections.get_mut(turn)?.reader.poll_line()?;
         self.turn = turn + 1;
         Some((turn, line))
+    }
+
+    /// Whose turn it is, if nothing but messages is to be looked after.
+    #[inline(always)]
+    fn undisturbed_turn(&self) -> Option<usize> {
+        let disturbed =
+            self.looks >= LOOKS_PER_SWEEP || self.end.news() != self.seen_news || !self.problems.is_empty();
+        (!disturbed).then_some(if self.turn < self.connections.len() { self.turn } else { 0 })
+    }
+
+    /// As [`Intake::poll_line`], which was asked just before, for a message in a chunk.
+    #[inline(always)]
+    fn poll_held(&mut self) -> Option<(usize, Held<Mapped>)> {
+        let turn = self.undisturbed_turn()?;
+        // An error comes again on the long way, which tells of it.
+        let held = self.connections.get_mut(turn)?.reader.poll_held().ok()??;
+        self.turn = turn + 1;
+        Some((turn, held))
     }
 
     /// The next message of any publisher, in turn, and which connection it came from.

@@ -132,15 +132,20 @@ impl<M: Memory> From<Line> for Message<M> {
     }
 }
 
+impl<M: Memory> From<Held<M>> for Message<M> {
+    #[inline(always)]
+    fn from(Held { line, pin }: Held<M>) -> Self {
+        assert_eq!(line.kind(), KIND_CHUNK, "a pin belongs to a chunk");
+        Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken, fill: 0 }
+    }
+}
+
 impl<M: Memory> From<Taken<M>> for Message<M> {
     #[inline]
     fn from(taken: Taken<M>) -> Self {
         match taken {
             Taken::Inline(line) => line.into(),
-            Taken::Held(Held { line, pin }) => {
-                assert_eq!(line.kind(), KIND_CHUNK, "a pin belongs to a chunk");
-                Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken, fill: 0 }
-            }
+            Taken::Held(held) => held.into(),
         }
     }
 }

@@ -442,6 +442,33 @@ impl<M: Memory> Reader<M> {
         Some(line)
     }
 
+    /// The next message, if it is there and lies in a chunk: as [`Reader::poll_line`], for those.
+    #[inline(always)]
+    pub fn poll_held(&mut self) -> Result<Option<Held<M>>, PollError> {
+        let sequence = self.cursor;
+        let slot = &self.ring.slots()[(sequence & self.mask) as usize];
+        let found = stamp(sequence, KIND_CHUNK);
+        // edge commit. Acquire: the bytes of the message come before its stamp.
+        if slot.stamp.load(Ordering::Acquire) != found {
+            return Ok(None);
+        }
+        let Some(line) = Line::copy(slot, found) else { return Ok(None) };
+        let (offset, length) = line.chunk();
+        self.fetch_ahead(offset, length);
+        // The second look at the stamp is in there.
+        let Some(index) = self.hold(sequence)? else { return Ok(None) };
+        let pin = Pin { segments: Arc::clone(&self.segments), seat: self.seat as u32, index: index as u32 };
+        // The words are now known to belong to this message; they are a stranger's nevertheless.
+        let (_, bytes) = self.ring.chunks();
+        let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
+        let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
+        if !within || !aligned || length > self.message_max {
+            return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
+        }
+        self.advance();
+        Ok(Some(Held { line, pin }))
+    }
+
     /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
     /// of a reliable ring waits for this reader).
     pub fn poll(&mut self) -> Result<Option<Taken<M>>, PollError> {
@@ -472,27 +499,11 @@ impl<M: Memory> Reader<M> {
                 }
             }
             match kind {
-                KIND_CHUNK => {
-                    let Some(line) = Line::copy(slot, found) else { continue };
-                    let (offset, length) = line.chunk();
-                    self.fetch_ahead(offset, length);
-                    // The second look at the stamp is in there.
-                    let Some(pin) = self.hold(sequence)? else { continue };
-                    // The words are now known to belong to this message; they are a stranger's nevertheless.
-                    let (_, bytes) = self.ring.chunks();
-                    let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
-                    let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
-                    let pin = Pin {
-                        segments: Arc::clone(&self.segments),
-                        seat: self.seat as u32,
-                        index: pin as u32,
-                    };
-                    if !within || !aligned || length > self.message_max {
-                        return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
-                    }
-                    self.advance();
-                    return Ok(Some(Taken::Held(Held { line, pin })));
-                }
+                KIND_CHUNK => match self.poll_held()? {
+                    Some(held) => return Ok(Some(Taken::Held(held))),
+                    // Overwritten meanwhile: the stamp says so now.
+                    None => continue,
+                },
                 KIND_WITHDRAWN => {
                     self.lost += 1;
                     self.store_lost();
