@@ -610,6 +610,16 @@ impl<M: Memory> Reader<M> {
         }
     }
 
+    /// Whether there is nothing to read, as a poll would find; the quick answer for who polls in a loop.
+    #[inline]
+    pub fn idle(&mut self) -> bool {
+        if self.ready() {
+            return false;
+        }
+        self.drained();
+        true
+    }
+
     /// Nothing is left to read.
     #[inline]
     fn drained(&mut self) {

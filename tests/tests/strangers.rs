@@ -437,7 +437,10 @@ fn a_reader_segment_that_is_corrupt_is_refused_and_the_publisher_goes_on() {
     let mut subscriber = honest.subscriber::<u64>("numbers").unwrap();
     subscriber.wait_for_publishers(1, BOUND).unwrap();
     let end = honest.observe().unwrap().subscribers.iter().find(|end| end.filter == "numbers").unwrap().end;
-    let genuine = Forgery::copy(&honest.inspect(end).unwrap(), 8192).word(SEATS, 8);
+    // The seat that it sits on is a matter of its index; here it is the first, taken once and read.
+    let first_seat_read = 1 << 2 | 2;
+    let genuine =
+        Forgery::copy(&honest.inspect(end).unwrap(), 8192).word(SEATS, 8).word(STATE, first_seat_read);
 
     let lies: Vec<(&str, &str, u32, Lie)> = vec![
         ("no memory", "no memfd", 0, Box::new(|_| null())),
