@@ -13,7 +13,7 @@
 //! sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or until its node learns of
 //! the death and rings.
 
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, strong};
 use std::time::Duration;
 
 /// The three words of one end; see the head of this module.
@@ -68,27 +68,28 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken
 }
 
 /// Counts `word` up and wakes everyone who waits on it. One system call; never blocks.
-#[cfg(not(loom))]
 pub fn ring(word: &AtomicU32) {
-    use nix::libc;
     // Release: whoever sees the new count also sees what was written before it; the futex itself orders nothing.
-    word.fetch_add(1, Ordering::Release);
+    word.fetch_add(1, strong!("wake: bell", Release));
+    wake_all(word);
+}
+
+#[cfg(not(loom))]
+fn wake_all(word: &AtomicU32) {
+    use nix::libc;
     // SAFETY: FUTEX_WAKE only uses the address as a key; `word` borrows an aligned word that is alive for the call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
+
+#[cfg(loom)]
+fn wake_all(_word: &AtomicU32) {}
 
 /// Under loom a wait is a loop until the word changes: a lost wake-up shows as a model that never ends.
 #[cfg(loom)]
 pub fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woken {
     // Relaxed: the caller looks at the ring again with its own orderings.
-    while word.load(Ordering::Relaxed) == expected {
+    while word.load(crate::sync::Ordering::Relaxed) == expected {
         crate::sync::spin_loop();
     }
     Woken::LookAgain
-}
-
-/// Counts `word` up.
-#[cfg(loom)]
-pub fn ring(word: &AtomicU32) {
-    word.fetch_add(1, Ordering::Release);
 }

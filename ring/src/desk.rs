@@ -19,7 +19,7 @@
 use crate::bell;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
 
 /// Most readers of one publisher.
 pub const READERS_MAX: usize = 4096;
@@ -118,20 +118,21 @@ impl<M: Memory> Desk<M> {
         let peer =
             Arc::new(Peer { seats, seat: seat_index, life, bell, first: provisional.into(), subscriber });
         readers.push(Arc::clone(&peer));
-        // edge attach: the list is complete before the version moves.
-        self.version.fetch_add(1, Ordering::Release);
+        // Relaxed: whoever sees that the version moved fetches the list under the lock, which is held until the list is
+        // complete.
+        self.version.fetch_add(1, Ordering::Relaxed);
         // edge attach: pairs with the fence after each commit; see the head of this module.
-        fence(Ordering::SeqCst);
+        fence(strong!("attach: desk fence", SeqCst));
         // Relaxed: the fence before this; see the change-over in `barrier`.
         #[cfg(not(loom))]
         if header.unfenced.load(Ordering::Relaxed) != 0 && !crate::barrier::heavy() {
             readers.retain(|peer| !same(peer));
-            // edge attach: the list is complete before the version moves.
-            self.version.fetch_add(1, Ordering::Release);
+            // Relaxed: as above.
+            self.version.fetch_add(1, Ordering::Relaxed);
             return Err(AttachReaderError::NoBarrier);
         }
         // Acquire: the messages before `head` are complete.
-        let head = header.head.load(Ordering::Acquire);
+        let head = header.head.load(strong!("attach: desk looks at head", Acquire));
         // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as lost.
         let tail = header.tail.load(Ordering::Relaxed);
         let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
@@ -156,8 +157,8 @@ impl<M: Memory> Desk<M> {
         readers.retain(|peer| !which(peer));
         let forgotten = before - readers.len();
         if forgotten > 0 {
-            // edge attach: the list is complete before the version moves.
-            self.version.fetch_add(1, Ordering::Release);
+            // Relaxed: the lock carries the list.
+            self.version.fetch_add(1, Ordering::Relaxed);
         }
         forgotten
     }
@@ -187,8 +188,8 @@ impl<M: Memory> Desk<M> {
     /// The present list and its version.
     pub(crate) fn readers(&self) -> (u64, Vec<Arc<Peer<M>>>) {
         let readers = lock(&self.readers);
-        // Acquire: the version of at least this list (edge attach).
-        (self.version.load(Ordering::Acquire), readers.clone())
+        // Relaxed: it moves under this lock only.
+        (self.version.load(Ordering::Relaxed), readers.clone())
     }
 
     /// Wakes every reader that says it sleeps; for the end of a publisher.
@@ -203,7 +204,7 @@ impl<M: Memory> Peer<M> {
     /// Whether the reader ended in order, or gave its seat back. It makes no new pins then, but may still hold some.
     pub(crate) fn closed(&self) -> bool {
         // edge close. Acquire: its last reads of slots are done.
-        if self.seats.header().closed.load(Ordering::Acquire) != 0 {
+        if self.seats.header().closed.load(strong!("close: writer looks", Acquire)) != 0 {
             return true;
         }
         let state = self.state();
@@ -212,7 +213,7 @@ impl<M: Memory> Peer<M> {
 
     fn state(&self) -> u64 {
         // edge close. Acquire: as above; and when the seat was taken again, the last pin of this reader is gone.
-        self.seats.seats()[self.seat].state.load(Ordering::Acquire)
+        self.seats.seats()[self.seat].state.load(strong!("close: writer looks at the seat", Acquire))
     }
 
     /// Whether the reader ended and holds nothing any more.
@@ -225,13 +226,14 @@ impl<M: Memory> Peer<M> {
     fn pins(&self) -> bool {
         seat_life(self.state()) == self.life
             // edge unpin. Acquire: the last read of a chunk is done when its pin is gone.
-            && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(Ordering::Acquire) != 0)
+            && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(strong!("unpin: reader over", Acquire)) != 0)
     }
 
     /// Rings the reader's bell when it said that it sleeps. At most one system call.
     pub(crate) fn wake_if_sleeping(&self) {
-        // Acquire (edge sleep): pairs with the reader's store before it set `sleepers`.
-        if self.seats.header().sleeping.load(Ordering::Acquire) != 0 {
+        // Relaxed (edge sleep): whoever calls this took the reader's `sleepers` (Acquire), which comes after its `sleeping`, or
+        // made a fence. Nothing else is read that the reader wrote.
+        if self.seats.header().sleeping.load(Ordering::Relaxed) != 0 {
             bell::ring(&self.bell.bell().wake);
         }
     }

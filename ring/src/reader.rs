@@ -25,7 +25,7 @@ use crate::layout::{
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::sync::{Arc, Mutex, Ordering, fence, lock};
+use crate::sync::{Arc, Mutex, Ordering, fence, lock, strong};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -111,11 +111,12 @@ impl<M: Memory> Seats<M> {
                 book.backed = index + 1;
             }
             let seat = &seats[index];
-            // Acquire: pairs with `leave`, so the former reader's last store to this seat comes before ours.
-            let state = seat.state.load(Ordering::Acquire);
+            // Relaxed: this process alone writes it; the lock, which `leave` takes as well, puts the former reader's last store
+            // to this seat before ours.
+            let state = seat.state.load(Ordering::Relaxed);
             let free = seat_phase(state) == SEAT_FREE
                 // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
-                && seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0);
+                && seat.pins.iter().all(|pin| pin.load(strong!("unpin: seat taken again", Acquire)) == 0);
             if free {
                 book.next = index + 1;
                 let words = [
@@ -131,7 +132,7 @@ impl<M: Memory> Seats<M> {
                 }
                 let life = seat_life(state).wrapping_add(1);
                 // edge close: a former publisher that sees the new life may reuse what the former pins held.
-                seat.state.store(seat_state(life, SEAT_TAKEN), Ordering::Release);
+                seat.state.store(seat_state(life, SEAT_TAKEN), strong!("close: new life", Release));
                 return Ok(index as u32);
             }
         }
@@ -147,7 +148,7 @@ impl<M: Memory> Seats<M> {
             // Relaxed: only this process writes it.
             let life = seat_life(seat.state.load(Ordering::Relaxed));
             // edge close: after the last read of any slot. Also see `take`.
-            seat.state.store(seat_state(life, SEAT_FREE), Ordering::Release);
+            seat.state.store(seat_state(life, SEAT_FREE), strong!("close: seat left", Release));
         }
     }
 
@@ -158,10 +159,10 @@ impl<M: Memory> Seats<M> {
         M: 'a,
     {
         // edge close: after the last read of any slot.
-        self.memory.header().closed.store(1, Ordering::Release);
+        self.memory.header().closed.store(1, strong!("close: reader ends", Release));
         for reader in readers {
             // Release (edge sleep): the publisher that sees this also sees `closed`.
-            reader.bell.bell().sleepers.fetch_or(1, Ordering::AcqRel);
+            reader.bell.bell().sleepers.fetch_or(1, strong!("close: reader sets sleepers", Release));
             if reader.reliable {
                 bell::ring(&reader.bell.bell().space);
             }
@@ -195,16 +196,16 @@ impl<M: Memory> Seats<M> {
     ) -> Woken {
         let bell = self.bell.bell();
         let sleeping = &self.memory.header().sleeping;
-        // Acquire: what was rung for up to here is seen below.
-        let seen = bell.wake.load(Ordering::Acquire);
+        // Relaxed: the fence below, which comes before `news`, makes it an Acquire: what was rung for up to here is seen then.
+        let seen = bell.wake.load(Ordering::Relaxed);
         // Relaxed: `sleepers` carries it.
         sleeping.store(1, Ordering::Relaxed);
         for reader in readers.clone() {
             // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
-            reader.bell.bell().sleepers.fetch_or(1, Ordering::AcqRel);
+            reader.bell.bell().sleepers.fetch_or(1, strong!("sleep: reader sets sleepers", Release));
         }
         // edge sleep: see above.
-        fence(Ordering::SeqCst);
+        fence(strong!("sleep: reader fence", SeqCst));
         #[cfg(not(loom))]
         let timeout = ordered(readers, timeout);
         let woken = if news() { Woken::LookAgain } else { bell::wait(&bell.wake, seen, timeout) };
@@ -417,7 +418,7 @@ impl<M: Memory> Reader<M> {
     /// Whether the publisher ended in order and everything was read.
     pub fn finished(&self) -> bool {
         // edge close. Acquire: the last commit comes before it.
-        self.ring.header().closed.load(Ordering::Acquire) != 0 && !self.ready()
+        self.ring.header().closed.load(strong!("close: reader looks", Acquire)) != 0 && !self.ready()
     }
 
     /// The next message, if it is there and travels in its slot: the short way through [`Reader::poll`], which finds
@@ -427,14 +428,14 @@ impl<M: Memory> Reader<M> {
         let sequence = self.cursor;
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
         // edge commit. Acquire: the bytes of the message come before its stamp.
-        let found = slot.stamp.load(Ordering::Acquire);
+        let found = slot.stamp.load(strong!("commit: reader looks for a line", Acquire));
         // One look for both: another sequence is further away than any length.
         if found.wrapping_sub(stamp(sequence, 0)) > INLINE_BYTES as u64 {
             return None;
         }
         let line = Line::copy(slot, found)?;
         // edge rewrite: if one of the words was of a later message, the stamp below is busy or later too.
-        fence(Ordering::Acquire);
+        fence(strong!("rewrite: reader fence", Acquire));
         if slot.stamp.load(Ordering::Relaxed) != found {
             return None;
         }
@@ -477,7 +478,7 @@ impl<M: Memory> Reader<M> {
             let sequence = self.cursor;
             let slot = &self.ring.slots()[(sequence & self.mask) as usize];
             // edge commit. Acquire: the bytes of the message come before its stamp.
-            let found = slot.stamp.load(Ordering::Acquire);
+            let found = slot.stamp.load(strong!("commit: reader looks", Acquire));
             let kind = found & 0xFF;
             if found >> 8 != sequence + 1 {
                 if found >> 8 < sequence + 1 {
@@ -537,7 +538,7 @@ impl<M: Memory> Reader<M> {
         let mut pin = self.pin_hint;
         let mut looked = 0;
         // edge unpin. Acquire: another thread may have dropped the sample; its reads come before our next pin here.
-        while seat.pins[pin].load(Ordering::Acquire) != 0 {
+        while seat.pins[pin].load(strong!("unpin: pin used again", Acquire)) != 0 {
             looked += 1;
             if looked == PINS {
                 return Err(PollError::HeldOut { limit: PINS });
@@ -552,16 +553,16 @@ impl<M: Memory> Reader<M> {
             seat.pins_used.store(pin as u64 + 1, Ordering::Relaxed);
         }
         // Release: carries the edge unpin of the pin's former use on to whoever sees this one.
-        seat.pins[pin].store(sequence + 1, Ordering::Release);
+        seat.pins[pin].store(sequence + 1, strong!("unpin: next pin", Release));
         // edge pin: either the publisher sees the pin when it reclaims, or we see below that the slot was overwritten.
-        fence(Ordering::SeqCst);
+        fence(strong!("pin: reader fence", SeqCst));
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
         // Relaxed: ordered by the fence; also the second look of the edge rewrite for offset and length.
         if slot.stamp.load(Ordering::Relaxed) == stamp(sequence, KIND_CHUNK) {
             return Ok(Some(pin));
         }
-        // edge unpin: nothing was read.
-        seat.pins[pin].store(0, Ordering::Release);
+        // Relaxed: nothing was read; the edge unpin of the pin's former use is carried on by the fence above.
+        seat.pins[pin].store(0, Ordering::Relaxed);
         Ok(None)
     }
 
@@ -570,8 +571,9 @@ impl<M: Memory> Reader<M> {
     #[cold]
     fn overtaken(&mut self, newer: u64, attempt: &mut u64) -> Result<(), PollError> {
         let capacity = self.mask + 1;
-        // Acquire: the messages before it are complete.
-        let head = self.ring.header().head.load(Ordering::Acquire);
+        // Relaxed: it says how far to jump and no more; the message found there is judged by its own stamp (edge commit), and
+        // one that cannot be seen yet is found by a later poll.
+        let head = self.ring.header().head.load(Ordering::Relaxed);
         // The slot holds message newer - 1, or it is being written: all of newer - 1 - capacity and before is gone.
         let end = newer.max(head);
         let lead = capacity * (*attempt).min(CATCH_UP_ATTEMPTS) / CATCH_UP_ATTEMPTS;
@@ -597,7 +599,7 @@ impl<M: Memory> Reader<M> {
 
     fn store_cursor(&self) {
         // edge consume: the last read of the slots before the cursor is done.
-        self.seats.seats()[self.seat].cursor.store(self.cursor, Ordering::Release);
+        self.seats.seats()[self.seat].cursor.store(self.cursor, strong!("consume: cursor", Release));
     }
 
     #[inline(always)]
@@ -689,6 +691,7 @@ impl<M: Memory> Drop for Pin<M> {
     #[inline]
     fn drop(&mut self) {
         // edge unpin: the last read of the chunk is done.
-        self.segments.seats.seats()[self.seat as usize].pins[self.index as usize].store(0, Ordering::Release);
+        self.segments.seats.seats()[self.seat as usize].pins[self.index as usize]
+            .store(0, strong!("unpin: sample dropped", Release));
     }
 }

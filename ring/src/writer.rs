@@ -32,7 +32,7 @@ use crate::layout::{
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
-use crate::sync::{Arc, Ordering, fence};
+use crate::sync::{Arc, Ordering, fence, strong};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ const GROWTH_MAX: u64 = 16 << 20;
 /// and a reader that pauses between two messages rings no bell.
 const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
 /// Looks at the readers before a blocked publisher sleeps.
-const BLOCKED_SPINS: u32 = 100;
+const BLOCKED_SPINS: u32 = if cfg!(loom) { 0 } else { 100 };
 /// A publisher that finds no room pauses so often and looks once more before it says so: each look takes the line of a cursor
 /// away from its reader, and looking less often lets that one read more than one message in between.
 const FULL_PAUSES: u32 = if cfg!(loom) { 0 } else { 10 };
@@ -313,13 +313,13 @@ impl<M: Memory> Writer<M> {
 
     /// Says that it is blocked, looks once more, sleeps until a reader made space or `timeout` is over.
     fn sleep_for_space(&mut self, timeout: Duration) -> Result<(), AdmitError> {
-        // Acquire: pairs with the reader's count, after it moved its cursor (edge consume).
-        let seen = self.bell.bell().space.load(Ordering::Acquire);
+        // Relaxed: the fence below makes it an Acquire, which pairs with the reader's count, after it moved its cursor.
+        let seen = self.bell.bell().space.load(Ordering::Relaxed);
         self.blocked += 1;
         // Relaxed: readers use it as a hint (see BLOCKED_RECHECK).
         self.ring.header().blocked.store(self.blocked, Ordering::Relaxed);
         // Pairs with nothing that must not be missed, but makes the hint visible before the last look.
-        fence(Ordering::SeqCst);
+        fence(strong!("space: writer fence", SeqCst));
         if self.admit().is_err() {
             bell::wait(&self.bell.bell().space, seen, Some(timeout));
         }
@@ -357,13 +357,13 @@ impl<M: Memory> Writer<M> {
         // Relaxed: the fence below orders it before the words.
         slot.stamp.store(stamp(sequence, KIND_BUSY), Ordering::Relaxed);
         // edge rewrite: a reader that sees one of the new words also sees the busy stamp.
-        fence(Ordering::Release);
+        fence(strong!("rewrite: writer fence", Release));
         Line::store(words, slot);
         // edge commit: all bytes of the message, also those in its chunk, are written before its stamp can be seen.
-        slot.stamp.store(stamp(sequence, kind), Ordering::Release);
+        slot.stamp.store(stamp(sequence, kind), strong!("commit: stamp", Release));
         self.next = sequence + 1;
         // Release: whoever starts from `head` finds the messages before it complete.
-        self.ring.header().head.store(self.next, Ordering::Release);
+        self.ring.header().head.store(self.next, strong!("commit: head", Release));
         if chunk.is_some() || !self.occupants.is_empty() {
             self.occupy(sequence, index, chunk);
         }
@@ -406,7 +406,7 @@ impl<M: Memory> Writer<M> {
     #[cfg(loom)]
     fn order_commit(&self) {
         // edge sleep, edge attach.
-        fence(Ordering::SeqCst);
+        fence(strong!("sleep, attach: commit fence", SeqCst));
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.
@@ -427,7 +427,7 @@ impl<M: Memory> Writer<M> {
     fn ring_bell(&mut self) {
         // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
         // behind its fence, and ours came before this.
-        self.bell.bell().sleepers.swap(0, Ordering::Acquire);
+        self.bell.bell().sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire));
         self.refresh();
         self.attached = 0;
         for reader in &self.readers {
@@ -503,7 +503,8 @@ impl<M: Memory> Writer<M> {
             let first = reader.first.load(Ordering::Relaxed);
             // edge consume. Acquire: the reader's last read of the slots before its cursor is done. It is a stranger's
             // word, so it is brought into bounds: a reader can hold up this ring, which is its right, and no more.
-            let cursor = reader.seats.seats()[reader.seat].cursor.load(Ordering::Acquire);
+            let cursor =
+                reader.seats.seats()[reader.seat].cursor.load(strong!("consume: writer looks", Acquire));
             slowest = slowest.min(cursor.clamp(first.min(self.next), self.next));
         }
         slowest
@@ -655,7 +656,7 @@ impl<M: Memory> Writer<M> {
         }
         // edge pin: the stamps of the retired messages were overwritten before; a reader whose pin is not seen below
         // sees that when it looks at the stamp again.
-        fence(Ordering::SeqCst);
+        fence(strong!("pin: writer fence", SeqCst));
         self.refresh();
         self.pinned.clear();
         for reader in &self.readers {
@@ -665,7 +666,7 @@ impl<M: Memory> Writer<M> {
             let used = seat.pins_used.load(Ordering::Relaxed).min(PINS as u64);
             for pin in &seat.pins[..used as usize] {
                 // edge unpin. Acquire: the reader's last read of the chunk is done when its pin is gone.
-                let pinned = pin.load(Ordering::Acquire);
+                let pinned = pin.load(strong!("unpin: writer looks", Acquire));
                 if pinned != 0 {
                     self.pinned.push(pinned);
                 }
@@ -696,9 +697,9 @@ impl<M: Memory> Writer<M> {
 impl<M: Memory> Drop for Writer<M> {
     fn drop(&mut self) {
         // edge close: after the last message.
-        self.ring.header().closed.store(1, Ordering::Release);
+        self.ring.header().closed.store(1, strong!("close: writer ends", Release));
         // Pairs with the fence before a sleeper's last look.
-        fence(Ordering::SeqCst);
+        fence(strong!("close: writer fence", SeqCst));
         self.desk.wake_all();
     }
 }

@@ -12,7 +12,7 @@
 
 mod loom_support;
 
-use loom_support::{LOSSY, explore};
+use loom_support::{LOSSY, Subscription, explore};
 
 /// The publisher laps the reader; the reader copies no torn message, and received + lost = published exactly.
 #[test]
@@ -50,6 +50,42 @@ fn the_end_of_a_publisher_comes_after_its_last_message() {
         subscriber.poll();
         if subscriber.reader.finished() {
             assert_eq!(subscriber.reader.cursor(), 2);
+        }
+        sending.join().unwrap();
+    });
+}
+
+/// The short way to a message in its slot, which the models above take only after the long one has looked.
+#[test]
+fn the_short_way_to_a_line_gives_whole_messages_as_well() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let mut subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || {
+            for _ in 0..3 {
+                publisher.send();
+            }
+        });
+        subscriber.poll_line();
+        subscriber.poll_line();
+        sending.join().unwrap();
+    });
+}
+
+/// Whoever begins at a head finds the messages before it at once: a late subscriber that asks once has its history.
+#[test]
+fn a_late_reader_finds_its_history_at_once() {
+    explore(|| {
+        let mut publisher = LOSSY.with_history(1).publisher();
+        let door = publisher.door();
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher.send();
+        });
+        let mut subscriber = Subscription::new().attach(&door);
+        // It begins one before the head, so the head was 2.
+        if subscriber.reader.first() == 1 {
+            assert!(subscriber.poll().is_some(), "the history is there");
         }
         sending.join().unwrap();
     });

@@ -19,7 +19,7 @@ mod loom_support;
 
 use hivemind_ring::reader::Taken;
 use hivemind_ring::sync::Arc;
-use loom_support::{LOSSY, Subscription, explore};
+use loom_support::{LOSSY, Subscriber, Subscription, explore};
 
 /// Two slots, three units of chunk memory: from the fourth message on, memory comes from overwritten messages alone.
 #[test]
@@ -171,6 +171,45 @@ fn a_seat_passes_on_after_its_last_sample() {
         });
         subscriber.seats.leave(subscriber.reader.seat());
         let _ = subscriber.seats.take((3, 3));
+        sending.join().unwrap();
+        dropping.join().unwrap();
+    });
+}
+
+/// A control thread prunes a reader that left while a sample of it is dropped elsewhere, and the publisher is already about to
+/// reuse memory: it hears of both through the list of readers alone.
+#[test]
+fn a_reader_is_pruned_after_its_last_sample() {
+    a_pruned_reader_holds_nothing(|_| {});
+}
+
+/// The same when the seat was taken again meanwhile: then the new life of the seat alone says that the sample is gone.
+#[test]
+fn a_seat_that_passed_on_is_pruned_after_its_last_sample() {
+    a_pruned_reader_holds_nothing(|subscriber| {
+        let _ = subscriber.seats.take((3, 3));
+    });
+}
+
+fn a_pruned_reader_holds_nothing(after_leaving: impl Fn(&Subscriber) + Sync + Send + 'static) {
+    explore(move || {
+        let mut publisher = LOSSY.with_units(2).publisher();
+        let chunks = publisher.chunks.clone();
+        let door = publisher.door();
+        let mut subscriber = publisher.attach();
+        assert!(publisher.send_chunk());
+        let Some(Taken::Held(held)) = subscriber.poll() else { panic!("it was sent") };
+        assert!(publisher.send_chunk());
+        let sending = loom::thread::spawn(move || {
+            publisher.send_chunk();
+        });
+        let dropping = loom::thread::spawn(move || {
+            chunks.check(&held);
+            drop(held);
+        });
+        subscriber.seats.leave(subscriber.reader.seat());
+        after_leaving(&subscriber);
+        door.desk.prune();
         sending.join().unwrap();
         dropping.join().unwrap();
     });

@@ -12,7 +12,9 @@
 
 mod loom_support;
 
-use loom_support::{RELIABLE, Subscription, explore, explore_deeper};
+use hivemind_ring::sync::{Ordering, fence};
+use loom_support::{RELIABLE, Subscriber, Subscription, Words, explore, explore_deeper};
+use std::time::Duration;
 
 /// Four messages through two slots.
 #[test]
@@ -162,5 +164,86 @@ fn a_dead_reader_holds_nobody_up() {
         assert_eq!(door.desk.detach_node(2), 1);
         sending.join().unwrap();
         drop(subscriber);
+    });
+}
+
+/// The last read of a slot comes before the cursor that gives it to the publisher.
+#[test]
+fn a_slot_is_rewritten_only_after_its_last_read() {
+    const MESSAGES: u64 = 3;
+    explore(|| {
+        let mut publisher = RELIABLE.publisher();
+        let words = Words::new();
+        let mut subscriber = publisher.attach();
+        let sending = {
+            let words = words.clone();
+            loom::thread::spawn(move || {
+                for _ in 0..MESSAGES {
+                    words.send_when_admitted(&mut publisher);
+                }
+            })
+        };
+        while subscriber.reader.cursor() < MESSAGES {
+            if words.peek(&subscriber) {
+                assert!(subscriber.poll().is_some(), "it was there");
+            } else {
+                loom::thread::yield_now();
+            }
+        }
+        sending.join().unwrap();
+    });
+}
+
+/// The last read of a slot comes before the end of a subscriber, which gives all slots to the publisher.
+#[test]
+fn a_reader_that_ends_has_read_its_last_slot() {
+    a_reader_that_goes_has_read_its_last_slot(|subscriber| {
+        subscriber.seats.close(std::iter::once(&subscriber.reader));
+    });
+}
+
+/// The same for a seat that is given back.
+#[test]
+fn a_reader_that_leaves_its_seat_has_read_its_last_slot() {
+    a_reader_that_goes_has_read_its_last_slot(|subscriber| subscriber.seats.leave(subscriber.reader.seat()));
+}
+
+fn a_reader_that_goes_has_read_its_last_slot(go: impl Fn(&Subscriber) + Sync + Send + 'static) {
+    explore(move || {
+        let mut publisher = RELIABLE.publisher();
+        let words = Words::new();
+        let subscriber = publisher.attach();
+        words.send_when_admitted(&mut publisher);
+        words.send_when_admitted(&mut publisher);
+        let sending = {
+            let words = words.clone();
+            loom::thread::spawn(move || words.send_when_admitted(&mut publisher))
+        };
+        assert!(words.peek(&subscriber));
+        go(&subscriber);
+        sending.join().unwrap();
+    });
+}
+
+/// A publisher that sleeps until there is space. Readers make no fence between their cursor and the look at `blocked`, so a wake-up
+/// may be missed; the publisher then looks by itself after a while, which it does not do under loom. With that fence none is missed.
+#[test]
+fn a_blocked_publisher_is_woken_by_a_reader_that_looks_after_a_fence() {
+    explore(|| {
+        let mut publisher = RELIABLE.publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        publisher.send_when_admitted();
+        publisher.send_when_admitted();
+        let sending = loom::thread::spawn(move || {
+            publisher.writer.admit_within(Duration::MAX).expect("there will be space");
+            publisher.send();
+        });
+        assert!(subscriber.look(&chunks));
+        fence(Ordering::SeqCst);
+        assert!(subscriber.look(&chunks));
+        fence(Ordering::SeqCst);
+        subscriber.look(&chunks);
+        sending.join().unwrap();
     });
 }

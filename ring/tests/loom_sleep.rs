@@ -159,3 +159,24 @@ fn nobody_sleeps_through_news_of_the_own_node() {
         telling.join().unwrap();
     });
 }
+
+/// A publisher that is told of the end of a subscriber while it sends does not take the word and miss the end.
+#[test]
+fn a_publisher_that_was_told_of_an_end_knows_it() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let bell = Arc::clone(&publisher.bell);
+        let subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher
+        });
+        subscriber.seats.close(std::iter::once(&subscriber.reader));
+        let publisher = sending.join().unwrap();
+        // Relaxed: the thread that cleared it was joined.
+        if bell.sleepers.load(Ordering::Relaxed) == 0 {
+            assert_eq!(publisher.writer.readers(), 0, "it was told");
+            assert!(publisher.writer.desk().subscribers().is_empty(), "and forgot the reader");
+        }
+    });
+}

@@ -16,7 +16,7 @@ use hivemind_ring::bell::Bell;
 use hivemind_ring::layout::{INLINE_BYTES, INLINE_WORDS};
 use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Held, Reader, Seats, Taken};
-use hivemind_ring::sync::Arc;
+use hivemind_ring::sync::{Arc, Ordering, fence};
 use hivemind_ring::writer::{RingConfig, Writer};
 use loom::cell::UnsafeCell;
 
@@ -101,6 +101,41 @@ impl Chunks {
     }
 }
 
+/// A cell for each slot, in place of its words, which are atomics and so never race: written after a message was admitted
+/// and before it is committed, read after its stamp was seen and before the cursor moves on. Shows what cannot be shown on the
+/// words, since loom gives no load a value that is stored later: that the reads of a slot come before the cursor.
+#[derive(Clone)]
+pub struct Words(Arc<Vec<UnsafeCell<u64>>>);
+
+impl Words {
+    pub fn new() -> Self {
+        Words(Arc::new((0..2).map(|_| UnsafeCell::new(0)).collect()))
+    }
+
+    /// Sends the next message, as soon as it is admitted.
+    pub fn send_when_admitted(&self, publisher: &mut Publisher) {
+        publisher.wait_until_admitted();
+        let sequence = publisher.writer.published();
+        // SAFETY: loom checks that this access is exclusive, which is the purpose of the model.
+        self.0[(sequence & 1) as usize].with_mut(|cell| unsafe { *cell = content(sequence) });
+        publisher.send();
+    }
+
+    /// Reads the words of the next message, if it is there; the cursor stays.
+    pub fn peek(&self, subscriber: &Subscriber) -> bool {
+        let ready = subscriber.reader.ready();
+        if ready {
+            // As the Acquire with which a poll looks at the stamp.
+            fence(Ordering::Acquire);
+            let sequence = subscriber.reader.cursor();
+            // SAFETY: loom checks that nobody writes at the same time, which is the purpose of the model.
+            let found = self.0[(sequence & 1) as usize].with(|cell| unsafe { *cell });
+            assert_eq!(found, content(sequence));
+        }
+        ready
+    }
+}
+
 /// What message `sequence` says.
 fn content(sequence: u64) -> u64 {
     1000 + sequence
@@ -121,10 +156,14 @@ impl Publisher {
 
     /// As `send`, but waits for space.
     pub fn send_when_admitted(&mut self) {
+        self.wait_until_admitted();
+        self.send();
+    }
+
+    fn wait_until_admitted(&mut self) {
         while self.writer.admit().is_err() {
             loom::thread::yield_now();
         }
-        self.send();
     }
 
     /// Sends a message in a chunk, unless readers hold all memory.
@@ -218,7 +257,19 @@ impl Subscriber {
     /// Polls once; whatever comes must be in order, and whole where it travelled in the slot.
     pub fn poll(&mut self) -> Option<Taken<Heap>> {
         let taken = self.reader.poll().expect("an honest publisher")?;
-        let sequence = match &taken {
+        self.note(&taken);
+        Some(taken)
+    }
+
+    /// As `poll`, but only the short way to a message that travelled in its slot.
+    pub fn poll_line(&mut self) {
+        if let Some(line) = self.reader.poll_line() {
+            self.note(&Taken::Inline(line));
+        }
+    }
+
+    fn note(&mut self, taken: &Taken<Heap>) {
+        let sequence = match taken {
             Taken::Inline(line) => {
                 let sequence = line.sequence();
                 assert_eq!(line.message().len(), INLINE_BYTES);
@@ -230,7 +281,6 @@ impl Subscriber {
         assert!(self.newest < Some(sequence), "{sequence} comes after {:?}", self.newest);
         self.newest = Some(sequence);
         self.received += 1;
-        Some(taken)
     }
 
     /// Polls and looks into what comes. Whether there was anything.
