@@ -450,7 +450,7 @@ impl<M: Memory> Reader<M> {
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
         let found = stamp(sequence, KIND_CHUNK);
         // edge commit. Acquire: the bytes of the message come before its stamp.
-        if slot.stamp.load(Ordering::Acquire) != found {
+        if slot.stamp.load(strong!("commit: reader looks for a chunk", Acquire)) != found {
             return Ok(None);
         }
         let Some(line) = Line::copy(slot, found) else { return Ok(None) };
@@ -477,8 +477,8 @@ impl<M: Memory> Reader<M> {
         for _ in 0..WITHDRAWN_STEPS {
             let sequence = self.cursor;
             let slot = &self.ring.slots()[(sequence & self.mask) as usize];
-            // edge commit. Acquire: the bytes of the message come before its stamp.
-            let found = slot.stamp.load(strong!("commit: reader looks", Acquire));
+            // Relaxed: it says where to look on; the two short ways look again (edge commit) before they read a word.
+            let found = slot.stamp.load(Ordering::Relaxed);
             let kind = found & 0xFF;
             if found >> 8 != sequence + 1 {
                 if found >> 8 < sequence + 1 {

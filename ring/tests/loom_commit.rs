@@ -90,3 +90,16 @@ fn a_late_reader_finds_its_history_at_once() {
         sending.join().unwrap();
     });
 }
+
+/// The bytes of a message that lies in a chunk are written before its stamp.
+#[test]
+fn a_message_in_a_chunk_is_whole() {
+    explore(|| {
+        let mut publisher = LOSSY.publisher();
+        let chunks = publisher.chunks.clone();
+        let mut subscriber = publisher.attach();
+        let sending = loom::thread::spawn(move || publisher.send_chunk());
+        subscriber.look(&chunks);
+        assert!(sending.join().unwrap());
+    });
+}
