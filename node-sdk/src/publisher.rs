@@ -168,10 +168,14 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             MappedRing::create(hub.backend(), config, bell)?
         };
         let ahead = |error| PublisherError::Memory(CreateError::Segment(error));
-        let prefaulted =
-            self.prefault.map(|bytes| writer.ring().prefault(bytes)).transpose().map_err(ahead)?;
         let bytes = self.prefault.unwrap_or(0);
         let huge = self.huge_pages.then(|| writer.ring().huge_pages(bytes)).transpose().map_err(ahead)?;
+        // Huge pages are mapped ahead as they are made; asking for the memory twice could find only half of it.
+        let prefaulted = match (self.prefault, huge.and_then(|huge| huge.prefaulted)) {
+            (Some(bytes), None) => Some(writer.ring().prefault(bytes).map_err(ahead)?),
+            (None, _) => None,
+            (Some(_), prefaulted) => prefaulted,
+        };
         if prefaulted.is_some() || huge.is_some() {
             tracing::debug!(%service, ?prefaulted, ?huge, "memory was mapped ahead");
         }

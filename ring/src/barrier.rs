@@ -46,6 +46,10 @@ pub(crate) fn light() {
 /// The half of the side that runs seldom. False: the kernel refused, and nothing is ordered.
 #[must_use]
 pub(crate) fn heavy() -> bool {
+    #[cfg(test)]
+    if tests::REFUSED.get() {
+        return false;
+    }
     membarrier(GLOBAL_EXPEDITED)
 }
 
@@ -89,7 +93,77 @@ fn membarrier(command: libc::c_int) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bell::{Bell, Woken};
+    use crate::desk::AttachReaderError;
+    use crate::memory::{Heap, Memory, RingMemory};
+    use crate::reader::{Reader, Seats};
+    use crate::writer::{RingConfig, Writer};
+    use std::cell::Cell;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
+
+    thread_local! {
+        /// Whether the kernel refuses this thread the barrier, as a sandbox would.
+        pub(super) static REFUSED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn publisher() -> Writer<Heap> {
+        let config = RingConfig {
+            node: 7,
+            index: 1,
+            fingerprint: 0,
+            capacity: 4,
+            message_max: 64,
+            chunk_memory: 4096,
+            reliable: false,
+            history: 0,
+            bell: 0,
+        };
+        let writer = Writer::on_heap(&config, Arc::new(Bell::silent()));
+        // As a publisher whose process has registered.
+        writer.ring().header().unfenced.store(1, Ordering::Relaxed);
+        writer
+    }
+
+    fn attach(writer: &Writer<Heap>, seats: &Seats<Heap>, seat: u32) -> Result<u64, AttachReaderError> {
+        let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
+        writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1))
+    }
+
+    #[test]
+    fn a_subscriber_that_is_refused_the_barrier_sleeps_in_pieces_and_its_time_is_not_over() {
+        let writer = publisher();
+        let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
+        let seat = seats.take((7, 1)).unwrap();
+        REFUSED.set(true);
+        let ring = Arc::clone(writer.ring());
+        let reader: Reader<Heap> = Reader::new(ring, Arc::new(Bell::silent()), &seats, seat, 0).unwrap();
+        // For ever, and for longer than a piece.
+        for timeout in [None, Some(std::time::Duration::from_secs(3600))] {
+            let woken = seats.sleep(std::iter::once(&reader), || false, timeout);
+            assert_eq!(woken, Woken::LookAgain);
+        }
+        // A time shorter than a piece is over when it is over.
+        let shorter = Some(std::time::Duration::from_micros(1));
+        assert_eq!(seats.sleep(std::iter::once(&reader), || false, shorter), Woken::TimedOut);
+    }
+
+    #[test]
+    fn who_is_refused_the_barrier_attaches_nobody_new_and_forgets_nobody() {
+        let writer = publisher();
+        let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
+        let seat = seats.take((7, 1)).unwrap();
+        REFUSED.set(true);
+        assert_eq!(attach(&writer, &seats, seat), Err(AttachReaderError::NoBarrier));
+        assert_eq!(writer.desk().count(), 0);
+        REFUSED.set(false);
+        if heavy() {
+            let first = attach(&writer, &seats, seat).unwrap();
+            REFUSED.set(true);
+            assert_eq!(attach(&writer, &seats, seat), Ok(first), "it was registered before");
+            assert_eq!(writer.desk().count(), 1);
+        }
+    }
 
     /// The pair on real cores: whoever comes first, at least one of both sides sees the other's store.
     #[test]

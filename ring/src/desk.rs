@@ -121,14 +121,15 @@ impl<M: Memory> Desk<M> {
         // Relaxed: whoever sees that the version moved fetches the list under the lock, which is held until the list is
         // complete.
         self.version.fetch_add(1, Ordering::Relaxed);
+        // The publisher may ask for the list at once; it shall not wait for the barrier.
+        drop(readers);
         // edge attach: pairs with the fence after each commit; see the head of this module.
         fence(strong!("attach: desk fence", SeqCst));
-        // Relaxed: the fence before this; see the change-over in `barrier`.
+        // Relaxed: the fence before this; see the change-over in `barrier`. Who was registered before stays so, without
+        // a gap, and does not begin at `head`: no order is needed then.
         #[cfg(not(loom))]
-        if header.unfenced.load(Ordering::Relaxed) != 0 && !crate::barrier::heavy() {
-            readers.retain(|peer| !same(peer));
-            // Relaxed: as above.
-            self.version.fetch_add(1, Ordering::Relaxed);
+        if former.is_none() && header.unfenced.load(Ordering::Relaxed) != 0 && !crate::barrier::heavy() {
+            self.forget(|other| std::ptr::eq(other, &*peer));
             return Err(AttachReaderError::NoBarrier);
         }
         // Acquire: the messages before `head` are complete.

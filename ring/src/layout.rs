@@ -33,7 +33,7 @@ pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"HIVERING");
 /// First word of a reader segment: `HIVEREAD`.
 pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"HIVEREAD");
 /// Version of both layouts; a peer of another version is refused.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 
 /// Bytes of a cache line, of a slot, and the granularity of chunks.
 pub const LINE_BYTES: u64 = 64;

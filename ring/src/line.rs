@@ -51,7 +51,7 @@ impl Line {
         let (a, b, c, d, stamp);
         // SAFETY: reads the 64 bytes of `slot` (borrowed, so alive and in bounds; aligned to 64) and writes no memory. An
         // aligned piece of 16 bytes is read no less atomically than its two words, each of which a relaxed atomic load could
-        // have read: so this is those eight loads, in order of their addresses.
+        // have read: so this is those eight loads, in some order.
         unsafe {
             std::arch::asm!(
                 "movdqa {a}, [{from}]",

@@ -310,7 +310,7 @@ impl MappedRing {
     pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
         let huge = self.segment.huge_pages(self.chunks_offset + bytes.min(self.chunks_length))?;
         // Whether huge or not, the pages are there, if it could be tried at all.
-        if huge.obtained > 0 {
+        if huge.prefaulted.is_some() {
             self.is_ahead(huge.asked.saturating_sub(self.chunks_offset).min(self.chunks_length));
         }
         Ok(huge)

@@ -93,6 +93,9 @@ impl<M: Memory> Seats<M> {
         let seats = self.memory.seats();
         if book.backed == 0 {
             let first = FIRST_SEATS.min(seats.len());
+            if first == 0 {
+                return Err(SeatError::SeatsOut { limit: 0 });
+            }
             self.memory.reserve(0..first)?;
             book.backed = first;
             // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
@@ -207,8 +210,18 @@ impl<M: Memory> Seats<M> {
         // edge sleep: see above.
         fence(strong!("sleep: reader fence", SeqCst));
         #[cfg(not(loom))]
-        let timeout = ordered(readers, timeout);
-        let woken = if news() { Woken::LookAgain } else { bell::wait(&bell.wake, seen, timeout) };
+        let nap = nap_if_unordered(readers);
+        #[cfg(loom)]
+        let nap = None;
+        let woken = if news() {
+            Woken::LookAgain
+        } else if let Some(nap) = nap.filter(|nap| timeout.is_none_or(|timeout| *nap < timeout)) {
+            bell::wait(&bell.wake, seen, Some(nap));
+            // The nap is over, not the time.
+            Woken::LookAgain
+        } else {
+            bell::wait(&bell.wake, seen, timeout)
+        };
         // Relaxed: a publisher that still sees 1 rings in vain.
         sleeping.store(0, Ordering::Relaxed);
         woken
@@ -216,18 +229,12 @@ impl<M: Memory> Seats<M> {
 }
 
 /// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`. Where the kernel
-/// refuses, no wake-up is waited for longer than it could be missed.
+/// refuses, says how long a sleep may be: no longer than a wake-up may be late.
 #[cfg(not(loom))]
-fn ordered<'a, M: Memory>(
-    mut readers: impl Iterator<Item = &'a Reader<M>>,
-    timeout: Option<Duration>,
-) -> Option<Duration> {
+fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
     // edge sleep. Relaxed: the fence before this; see the change-over in `barrier`.
     let unfenced = readers.any(|reader| reader.ring.header().unfenced.load(Ordering::Relaxed) != 0);
-    if unfenced && !crate::barrier::heavy() {
-        return Some(timeout.map_or(UNORDERED_NAP, |timeout| timeout.min(UNORDERED_NAP)));
-    }
-    timeout
+    (unfenced && !crate::barrier::heavy()).then_some(UNORDERED_NAP)
 }
 
 /// The end of one subscriber at one publisher.

@@ -348,10 +348,10 @@ impl Segment {
         let asked = bytes.next_multiple_of(HUGE_PAGE_BYTES).min(whole);
         match &self.hold {
             Some(Hold::AlignedOwner { map, .. }) => {
-                self.prefault(0..asked)?;
-                Ok(map.collapse(asked))
+                let prefaulted = self.prefault(0..asked)?;
+                Ok(HugePages { asked, obtained: map.collapse(asked), prefaulted: Some(prefaulted) })
             }
-            _ => Ok(HugePages { asked, obtained: 0 }),
+            _ => Ok(HugePages { asked, obtained: 0, prefaulted: None }),
         }
     }
 
@@ -810,7 +810,7 @@ mod tests {
         own.prefault(0..AHEAD).unwrap();
         // SAFETY: in bounds of the segment, reserved, and nobody else has it.
         unsafe { own.as_ptr().wrapping_add(AHEAD as usize - 1).write(77) };
-        let HugePages { asked, obtained } = own.huge_pages(AHEAD).unwrap();
+        let HugePages { asked, obtained, .. } = own.huge_pages(AHEAD).unwrap();
         assert_eq!(asked, 2 * HUGE_PAGE_BYTES);
         if obtained < asked {
             eprintln!("skipped in part: the kernel gave {obtained} bytes of {asked} in huge pages");
@@ -827,9 +827,13 @@ mod tests {
     #[test]
     fn a_segment_that_is_not_aligned_or_too_short_gets_no_huge_pages() {
         let (own, _peer) = pair();
-        assert_eq!(own.huge_pages(AHEAD).unwrap(), HugePages { asked: 2 * HUGE_PAGE_BYTES, obtained: 0 });
+        assert_eq!(
+            own.huge_pages(AHEAD).unwrap(),
+            HugePages { asked: 2 * HUGE_PAGE_BYTES, obtained: 0, prefaulted: None }
+        );
         let short = Anonymous.create_aligned("test", 5000, Sharing::SingleWriter).unwrap();
-        assert_eq!(short.huge_pages(AHEAD).unwrap(), HugePages { asked: 0, obtained: 0 });
+        let HugePages { asked, obtained, .. } = short.huge_pages(AHEAD).unwrap();
+        assert_eq!((asked, obtained), (0, 0));
     }
 
     #[test]

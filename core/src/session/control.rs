@@ -262,10 +262,15 @@ impl Control {
                     self.link_ready(EpollFlags::EPOLLOUT);
                 }
             }
-            // A report from before somebody else began to look after the link, unless it is its end.
-            LINK if self.link.as_ref().is_some_and(|link| link.is_driven)
-                && !event.events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) => {}
-            LINK => self.link_ready(event.events()),
+            LINK => {
+                let mut ready = event.events();
+                let is_over = ready.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+                if self.link.as_ref().is_some_and(|link| link.is_driven) && !is_over {
+                    // A report from before somebody else began to read from the link. What is to be sent is sent here.
+                    ready.remove(EpollFlags::EPOLLIN);
+                }
+                self.link_ready(ready);
+            }
             ROOT => {
                 // Take what it still said. Its death may be older than this link; then the pidfd says no.
                 self.link_ready(EpollFlags::EPOLLIN);
@@ -372,7 +377,10 @@ impl Control {
     }
 
     fn withdraw(&mut self, index: u32) {
-        self.pending.remove(&index);
+        if let Some(pending) = self.pending.remove(&index) {
+            // The end is gone before it was answered for; whoever waits, waits for other ends as well.
+            let _nobody_waits = pending.reply.send(Ok(()));
+        }
         if self.told.remove(&index).is_some() {
             self.say(&ToRoot::Withdraw { index }, Vec::new());
         }

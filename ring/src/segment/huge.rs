@@ -13,6 +13,7 @@
 //! Memfds of `MFD_HUGETLB` are not used: a hole in one may end in a SIGBUS for whoever reads it, and the pool they come
 //! from is empty unless an administrator filled it. `check_seals` refuses them.
 
+use super::Prefaulted;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
@@ -33,6 +34,8 @@ pub struct HugePages {
     pub asked: u64,
     /// So many of them this process has mapped as huge pages now, as the kernel says (`ShmemPmdMapped`).
     pub obtained: u64,
+    /// How the memory was mapped ahead for that, whatever the size of its pages; `None` for a segment that can have none.
+    pub prefaulted: Option<Prefaulted>,
 }
 
 /// A mapping to read and write that begins at a multiple of [`HUGE_PAGE_BYTES`]; unmapped when dropped, not inherited by a
@@ -109,8 +112,8 @@ impl Aligned {
         Errno::result(result).map(drop)
     }
 
-    /// Makes the first `bytes`, whose pages are there, huge pages as far as the kernel can.
-    pub(super) fn collapse(&self, bytes: u64) -> HugePages {
+    /// Makes the first `bytes`, whose pages are there, huge pages as far as the kernel can. Returns how many bytes are in some.
+    pub(super) fn collapse(&self, bytes: u64) -> u64 {
         let asked = bytes
             .next_multiple_of(HUGE_PAGE_BYTES)
             .min(self.length as u64 / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES);
@@ -119,7 +122,7 @@ impl Aligned {
         for start in (0..asked).step_by(HUGE_PAGE_BYTES as usize) {
             let _ = self.advise(start as usize, HUGE_PAGE_BYTES as usize, libc::MADV_COLLAPSE);
         }
-        HugePages { asked, obtained: self.huge().unwrap_or(0).min(asked) }
+        self.huge().unwrap_or(0).min(asked)
     }
 
     /// Bytes of this mapping that are mapped as huge pages, if the kernel says.
