@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Threads are preempted at most twice where no environment says otherwise, which takes seconds; `LOOM_MAX_PREEMPTIONS=3` looks
-//! deeper and takes minutes. What loom cannot see: a load that returns a value which is stored later (load buffering), so the orderings that
-//! only keep loads before later stores (the Release of edge consume) are argued in the code, not shown here.
+//! deeper and takes minutes. What loom cannot see: a load that returns a value which is stored later (load buffering), so that
+//! the reads of a slot come before the cursor is shown on cells beside the slots ([`Words`]).
+//!
+//! `ring/mutants` weakens every ordering of the crate in turn and sees one of the models fail.
 #![allow(unsafe_code)]
 #![allow(dead_code, unreachable_pub, reason = "no model needs all of it")]
 
