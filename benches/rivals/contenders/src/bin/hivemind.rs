@@ -75,6 +75,10 @@ impl Contender for Hivemind {
         }
     }
 
+    fn refuses(_: Task) -> Option<&'static str> {
+        None
+    }
+
     fn parent(run: &Run, launch: &mut dyn Launch) -> Result<Ends> {
         let node = node(run, "parent")?;
         let ends = if run.task.bytes() == 64 {
