@@ -102,7 +102,7 @@ impl<M: Memory> Desk<M> {
         let mut readers = lock(&self.readers);
         let same =
             |peer: &Peer<M>| peer.subscriber == subscriber && peer.seat == seat_index && peer.life == life;
-        // Relaxed: stored under this lock.
+        // Relaxed: stored by the same thread, or before it had the lock that one had: a node attaches one after the other.
         let former = readers.iter().find(|peer| same(peer)).map(|peer| peer.first.load(Ordering::Relaxed));
         // Also forget those that ended, or a publisher that rarely sends collects them.
         readers.retain(|peer| !same(peer) && !peer.over());

@@ -499,7 +499,7 @@ impl<M: Memory> Writer<M> {
             if reader.closed() {
                 continue;
             }
-            // Relaxed: a lower bound, written under the desk's lock.
+            // Relaxed: a lower bound from the moment at which the reader is on the list.
             let first = reader.first.load(Ordering::Relaxed);
             // edge consume. Acquire: the reader's last read of the slots before its cursor is done. It is a stranger's
             // word, so it is brought into bounds: a reader can hold up this ring, which is its right, and no more.
