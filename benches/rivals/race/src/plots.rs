@@ -30,7 +30,7 @@ pub(crate) fn draw_all(folder: &Path, results: &Results) -> Result<(), Box<dyn E
         &folder.join("latency.svg"),
         "Round trip of 64 B: how many readings take how long",
         ("share of the readings", |nines| format!("{}%", percent(nines))),
-        ("nanoseconds", plain),
+        ("multiples of the raw floor", plain),
         &latency(results),
     )?;
     draw(
@@ -110,7 +110,7 @@ fn latency(results: &Results) -> Vec<Line> {
     let points = |name: &str| {
         let curve = results.cell(name, "round_trip_64B").map(|cell| cell.curve()).unwrap_or_default();
         // A reading of zero (cheaper than the clock) has no place on a logarithmic axis.
-        CURVE.iter().map(|share| nines(*share)).zip(curve).filter(|(_, ns)| *ns > 0.0).collect()
+        CURVE.iter().map(|share| nines(*share)).zip(curve).filter(|(_, x)| *x > 0.0).collect()
     };
     lines(results, points, false)
 }

@@ -99,6 +99,12 @@ fn head(text: &mut String, results: &Results) {
          cores, measured before and after each lap); of a futex where both ends sleep. A lap whose two floors differ by \
          more than 15 % is run again; `~` marks medians of laps that stayed unsteady. `-` is explained at the end.\n"
     );
+    line!(
+        text,
+        "The host moves the cores between laps (see the range of the floors above), by factors of four and more: compare \
+         multiples of the floor first. Nanoseconds and rates of two rows can come from different places; a rate is a \
+         median over laps, most of which were near each other.\n"
+    );
 }
 
 /// The range of the floors: what the host did meanwhile.

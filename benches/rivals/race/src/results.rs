@@ -172,11 +172,11 @@ impl Cell<'_> {
         self.median(|_, figures| figures.per_second)
     }
 
-    /// The medians of the points of the latency curve.
+    /// The medians of the points of the latency curve, each as a multiple of the floor of its lap.
     pub(crate) fn curve(&self) -> Vec<f64> {
         (0..CURVE.len())
             .filter(|&point| self.laps.iter().all(|(_, figures)| point < figures.curve.len()))
-            .map(|point| self.median(|_, figures| figures.curve[point]))
+            .map(|point| self.median(|lap, figures| figures.curve[point] / lap.floor()))
             .collect()
     }
 }
