@@ -21,6 +21,9 @@
 //! says in its header whether it still does (`unfenced`), and changes over with a fence between that store and the first commit
 //! without one: a sleeper whose own fence comes first is seen by all later looks at `sleepers`, one whose fence comes later sees `unfenced`.
 //!
+//! `unfenced` is the publisher's alone. If it dies right after setting it, nobody commits any more. If it lies, its own
+//! subscribers wake late or make a barrier in vain; nothing else is decided by it.
+//!
 //! Where the kernel refuses (before 4.16, or a sandbox forbids the call), publishers fence for ever. A subscriber that
 //! may not call it, though its publisher leaves the fence out, sleeps in short pieces instead.
 //!

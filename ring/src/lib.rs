@@ -20,8 +20,8 @@
 //!
 //! | edge    | release                   | acquire                  | carries                                          |
 //! | ------- | ------------------------- | ------------------------ | ------------------------------------------------ |
-//! | commit  | `Writer::commit`          | `Reader::poll`           | the bytes of the message                         |
-//! | rewrite | `Writer::commit` (fence)  | `Reader::poll` (fence)   | "this slot is being rewritten": the seqlock      |
+//! | commit  | `Writer::commit`          | `Reader::{poll_line, poll_held}` | the bytes of the message                         |
+//! | rewrite | `Writer::commit` (fence)  | `Reader::poll_line` (fence) | "this slot is being rewritten": the seqlock      |
 //! | pin     | `Reader::hold` (SeqCst)   | `Writer::reclaim`        | "I still read this chunk"                        |
 //! | unpin   | `Pin::drop`               | `Writer::reclaim`        | "my last read of this chunk is done"             |
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
