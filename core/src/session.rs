@@ -11,6 +11,10 @@
 //! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work, this
 //! is a forked child), the request goes into the control thread's inbox.
 //!
+//! Making an end takes about as long as the root takes to wake up and answer. So the end is announced first and made
+//! meanwhile ([`Session::offer_while`]), by the thread that looks after the link: what the root says about the end waits in the
+//! socket until it is there.
+//!
 //! A thread that announces many ends ([`Session::together`]) does not wait for each answer: the root works on the first while
 //! the next are made, and all answers are awaited at the end.
 //!
@@ -360,9 +364,8 @@ impl Session {
     /// # Errors
     /// [`AnnounceError`].
     pub fn offer(&self, offer: Offer) -> Result<(), AnnounceError> {
-        ServiceName::parse(&offer.service)?;
-        check_schema(&offer.schema)?;
-        self.announce(Announcement::Offer(offer))
+        check_offer(&offer)?;
+        self.announce_while(Announcement::Offer(offer), || Ok(()))
     }
 
     /// Announces a subscription. Waits as [`Session::offer`] does.
@@ -370,11 +373,36 @@ impl Session {
     /// # Errors
     /// [`AnnounceError`].
     pub fn demand(&self, demand: Demand) -> Result<(), AnnounceError> {
-        Filter::parse(&demand.filter)?;
-        if let Some(expected) = &demand.expected {
-            check_schema(&expected.schema)?;
-        }
-        self.announce(Announcement::Demand(demand))
+        check_demand(&demand)?;
+        self.announce_while(Announcement::Demand(demand), || Ok(()))
+    }
+
+    /// As [`Session::offer`], and makes the publisher, if possible while the root works on the announcement: `make` is called
+    /// once, and nothing that the root says about the end is heard before it returns. So it must not take long, and it is `make`
+    /// that lists the end for the roll call.
+    ///
+    /// # Errors
+    /// What `make` says, and [`AnnounceError`]. Then take the end out of the roll call, if it is in, and withdraw it.
+    pub fn offer_while<T, E: From<AnnounceError>>(
+        &self,
+        offer: Offer,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        check_offer(&offer)?;
+        self.announce_while(Announcement::Offer(offer), make)
+    }
+
+    /// As [`Session::demand`], in the way of [`Session::offer_while`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn demand_while<T, E: From<AnnounceError>>(
+        &self,
+        demand: Demand,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        check_demand(&demand)?;
+        self.announce_while(Announcement::Demand(demand), make)
     }
 
     /// Runs `create` on this thread; what it announces is not answered one by one, but all at the end. For many ends this
@@ -415,18 +443,38 @@ impl Session {
         })
     }
 
-    fn announce(&self, announcement: Announcement) -> Result<(), AnnounceError> {
+    fn announce_while<T, E: From<AnnounceError>>(
+        &self,
+        announcement: Announcement,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        // A forked child has neither the thread nor a socket of its own.
+        let is_ours = self.shared.process == std::process::id();
+        // Nobody waits for a single answer within `together`: then there is no time to be filled.
+        let waits = !self.shared.together().contains_key(&thread::current().id());
+        let ahead =
+            (is_ours && waits).then(|| control::announce_ahead(&self.control, &announcement)).flatten();
+        // If this fails, or panics, what was said ahead is taken back.
+        let made = make()?;
+        self.announce(announcement, is_ours, ahead)?;
+        Ok(made)
+    }
+
+    fn announce(
+        &self,
+        announcement: Announcement,
+        is_ours: bool,
+        ahead: Option<control::Ahead>,
+    ) -> Result<(), AnnounceError> {
         let request = u64::from(announcement.index());
         let (reply, answer) = bounded(1);
         let what = {
             let together = self.shared.together();
             together.contains_key(&thread::current().id()).then(|| announcement.what().to_owned())
         };
-        // A forked child has neither the thread nor a socket of its own.
-        let is_ours = self.shared.process == std::process::id();
         let handed_back = if is_ours {
             let answer = what.is_none().then_some(&answer);
-            control::drive(&self.control, announcement, reply, answer)
+            control::drive(&self.control, announcement, reply, answer, ahead)
         } else {
             Some((announcement, reply))
         };
@@ -624,6 +672,16 @@ impl Shared {
         // Relaxed: only the number has to be new.
         self.next_request.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+fn check_offer(offer: &Offer) -> Result<(), AnnounceError> {
+    ServiceName::parse(&offer.service)?;
+    check_schema(&offer.schema)
+}
+
+fn check_demand(demand: &Demand) -> Result<(), AnnounceError> {
+    Filter::parse(&demand.filter)?;
+    demand.expected.as_ref().map_or(Ok(()), |expected| check_schema(&expected.schema))
 }
 
 fn check_schema(schema: &[u8]) -> Result<(), AnnounceError> {

@@ -1,13 +1,14 @@
 //! Nodes of one process meet over real sockets: joining, announcing, matching, listing.
 mod recorder;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hivemind_core::protocol::EndId;
+use hivemind_core::protocol::{EndId, Offer};
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::schema::{Describe, Schema, SchemaBuilder, TypeRef};
-use hivemind_core::session::{AnnounceError, JoinError, RootRole, SessionError, WaitedFor};
+use hivemind_core::session::{AnnounceError, Announcement, JoinError, RootRole, SessionError, WaitedFor};
 
 use recorder::{Heard, Node, content, files, hive, named_hive, wait_for};
 
@@ -133,7 +134,7 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
     let error = node.offer_with(1, "a", 5, vec![0; 40_000]).unwrap_err();
     assert!(matches!(error, AnnounceError::TooLarge { length: 40_000, .. }));
     node.offer(1, "a", 5).unwrap();
-    let error = node.session.offer(hivemind_core::protocol::Offer {
+    let error = node.session.offer(Offer {
         index: 1,
         service: "b".into(),
         fingerprint: 1,
@@ -144,6 +145,59 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
     });
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
+}
+
+fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
+    let schema = vec![1, 2, 3];
+    Offer { index, service: service.into(), fingerprint, schema, reliable: false, history: 0, capacity: 64 }
+}
+
+/// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is being made. When the
+/// root has answered a question that the viewer asked after that, the request lies in the camera's socket.
+#[test]
+fn what_the_root_says_about_an_end_waits_until_the_end_is_made() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    let viewer = Node::join(&dir, "viewer");
+    // Where the control thread is at work just then, the end is made first, and the next one is tried.
+    let seen = (0..100).find(|index| {
+        let service = format!("a/{index}");
+        viewer.demand(*index, &service, Some(5)).unwrap();
+        let heard_before = camera.side.heard().len();
+        let offer = plain_offer(*index, &service, 5);
+        let made = camera.session.offer_while(offer.clone(), || {
+            let listing = viewer.session.list().unwrap();
+            let is_ahead = listing.publishers.iter().any(|publisher| publisher.end == camera.end(*index));
+            if is_ahead {
+                wait_for("the match", || viewer.matches(*index) == 1);
+                viewer.session.list().unwrap();
+                assert_eq!(camera.side.heard().len(), heard_before);
+            }
+            camera.side.list(Announcement::Offer(offer));
+            Ok::<bool, AnnounceError>(is_ahead)
+        });
+        viewer.wait_attached(*index, camera.end(*index));
+        made.unwrap()
+    });
+    assert!(seen.is_some(), "no end was announced before it was made");
+}
+
+#[test]
+fn an_end_that_cannot_be_made_is_withdrawn() {
+    let (_base, dir) = hive();
+    let camera = Node::join(&dir, "camera");
+    let other = Node::join(&dir, "other");
+    let failed = camera.session.offer_while(plain_offer(3, "a", 5), || Err::<(), _>(AnnounceError::Left));
+    assert!(matches!(failed, Err(AnnounceError::Left)));
+    let making = AssertUnwindSafe(|| {
+        let make = || -> Result<(), AnnounceError> { panic!("on purpose") };
+        camera.session.offer_while(plain_offer(4, "b", 5), make)
+    });
+    assert!(catch_unwind(making).is_err());
+    // Both names are free for another type, and the node goes on.
+    wait_for("a name to be free", || other.offer(1, "a", 6).is_ok());
+    wait_for("a name to be free", || other.offer(2, "b", 6).is_ok());
+    camera.offer(5, "c", 5).unwrap();
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Hub {
 pub(crate) struct Ends {
     publishers: HashMap<u32, PublisherEnd>,
     subscribers: HashMap<u32, Arc<SubscriberEnd>>,
+    /// Threads in [`Hub::wait_until`]. The system is not asked to wake them when there are none.
+    waiters: usize,
 }
 
 /// What the control thread needs of a publisher.
@@ -271,8 +273,10 @@ impl Hub {
 
     fn notify(&self) {
         // Under the lock, so that a waiter is either before its check or asleep.
-        let _ends = lock(&self.ends);
-        self.changed.notify_all();
+        let ends = lock(&self.ends);
+        if ends.waiters > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until `check` says yes, at most for `timeout`; otherwise returns its last refusal. Ends early, with a
@@ -293,7 +297,9 @@ impl Hub {
             if left.is_zero() || self.services_ending() {
                 return Err(refusal);
             }
+            ends.waiters += 1;
             ends = self.changed.wait_timeout(ends, left).unwrap_or_else(PoisonError::into_inner).0;
+            ends.waiters -= 1;
         }
     }
 

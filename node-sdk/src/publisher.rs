@@ -52,6 +52,9 @@ pub struct Outlet {
     pub(crate) expected: usize,
 }
 
+/// A ring, and what was taken ahead for it.
+type Made = (Writer<Mapped>, Option<Prefaulted>, Option<HugePages>);
+
 /// Options of a publisher; all have defaults.
 #[derive(Debug)]
 pub struct PublisherBuilder<T: ?Sized> {
@@ -161,6 +164,37 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             bell: 0,
         };
         let slots = config.slots().min(CAPACITY_MAX);
+        let offer = Offer {
+            index,
+            service: service.as_str().to_owned(),
+            fingerprint: schema.fingerprint(),
+            schema: schema.to_bytes(),
+            reliable: self.reliable,
+            history: self.history.min(slots - 1) as u32,
+            capacity: slots as u32,
+        };
+        let session = self.inner.session();
+        // Taking much memory ahead takes long, so the root hears of it only when that is done.
+        let announced = if self.prefault.is_some() || self.huge_pages {
+            self.make(&service, config, offer.clone()).and_then(|made| {
+                session.offer(offer)?;
+                Ok(made)
+            })
+        } else {
+            session.offer_while(offer.clone(), || self.make(&service, config, offer))
+        };
+        let (writer, prefaulted, huge) = announced.inspect_err(|_| {
+            hub.remove_publisher(index);
+            // A root that came in between may have heard of it in the roll call.
+            session.withdraw(index);
+        })?;
+        let outlet = Outlet { writer, scratch: Arena::with_capacity(0), service, expected: 0 };
+        Ok(Publisher { outlet, index, prefaulted, huge, inner: self.inner, message: PhantomData })
+    }
+
+    /// Makes the ring and lists the publisher.
+    fn make(&self, service: &ServiceName, config: RingConfig, offer: Offer) -> Result<Made, PublisherError> {
+        let hub = &self.inner.hub;
         let bell = hub.bells().take()?;
         let writer = if self.huge_pages {
             MappedRing::create_aligned(hub.backend(), config, bell)?
@@ -179,29 +213,9 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         if prefaulted.is_some() || huge.is_some() {
             tracing::debug!(%service, ?prefaulted, ?huge, "memory was mapped ahead");
         }
-        let offer = Offer {
-            index,
-            service: service.as_str().to_owned(),
-            fingerprint: schema.fingerprint(),
-            schema: schema.to_bytes(),
-            reliable: self.reliable,
-            history: self.history.min(slots - 1) as u32,
-            capacity: slots as u32,
-        };
-        let end = PublisherEnd {
-            offer: offer.clone(),
-            desk: Arc::clone(writer.desk()),
-            ring: Arc::clone(writer.ring()),
-        };
-        hub.add_publisher(index, end);
-        if let Err(error) = self.inner.session().offer(offer) {
-            hub.remove_publisher(index);
-            // A root that came in between may have heard of it in the roll call.
-            self.inner.session().withdraw(index);
-            return Err(error.into());
-        }
-        let outlet = Outlet { writer, scratch: Arena::with_capacity(0), service, expected: 0 };
-        Ok(Publisher { outlet, index, prefaulted, huge, inner: self.inner, message: PhantomData })
+        let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));
+        hub.add_publisher(offer.index, PublisherEnd { offer, desk, ring });
+        Ok((writer, prefaulted, huge))
     }
 }
 

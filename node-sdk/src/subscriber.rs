@@ -351,29 +351,30 @@ impl Intake {
         let filter = Filter::parse(filter)?;
         let hub = &inner.hub;
         let index = hub.new_index();
-        let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, hub.bells().take()?)?;
         let demand = Demand { index, filter: filter.as_str().to_owned(), expected, connected: Vec::new() };
-        let end = Arc::new(SubscriberEnd::new(demand.clone(), seats));
-        hub.add_subscriber(index, Arc::clone(&end));
-        // From here on drop takes it back, also when the root refuses.
-        let intake = Intake {
-            connections: Vec::new(),
-            turn: 0,
-            seen_news: 0,
-            looks: 0,
-            last_call: hub.leaving().then_some(0),
-            spin,
-            filter,
-            end,
-            index,
-            inner: Arc::clone(inner),
-            ended: VecDeque::new(),
-            received_before: 0,
-            lost_before: 0,
-            problems: VecDeque::new(),
-        };
-        inner.session().demand(demand)?;
-        Ok(intake)
+        inner.session().demand_while(demand.clone(), || {
+            let bell = hub.bells().take()?;
+            let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
+            let end = Arc::new(SubscriberEnd::new(demand, seats));
+            hub.add_subscriber(index, Arc::clone(&end));
+            // From here on drop takes it back, also when the root refuses.
+            Ok(Intake {
+                connections: Vec::new(),
+                turn: 0,
+                seen_news: 0,
+                looks: 0,
+                last_call: hub.leaving().then_some(0),
+                spin,
+                filter,
+                end,
+                index,
+                inner: Arc::clone(inner),
+                ended: VecDeque::new(),
+                received_before: 0,
+                lost_before: 0,
+                problems: VecDeque::new(),
+            })
+        })
     }
 
     /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to be done: the

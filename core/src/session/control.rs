@@ -39,7 +39,7 @@ use crate::root::EmbeddedRoot;
 use crate::root::lock::{RootLock, last_holder};
 use crate::root::server::own_pid;
 use crate::runtime_dir::RuntimeDir;
-use crate::socket::{PacketBuffer, Passed, SendFailure, is_gone};
+use crate::socket::{PacketBuffer, Passed, SendFailure, Socket, is_gone};
 
 mod inbound;
 
@@ -246,6 +246,28 @@ impl Control {
     fn hand_back(&mut self) {
         self.catch_up();
         self.set_alarm();
+    }
+
+    /// Reads what the root has said to a thread that drives this link since `begun`. False: it drives no more.
+    fn heard(
+        &mut self,
+        socket: &Arc<Socket>,
+        answer: &Receiver<Result<(), AnnounceError>>,
+        begun: Instant,
+    ) -> bool {
+        if self.link.as_ref().is_some_and(|link| link.is_over(socket)) {
+            self.link_ready(EpollFlags::EPOLLIN);
+        }
+        let link = self.link.as_mut().filter(|link| link.is_over(socket));
+        // A link with too much to send is not read from.
+        let goes_on = answer.is_empty()
+            && begun.elapsed() < DRIVING
+            && link.as_ref().is_some_and(|link| !link.is_full());
+        if let Some(link) = link {
+            link.is_driven = goes_on;
+        }
+        self.hand_back();
+        goes_on
     }
 
     fn happened(&mut self, event: &EpollEvent) {
@@ -786,19 +808,116 @@ impl Drop for Driving {
     }
 }
 
-/// Announces an end from the thread that waits for it, and looks after the link until the answer is there (if it waits:
-/// `answer`). What is handed back has to be done by the control thread; otherwise the answer is in the channel afterwards, or
-/// will come there.
+/// An end that the root was told of before it is made. Whoever holds this looks after the link, so nothing that the root
+/// says about the end is heard before it is there. Dropped before [`drive`] has taken it, it takes the announcement back.
+pub(super) struct Ahead {
+    cell: Cell,
+    shared: Arc<Shared>,
+    index: u32,
+    /// The link that it was said on.
+    socket: Arc<Socket>,
+    begun: Instant,
+    is_taken: bool,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        // Poisoned: a callback panicked, and the session ends.
+        if let Ok(mut held) = self.cell.lock()
+            && let Some(control) = held.as_mut()
+        {
+            if let Some(link) = control.link.as_mut().filter(|link| link.is_over(&self.socket)) {
+                link.is_driven = false;
+            }
+            control.hand_back();
+        }
+        // Refused only when the session has ended.
+        let _ = self.shared.push(Command::Withdraw { index: self.index });
+    }
+}
+
+/// Announces an end that is still to be made, so that the root works on it meanwhile. `None`: not now; make it first.
+pub(super) fn announce_ahead(cell: &Cell, announcement: &Announcement) -> Option<Ahead> {
+    let said = AssertUnwindSafe(|| {
+        let mut held = cell.try_lock().ok()?;
+        let control = held.as_mut()?;
+        let is_free = |link: &Link| link.is_admitted && !link.is_driven && !link.is_full();
+        // A number is announced once: what the root answered then is the answer.
+        let is_known = control.told.contains_key(&announcement.index());
+        if is_known || is_driving() || !control.link.as_ref().is_some_and(is_free) {
+            return None;
+        }
+        let shared = control.shared.clone();
+        let _driving = Driving::begin(&shared);
+        // What was said before comes first.
+        control.obey();
+        control.tell(announcement.clone());
+        control.catch_up();
+        let index = announcement.index();
+        let socket = match control.link.as_mut().filter(|_| control.backlog.is_empty()) {
+            Some(link) => {
+                link.is_driven = true;
+                link.socket.clone()
+            }
+            // Lost just now, or too much waits: then it is told with the others, when it is made.
+            None => {
+                control.told.remove(&index);
+                return None;
+            }
+        };
+        control.hand_back();
+        Some(Ahead { cell: cell.clone(), shared, index, socket, begun: Instant::now(), is_taken: false })
+    });
+    // As in `drive`.
+    catch_unwind(said).unwrap_or(None)
+}
+
+/// Announces an end from the thread that waits for it (if it was not announced `ahead`), and looks after the link until the
+/// answer is there (if it waits: `answer`). What is handed back has to be done by the control thread; otherwise the answer is
+/// in the channel afterwards, or will come there.
 pub(super) fn drive(
     cell: &Cell,
     announcement: Announcement,
     reply: Reply<(), AnnounceError>,
     answer: Option<&Receiver<Result<(), AnnounceError>>>,
+    ahead: Option<Ahead>,
 ) -> Option<(Announcement, Reply<(), AnnounceError>)> {
     // A callback that panics ends the session, as it does in the control thread; it does not end the thread that waits, which
     // hears `Left`. Unwinding has poisoned the state, so nobody uses it any more but to drop it.
-    let driven = AssertUnwindSafe(|| take_the_wheel(cell, announcement, reply, answer));
+    let driven = AssertUnwindSafe(|| match (ahead, answer) {
+        (Some(ahead), Some(answer)) => {
+            keep_the_wheel(cell, announcement, reply, answer, ahead);
+            None
+        }
+        _ => take_the_wheel(cell, announcement, reply, answer),
+    });
     catch_unwind(driven).unwrap_or(None)
+}
+
+/// See [`drive`]: the root was told, and its answer may be there already.
+fn keep_the_wheel(
+    cell: &Cell,
+    announcement: Announcement,
+    reply: Reply<(), AnnounceError>,
+    answer: &Receiver<Result<(), AnnounceError>>,
+    mut ahead: Ahead,
+) {
+    let Ok(mut held) = cell.lock() else { return };
+    let Some(control) = held.as_mut() else { return };
+    ahead.is_taken = true;
+    let driving = Driving::begin(&ahead.shared);
+    // Tells it again, if that link was lost meanwhile.
+    control.announce(announcement, reply);
+    control.catch_up();
+    let goes_on = control.heard(&ahead.socket, answer, ahead.begun);
+    drop(driving);
+    drop(held);
+    if goes_on {
+        look_after(cell, &ahead.shared, &ahead.socket, answer, ahead.begun);
+    }
 }
 
 /// See [`drive`].
@@ -829,31 +948,30 @@ fn take_the_wheel(
         _ => None,
     };
     control.hand_back();
-    let (socket, answer) = taken?;
     drop(driving);
-    let begun = Instant::now();
+    drop(held);
+    let (socket, answer) = taken?;
+    look_after(cell, &shared, &socket, answer, Instant::now());
+    None
+}
+
+/// Reads from the link that this thread drives, until the answer is there or [`DRIVING`] is over.
+fn look_after(
+    cell: &Cell,
+    shared: &Arc<Shared>,
+    socket: &Arc<Socket>,
+    answer: &Receiver<Result<(), AnnounceError>>,
+    begun: Instant,
+) {
     // Bounded by the clock: no wait is longer than `DRIVING`, and the first that ends after it is the last.
     loop {
-        drop(held);
-        let ready = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], DRIVING_MS);
-        held = cell.lock().ok()?;
-        let control = held.as_mut()?;
-        let _driving = Driving::begin(&shared);
-        let is_ours = |link: &Link| Arc::ptr_eq(&link.socket, &socket);
-        if matches!(ready, Ok(1..)) && control.link.as_ref().is_some_and(is_ours) {
-            control.link_ready(EpollFlags::EPOLLIN);
-        }
-        let link = control.link.as_mut().filter(|link| is_ours(link));
-        // A link with too much to send is not read from.
-        let goes_on = answer.is_empty()
-            && begun.elapsed() < DRIVING
-            && link.as_ref().is_some_and(|link| !link.is_full());
-        if let Some(link) = link {
-            link.is_driven = goes_on;
-        }
-        control.hand_back();
-        if !goes_on {
-            return None;
+        // Whatever it says, a look at the socket tells.
+        let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], DRIVING_MS);
+        let Ok(mut held) = cell.lock() else { return };
+        let Some(control) = held.as_mut() else { return };
+        let _driving = Driving::begin(shared);
+        if !control.heard(socket, answer, begun) {
+            return;
         }
     }
 }

@@ -103,6 +103,11 @@ impl Link {
         let _ = epoll.delete(&self.pidfd);
     }
 
+    /// True: it is the connection with this socket, not a later one.
+    pub(super) fn is_over(&self, socket: &Arc<Socket>) -> bool {
+        Arc::ptr_eq(&self.socket, socket)
+    }
+
     /// True: whoever wants to send much should wait.
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= HIGH_WATER

@@ -78,6 +78,15 @@ impl Recorder {
         }
     }
 
+    /// Puts an end into the roll call.
+    pub fn list(&self, announcement: Announcement) {
+        let index = match &announcement {
+            Announcement::Offer(offer) => offer.index,
+            Announcement::Demand(demand) => demand.index,
+        };
+        self.state.lock().unwrap().announcements.insert(index, announcement);
+    }
+
     pub fn heard(&self) -> Vec<Heard> {
         self.state.lock().unwrap().heard.clone()
     }
