@@ -2,6 +2,7 @@
 //!
 //! *Receiving*: a packet and the descriptors that came with it. Every descriptor the kernel installed is owned
 //! before anything can fail, also when the kernel says that it had to drop some: a peer cannot make us leak one.
+//! *Who is it*: the supplementary groups of the process at the other end of a socket.
 //! *Liveness*: a pidfd for a process id, on kernels whose sockets cannot give one.
 //! *Forks*: descriptors that a forked child must not keep open, because open they would claim that this process lives.
 //!
@@ -97,6 +98,41 @@ fn take_descriptors(header: &libc::msghdr, descriptors: &mut Vec<OwnedFd>) {
         // SAFETY: `header` and `entry` are those of the successful `recvmsg`; the result is null or in bounds.
         entry = unsafe { libc::CMSG_NXTHDR(header, entry) };
     }
+}
+
+/// The most groups a process can have (the kernel's `NGROUPS_MAX`).
+pub const MAX_GROUPS: usize = 65_536;
+
+/// The supplementary groups of the process at the other end, as they were when it connected (or listened).
+///
+/// # Errors
+/// Those of `getsockopt`.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // Enough for nearly everybody; who has more is asked for once more, with as much room as can be needed.
+    for room in [64, MAX_GROUPS] {
+        let mut groups: Vec<libc::gid_t> = vec![0; room];
+        let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
+        // SAFETY: `groups` and `bytes` are alive, exclusive to this call and aligned; the kernel writes at most `bytes` bytes,
+        // the length of `groups`, so it stays in bounds.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        if result == 0 {
+            groups.truncate(bytes as usize / size_of::<libc::gid_t>());
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) {
+            return Err(error);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ERANGE))
 }
 
 /// A descriptor that becomes readable when process `pid` is gone. The number may have been reused before the call:
@@ -249,6 +285,19 @@ mod tests {
         }
         // Other tests of this binary open a few of their own meanwhile; a leak would be 200 * 8 and more.
         assert!(open_descriptors() < 500);
+    }
+
+    #[test]
+    fn the_groups_of_a_peer_are_those_of_its_process() {
+        let (here, _there) = pair();
+        let mut ours: Vec<u32> =
+            nix::unistd::getgroups().unwrap().iter().map(|group| group.as_raw()).collect();
+        let mut theirs = peer_groups(here.as_fd()).unwrap();
+        ours.sort_unstable();
+        theirs.sort_unstable();
+        assert_eq!(ours, theirs);
+        let file = memfd_create(c"no socket", MFdFlags::empty()).unwrap();
+        assert_eq!(peer_groups(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }
 
     #[test]
