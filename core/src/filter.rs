@@ -19,6 +19,8 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::name::{MAX_SERVICE_NAME, NameError, NameKind, NameRule, ServiceName, is_name_character};
 
+mod overlap;
+
 /// A pattern over service names.
 ///
 /// ```
@@ -126,6 +128,18 @@ impl Filter {
         match &*self.0 {
             Compiled::Exact(name) => Some(name.clone()),
             Compiled::Pattern { .. } => None,
+        }
+    }
+
+    /// True when some service name matches both filters. A name that both match is never overlooked.
+    #[must_use]
+    pub fn overlaps(&self, other: &Filter) -> bool {
+        match (&*self.0, &*other.0) {
+            (Compiled::Exact(name), _) => other.matches(name.as_str()),
+            (_, Compiled::Exact(name)) => self.matches(name.as_str()),
+            (Compiled::Pattern { text: ours, .. }, Compiled::Pattern { text: theirs, .. }) => {
+                overlap::of_patterns(ours, theirs)
+            }
         }
     }
 
@@ -333,6 +347,16 @@ mod tests {
         assert!(text(&"*".repeat(201)).contains("at byte 200: it is too long"));
     }
 
+    #[test]
+    fn filters_overlap_when_a_name_matches_both() {
+        let overlap = |first: &str, second: &str| filter(first).overlaps(&filter(second));
+        assert!(overlap("sensors/*", "*/pose") && overlap("a/**", "**/z") && overlap("**", "?"));
+        assert!(overlap("cam-[0-4]", "cam-[!0-3]") && overlap("a*b", "*ab*b") && overlap("a/b", "a/?"));
+        assert!(!overlap("sensors/*", "sensors/*/*") && !overlap("a*", "b*") && !overlap("a/**", "a"));
+        assert!(!overlap("cam-[0-3]", "cam-[4-9]") && !overlap("?", "??") && !overlap("a/b", "a/c"));
+        assert!(!overlap("[!a]x", "ax") && !overlap("x/**/z", "y/**"));
+    }
+
     /// An independent matcher, straight from the table at the head: levels against levels, characters against
     /// characters, by recursion.
     fn by_the_table(filter: &[&str], name: &[&str]) -> bool {
@@ -361,6 +385,28 @@ mod tests {
         #[test]
         fn any_text_is_a_filter_or_a_refusal(text in "[a-c/*?!\\[\\]{}.-]{0,24}") {
             let _ = Filter::parse(&text);
+        }
+
+        /// Random filters over few letters and short names, so that many match.
+        #[test]
+        fn two_filters_that_match_one_name_overlap(
+            first in "(\\*\\*|[ab?]{1,2}|\\*|[ab]\\*|\\[!a\\]|\\[ab\\])(/(\\*\\*|[ab?]{1,2}|\\*[ab]|\\[!b\\])){0,3}",
+            second in "(\\*\\*|[ab?]{1,2}|\\*|[ab]\\*|\\[!a\\]|\\[ab\\])(/(\\*\\*|[ab?]{1,2}|\\*[ab]|\\[!b\\])){0,3}",
+        ) {
+            let (first, second) = (filter(&first), filter(&second));
+            // Every name of up to three levels of up to two letters.
+            let levels = ["a", "b", "c", "aa", "ab", "ba", "bb", "ac"];
+            let mut names: Vec<String> = levels.iter().map(|level| (*level).to_owned()).collect();
+            let mut longer = names.clone();
+            for _ in 0..2 {
+                longer = longer.iter().flat_map(|name| levels.map(|level| format!("{name}/{level}"))).collect();
+                names.extend(longer.iter().cloned());
+            }
+            let common = names.iter().find(|name| first.matches(name) && second.matches(name));
+            if common.is_some() {
+                prop_assert!(first.overlaps(&second) && second.overlaps(&first), "{} {} {:?}", first, second, common);
+            }
+            prop_assert_eq!(first.overlaps(&second), second.overlaps(&first));
         }
 
         #[test]

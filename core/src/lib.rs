@@ -20,6 +20,7 @@
 //! Not offered: memory that is shared (see `hivemind_ring`), typed publishers and subscribers (see `hivemind`).
 pub mod filter;
 pub mod name;
+pub mod policy;
 pub mod protocol;
 pub mod registry;
 pub mod root;

@@ -34,7 +34,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// The longest description of a type, in bytes.
@@ -362,7 +362,8 @@ pub enum ToNode {
         /// Of the question.
         request: u64,
     },
-    /// A request was refused, or (without a number) the node itself is, and is cut off.
+    /// A request was refused, or (without a number) the node itself is, and is cut off. With the number of an end that stood:
+    /// the policy does not allow it any more, and it is withdrawn.
     Refused {
         /// Of the question.
         request: Option<u64>,
@@ -429,7 +430,7 @@ pub enum ToNode {
         /// The doorbells of the publisher's node.
         bells: Carrier,
     },
-    /// The pair does not come about.
+    /// The pair does not come about, or (when it has) is dissolved because the policy does not allow it any more: let go.
     AttachRefused {
         /// The end of this node.
         subscriber: u32,
@@ -477,13 +478,6 @@ pub enum Refusal {
     Version {
         /// What the root speaks.
         root: u32,
-    },
-    /// The process belongs to another user.
-    Stranger {
-        /// Whose hive this is.
-        owner: u32,
-        /// Who asked.
-        user: u32,
     },
     /// A live node has this name.
     NameTaken {
@@ -545,6 +539,69 @@ pub enum Refusal {
         /// How, in words.
         why: String,
     },
+    /// The policy of the hive does not let this user do that.
+    NotAllowed {
+        /// Whose hive this is.
+        owner: u32,
+        /// Who asked.
+        user: u32,
+        /// What it wanted to do,
+        right: Right,
+        /// and to which service or filter; empty where there is none.
+        what: String,
+    },
+}
+
+/// Something that a policy may allow, or that the owner of a hive alone may do.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Be in the hive.
+    Join,
+    /// Publish a service.
+    Publish,
+    /// Subscribe to services.
+    Subscribe,
+    /// Look at the memory of another node's end.
+    Look,
+    /// Take the root over; the owner alone.
+    TakeOver,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Right::Join => "join",
+            Right::Publish => "publish",
+            Right::Subscribe => "subscribe",
+            Right::Look => "look",
+            Right::TakeOver => "take over",
+        })
+    }
+}
+
+/// Why a user may not do something in a hive, and who can change that.
+pub(crate) fn not_allowed(owner: u32, user: u32, right: Right, what: &str) -> String {
+    let change = |line: String| format!("user {owner} can add to its policy: allow user:{user} {line}");
+    match right {
+        Right::Join => {
+            format!("user {user} may not join this hive of user {owner}; {}", change("join".into()))
+        }
+        Right::Publish | Right::Subscribe => {
+            format!(
+                "user {user} may not {right} {what:?} in this hive of user {owner}; {}",
+                change(format!("{right} {what}"))
+            )
+        }
+        Right::Look => format!(
+            "user {user} may not look at the memory of {what:?} in this hive of user {owner}; {}",
+            change(format!("subscribe {what}"))
+        ),
+        Right::TakeOver => {
+            format!(
+                "user {user} may not take over the root of this hive; run `hm root` as its owner, user {owner}"
+            )
+        }
+    }
 }
 
 /// A bounded table of the root.
@@ -552,6 +609,8 @@ pub enum Refusal {
 pub enum Table {
     /// Nodes of the hive.
     Nodes,
+    /// Nodes of one user who does not own the hive.
+    NodesOfGuest,
     /// Ends of one node.
     EndsOfNode,
     /// Ends of the hive.
@@ -570,6 +629,7 @@ impl fmt::Display for Table {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Table::Nodes => "nodes in the hive",
+            Table::NodesOfGuest => "nodes of one user that does not own the hive",
             Table::EndsOfNode => "publishers and subscribers in one node",
             Table::Ends => "publishers and subscribers in the hive",
             Table::Pairs => "pairs of a publisher with a subscriber in the hive",
@@ -586,10 +646,6 @@ impl fmt::Display for Refusal {
             Refusal::Version { root } => write!(
                 formatter,
                 "the root speaks protocol version {root}, this program {VERSION}; use programs of one version"
-            ),
-            Refusal::Stranger { owner, user } => write!(
-                formatter,
-                "this hive belongs to user {owner}, not to user {user}; set HIVEMIND_DIR to a folder of yours"
             ),
             Refusal::NameTaken { pid } => {
                 write!(formatter, "process {pid} is a live node of this name; choose another name or stop it")
@@ -624,6 +680,9 @@ impl fmt::Display for Refusal {
             ),
             Refusal::Malformed { why } => {
                 write!(formatter, "{why}; this breaks the protocol, so look for a damaged or foreign program")
+            }
+            Refusal::NotAllowed { owner, user, right, what } => {
+                formatter.write_str(&not_allowed(*owner, *user, *right, what))
             }
         }
     }

@@ -20,6 +20,8 @@
 //!   pairs only.
 //! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a mistake: both may
 //!   be right, only late.
+//! - Nobody is told of what the policy of the hive does not let it read, and a request that the policy does not allow is refused
+//!   in words; see [`rights`] for what a new policy does.
 //! - Every table has a bound ([`Limits`]); who would exceed it is refused in words.
 //!
 //! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
@@ -27,12 +29,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
+use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Table, ToNode, ToRoot, VERSION, bounded_reason,
+    MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Right, Table, ToNode, ToRoot, VERSION,
+    bounded_reason,
 };
 
 mod listing;
+mod rights;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +49,8 @@ pub type ClientId = u64;
 pub struct Limits {
     /// Connections of nodes, admitted or not.
     pub clients: usize,
+    /// Those of them that one user may have who does not own the hive.
+    pub clients_of_a_guest: usize,
     /// Publishers and subscribers of one node.
     pub ends_per_node: usize,
     /// Publishers and subscribers of the hive.
@@ -62,6 +69,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             clients: 4096,
+            clients_of_a_guest: 256,
             ends_per_node: 16_384,
             ends: 65_536,
             pairs: 262_144,
@@ -81,6 +89,13 @@ pub enum Event {
         client: ClientId,
         /// Its process.
         pid: i32,
+        /// Its user and groups, as the kernel says.
+        credentials: Credentials,
+    },
+    /// The owner of the hive has another policy now.
+    PolicyChanged {
+        /// The policy.
+        policy: Policy,
     },
     /// It said something.
     Said {
@@ -171,6 +186,7 @@ pub struct RootIdentity {
 pub struct Registry {
     root: RootIdentity,
     limits: Limits,
+    policy: Policy,
     clients: BTreeMap<ClientId, Client>,
     names: BTreeMap<NodeName, BTreeSet<ClientId>>,
     nodes: BTreeMap<u64, ClientId>,
@@ -190,6 +206,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct Client {
     pid: i32,
+    credentials: Credentials,
+    rights: Rights,
     admitted: Option<Admitted>,
 }
 
@@ -297,10 +315,11 @@ type Actions = Vec<Action>;
 impl Registry {
     /// An empty registry.
     #[must_use]
-    pub fn new(root: RootIdentity, limits: Limits) -> Registry {
+    pub fn new(root: RootIdentity, limits: Limits, policy: Policy) -> Registry {
         Registry {
             root,
             limits,
+            policy,
             clients: BTreeMap::new(),
             names: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -336,7 +355,10 @@ impl Registry {
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Connected { client, pid } => self.connected(client, pid, &mut actions),
+            Event::Connected { client, pid, credentials } => {
+                self.connected(client, pid, credentials, &mut actions);
+            }
+            Event::PolicyChanged { policy } => self.judge_anew(policy, &mut actions),
             Event::Gone { client } => self.remove(client, &mut actions),
             Event::Said { client, message } => self.said(client, message, &mut actions),
             Event::DescriptorsLost { client, message } => {
@@ -353,21 +375,24 @@ impl Registry {
         actions
     }
 
-    fn connected(&mut self, client: ClientId, pid: i32, actions: &mut Actions) {
-        if self.clients.len() >= self.limits.clients {
-            let limit = self.limits.clients as u64;
-            actions.push(refuse(client, None, Refusal::Limit { what: Table::Nodes, limit }));
+    fn connected(&mut self, client: ClientId, pid: i32, credentials: Credentials, actions: &mut Actions) {
+        let rights = self.policy.rights_of(&credentials);
+        if let Err(refusal) = self.check_entry(&credentials, &rights) {
+            actions.push(refuse(client, None, refusal));
             actions.push(Action::CutOff { client });
             return;
         }
-        let earlier = self.clients.insert(client, Client { pid, admitted: None });
+        let earlier = self.clients.insert(client, Client { pid, credentials, rights, admitted: None });
         assert!(earlier.is_none(), "the root gives every connection its own number");
     }
 
     fn said(&mut self, client: ClientId, message: ToRoot, actions: &mut Actions) {
-        let Some(Client { admitted, pid }) = self.clients.get(&client) else { return };
-        let (pid, observer) = (*pid, admitted.as_ref().map(|admitted| admitted.observer));
+        let Some(Client { admitted, rights, .. }) = self.clients.get(&client) else { return };
+        let observer = admitted.as_ref().map(|admitted| admitted.observer);
         match (message, observer) {
+            (ToRoot::HandOver, _) if !rights.are_everything() => {
+                self.expel(client, self.not_allowed(client, Right::TakeOver, ""), actions);
+            }
             (ToRoot::HandOver, _) if self.root.dedicated => {
                 self.expel(client, Refusal::Dedicated { pid: self.root.pid }, actions);
             }
@@ -376,7 +401,7 @@ impl Registry {
                 self.remove(client, actions);
                 actions.push(Action::CutOff { client });
             }
-            (hello @ ToRoot::Hello { .. }, None) => self.hello(client, pid, hello, actions),
+            (hello @ ToRoot::Hello { .. }, None) => self.hello(client, hello, actions),
             (_, None) => self.expel(client, malformed("a message before `Hello`"), actions),
             (ToRoot::Hello { .. }, _) => self.expel(client, malformed("a second `Hello`"), actions),
             (ToRoot::List { request, after }, _) => {
@@ -451,7 +476,7 @@ impl Registry {
 
     // ---- nodes
 
-    fn hello(&mut self, client: ClientId, pid: i32, hello: ToRoot, actions: &mut Actions) {
+    fn hello(&mut self, client: ClientId, hello: ToRoot, actions: &mut Actions) {
         let ToRoot::Hello { name, node, observer, external, rejoin, hosts_root, seen_epoch, bells } = hello
         else {
             return;
@@ -492,8 +517,11 @@ impl Registry {
             announced: BTreeMap::new(),
             announced_count: 0,
         };
-        self.clients.insert(client, Client { pid, admitted: Some(admitted) });
-        self.rise_above(seen_epoch, actions);
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        entry.admitted = Some(admitted);
+        if entry.rights.are_everything() {
+            self.rise_above(seen_epoch, actions);
+        }
         let RootIdentity { epoch, pid, dedicated } = self.root;
         actions.push(send(client, ToNode::Welcome { epoch, pid, dedicated }));
     }
@@ -563,6 +591,7 @@ impl Registry {
         let end = self.end(client, offer.index);
         let kind = Kind { fingerprint: offer.fingerprint, schema: offer.schema };
         let (wanting, skipping) = self.subscribers_of(&service, &kind);
+        let barred = self.barred_from(&service, end);
         if let Err(refusal) = self.room_for_pairs(wanting.len()) {
             return actions.push(refuse(client, Some(request), refusal));
         }
@@ -581,11 +610,15 @@ impl Registry {
         for subscriber in skipping.into_iter().filter(|_| is_first) {
             self.skip(&service, subscriber, actions);
         }
+        for subscriber in barred {
+            self.bar(Pair { publisher: end, subscriber }, &service, actions);
+        }
     }
 
     fn check_offer(&self, client: ClientId, offer: &Offer) -> Result<ServiceName, Refusal> {
         let service =
             ServiceName::parse(&offer.service).map_err(|error| Refusal::Name { why: error.to_string() })?;
+        self.check_right(client, Right::Publish, &offer.service, self.rights(client).publish(&service))?;
         check_schema(&offer.schema)?;
         self.check_index(client, offer.index)?;
         self.check_type(&service, offer.fingerprint)?;
@@ -597,7 +630,8 @@ impl Registry {
         let exact = self.services.get(service).into_iter().flat_map(|service| &service.subscribers);
         let by_pattern =
             self.patterns.iter().filter(|end| self.subscribers[end].filter.matches(service.as_str()));
-        exact.chain(by_pattern).partition(|end| self.subscribers[end].accepts(kind))
+        let allowed = exact.chain(by_pattern).filter(|end| self.may_read(end, service));
+        allowed.partition(|end| self.subscribers[end].accepts(kind))
     }
 
     /// Connections of a subscriber that its `Demand`, still to come, brings along.
@@ -634,6 +668,7 @@ impl Registry {
         let expected = demand.expected;
         let subscriber = Subscriber { client, filter: filter.clone(), expected, announced, brought: count };
         let (wanted, skipped) = self.publishers_for(&subscriber);
+        let barred = self.barred_of(&subscriber);
         if let Err(refusal) = self.room_for_pairs(wanted.len()) {
             self.admitted_mut(client).announced_count -= count;
             return actions.push(refuse(client, Some(request), refusal));
@@ -658,6 +693,9 @@ impl Registry {
         for service in skipped {
             self.skip(&service, end, actions);
         }
+        for (publisher, service) in barred {
+            self.bar(Pair { publisher, subscriber: end }, &service, actions);
+        }
     }
 
     fn take_announced(&mut self, client: ClientId, index: u32) -> Vec<Connected> {
@@ -667,6 +705,7 @@ impl Registry {
     fn check_demand(&self, client: ClientId, demand: &Demand) -> Result<Filter, Refusal> {
         let filter =
             Filter::parse(&demand.filter).map_err(|error| Refusal::Name { why: error.to_string() })?;
+        self.check_right(client, Right::Subscribe, &demand.filter, self.rights(client).subscribe(&filter))?;
         self.check_index(client, demand.index)?;
         if let Some(expected) = &demand.expected {
             check_schema(&expected.schema)?;
@@ -680,7 +719,9 @@ impl Registry {
     /// The publishers that a subscription means, and the services that its pattern means although their type differs.
     fn publishers_for(&self, subscriber: &Subscriber) -> (Vec<EndId>, Vec<ServiceName>) {
         let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
+        let rights = self.rights(subscriber.client);
         let mut look_at = |name: &ServiceName, service: &Service| match &service.kind {
+            _ if !rights.read(name) => {}
             Some(kind) if subscriber.accepts(kind) => wanted.extend(&service.publishers),
             Some(_) if !service.publishers.is_empty() => skipped.push(name.clone()),
             _ => {}
@@ -912,6 +953,9 @@ impl Registry {
         let Some(asked) = asked else {
             return actions.push(refuse(client, Some(request), Refusal::UnknownEnd { end }));
         };
+        if let Err(refusal) = self.check_look(client, asked, end) {
+            return actions.push(refuse(client, Some(request), refusal));
+        }
         let limit = self.limits.inquiries;
         if self.inquiries.len() >= limit {
             let refusal = Refusal::Limit { what: Table::Inquiries, limit: limit as u64 };

@@ -31,6 +31,7 @@ use crate::protocol::{Refusal, ToNode, ToRoot, decode, encode};
 use crate::runtime_dir::RuntimeDir;
 use crate::socket::{OutQueue, Packet, PacketBuffer, QueueBounds, Socket};
 
+mod door;
 pub(crate) mod lock;
 pub(crate) mod server;
 
@@ -108,6 +109,16 @@ pub enum RootError {
         /// Its reason.
         refusal: String,
     },
+    /// The hive belongs to another user, and only that user can host its root. Run it as that user.
+    #[error(
+        "this hive belongs to user {owner}, and user {user} can never host its root; run it as user {owner}"
+    )]
+    NotTheOwner {
+        /// Whose hive it is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
     /// The system refused. Follow its message.
     #[error("cannot {doing}: {error}")]
     System {
@@ -123,6 +134,10 @@ pub enum RootError {
 /// # Errors
 /// [`RootError`]; nothing is left running then.
 pub fn serve_root(dir: &RuntimeDir, options: ServeOptions, stop: &StopHandle) -> Result<(), RootError> {
+    if !dir.is_ours() {
+        let user = nix::unistd::geteuid().as_raw();
+        return Err(RootError::NotTheOwner { owner: dir.owner(), user });
+    }
     let begun = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {

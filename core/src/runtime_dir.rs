@@ -2,13 +2,18 @@
 //!
 //! ```text
 //! $HIVEMIND_DIR, else $XDG_RUNTIME_DIR/hivemind, else <tmp>/hivemind-<uid>      0700, ours
-//! └── <hive>                                                                    0700, ours
-//!     ├── root.sock       where the root of this hive listens
-//!     └── root.lock       held by the process that hosts the root; says which epoch and process
+//! └── <hive>                                                                    0700, ours; 0711 while the policy admits others
+//!     ├── root.sock       where the root of this hive listens                   0600; 0666 while the policy admits others
+//!     ├── root.lock       held by the process that hosts the root; says which epoch and process
+//!     └── policy          who else may join, and what for; written by the owner (see `policy`)
 //! ```
 //!
 //! The folder is the authority over who may join: so one that somebody else owns, or that others may write to, is
 //! refused. If a process dies here, at most an empty folder is left, which the next start uses.
+//!
+//! *A hive of another user* is joined only when its owner is named (`$HIVEMIND_OWNER`): otherwise whoever makes the right folder in
+//! time would be joined by mistake. Nothing is made or checked there, since all that lies there is the owner's; what counts is that
+//! the kernel says of the process that listens that it is the owner's.
 use std::env;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -19,6 +24,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use crate::name::HiveName;
+use crate::policy::Accounts;
 
 /// The longest path of a Unix socket, in bytes (the address has 108, the last is a zero).
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -27,6 +33,8 @@ const SOCKET: &str = "root.sock";
 /// The name under which a new root binds its socket before it is renamed; never longer than [`SOCKET`].
 const NEW_SOCKET: &str = "root.new";
 const LOCK: &str = "root.lock";
+/// Names the owner of the hive, if that is another user: a name or a number.
+pub const OWNER_VARIABLE: &str = "HIVEMIND_OWNER";
 
 /// The folder of one hive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +44,8 @@ pub struct RuntimeDir {
     socket: PathBuf,
     new_socket: PathBuf,
     lock: PathBuf,
+    policy: PathBuf,
+    owner: u32,
 }
 
 /// Why a folder cannot be the runtime directory.
@@ -84,6 +94,12 @@ pub enum RuntimeDirError {
         /// Its value.
         path: PathBuf,
     },
+    /// The owner that was named is nobody. Name a user of this machine, or give the number that `id -u` shows.
+    #[error("{owner:?} is no user of this machine; name one, or give the number that `id -u` shows")]
+    UnknownOwner {
+        /// What was named.
+        owner: String,
+    },
     /// The system refused. Follow its message, or set HIVEMIND_DIR to a folder that you may write to.
     #[error("cannot {doing} {path}: {error}; set HIVEMIND_DIR to a folder that you may write to", path = path.display())]
     System {
@@ -102,7 +118,39 @@ impl RuntimeDir {
     /// # Errors
     /// [`RuntimeDirError`].
     pub fn locate(hive: &HiveName) -> Result<RuntimeDir, RuntimeDirError> {
-        RuntimeDir::at(&base_directory()?, hive)
+        RuntimeDir::find(None, hive, None)
+    }
+
+    /// The folder of a hive in `base`, of the user `owner` (a name or a number); what is not given is what the environment says.
+    ///
+    /// # Errors
+    /// [`RuntimeDirError`].
+    pub fn find(
+        base: Option<&Path>,
+        hive: &HiveName,
+        owner: Option<&str>,
+    ) -> Result<RuntimeDir, RuntimeDirError> {
+        let user = geteuid().as_raw();
+        let owner = match owner {
+            Some(owner) => user_of(owner)?,
+            None => match env::var(OWNER_VARIABLE) {
+                Ok(owner) if !owner.is_empty() => user_of(&owner)?,
+                _ => user,
+            },
+        };
+        let base = match base {
+            Some(base) => base.to_owned(),
+            None => base_directory(owner)?,
+        };
+        if owner == user { RuntimeDir::at(&base, hive) } else { RuntimeDir::of_another(&base, hive, owner) }
+    }
+
+    /// The folder of a hive of another user. Nothing is made there, and nothing checked; see the head of the module.
+    ///
+    /// # Errors
+    /// Only when the path is too long for a socket.
+    pub fn of_another(base: &Path, hive: &HiveName, owner: u32) -> Result<RuntimeDir, RuntimeDirError> {
+        RuntimeDir::name(base, hive, owner)
     }
 
     /// The folder of a hive in `base`; both made when they are missing.
@@ -110,16 +158,23 @@ impl RuntimeDir {
     /// # Errors
     /// [`RuntimeDirError`].
     pub fn at(base: &Path, hive: &HiveName) -> Result<RuntimeDir, RuntimeDirError> {
+        let dir = RuntimeDir::name(base, hive, geteuid().as_raw())?;
+        make_private(base)?;
+        make_private(&dir.path)?;
+        Ok(dir)
+    }
+
+    fn name(base: &Path, hive: &HiveName, owner: u32) -> Result<RuntimeDir, RuntimeDirError> {
         let path = base.join(hive.as_str());
         let socket = path.join(SOCKET);
         let length = socket.as_os_str().as_bytes().len();
         if length > MAX_SOCKET_PATH {
             return Err(RuntimeDirError::TooLong { path: socket, length, limit: MAX_SOCKET_PATH });
         }
-        make_private(base)?;
-        make_private(&path)?;
         Ok(RuntimeDir {
             hive: hive.clone(),
+            owner,
+            policy: path.join(crate::policy::file::FILE_NAME),
             new_socket: path.join(NEW_SOCKET),
             lock: path.join(LOCK),
             socket,
@@ -159,23 +214,50 @@ impl RuntimeDir {
         &self.lock
     }
 
+    /// Whose hive it is. Only processes of this user can host its root.
+    #[must_use]
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// True when this process belongs to the owner of the hive.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.owner == geteuid().as_raw()
+    }
+
+    /// What says who else may join.
+    #[must_use]
+    pub fn policy_file(&self) -> &Path {
+        &self.policy
+    }
+
     /// Where a new root binds before it replaces the old socket. Only the holder of the lock touches it.
     pub(crate) fn new_socket(&self) -> &Path {
         &self.new_socket
     }
 }
 
-fn base_directory() -> Result<PathBuf, RuntimeDirError> {
+fn user_of(name: &str) -> Result<u32, RuntimeDirError> {
+    let number = name.parse().ok().filter(|number| *number != u32::MAX);
+    let user = number.or_else(|| Accounts::of_this_machine().user(name));
+    user.ok_or_else(|| RuntimeDirError::UnknownOwner { owner: name.to_owned() })
+}
+
+fn base_directory(owner: u32) -> Result<PathBuf, RuntimeDirError> {
     let absolute = |variable, value: PathBuf| {
         if value.is_absolute() { Ok(value) } else { Err(RuntimeDirError::Relative { variable, path: value }) }
     };
     if let Some(value) = env::var_os("HIVEMIND_DIR").filter(|value| !value.is_empty()) {
         return absolute("HIVEMIND_DIR", value.into());
     }
-    if let Some(value) = env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
+    // That of this process's user, and nobody else's.
+    let ours =
+        env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty() && owner == geteuid().as_raw());
+    if let Some(value) = ours {
         return Ok(absolute("XDG_RUNTIME_DIR", value.into())?.join("hivemind"));
     }
-    Ok(env::temp_dir().join(format!("hivemind-{}", geteuid())))
+    Ok(env::temp_dir().join(format!("hivemind-{owner}")))
 }
 
 /// Makes the folder with its parents, or checks the one that is there. The check comes after the making, and on what

@@ -34,6 +34,7 @@ pub(crate) struct Socket(OwnedFd);
 pub(crate) struct Peer {
     pub(crate) pid: i32,
     pub(crate) user: u32,
+    pub(crate) group: u32,
     /// Readable when the process is gone.
     pub(crate) pidfd: OwnedFd,
 }
@@ -76,7 +77,12 @@ impl Socket {
             Err(Errno::ENOPROTOOPT | Errno::EINVAL) => os::open_pidfd(credentials.pid())?,
             other => other?,
         };
-        Ok(Peer { pid: credentials.pid(), user: credentials.uid(), pidfd })
+        Ok(Peer { pid: credentials.pid(), user: credentials.uid(), group: credentials.gid(), pidfd })
+    }
+
+    /// The supplementary groups of who is at the other end.
+    pub(crate) fn groups(&self) -> io::Result<Vec<u32>> {
+        os::peer_groups(self.0.as_fd())
     }
 
     /// Takes the next packet; `buffer` is overwritten, descriptors are appended.

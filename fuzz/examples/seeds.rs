@@ -49,6 +49,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (number, text) in texts.iter().enumerate() {
         write("name_and_filter", number, text.as_bytes())?;
     }
+
+    let policies = [
+        "# who may do what\nallow user:alice publish sensors/*\nallow group:robots subscribe sensors/**\n",
+        "allow anyone join\r\nallow user:1002 subscribe cam-[0-9] # all\r\n",
+        "\n\tallow user:1002 publish **\nallow group:2000 publish a\n",
+        "allow user:mallory join\n",
+        "allow user:1002 publish a/[b\n",
+        "deny user:65534 join\n",
+    ];
+    for (number, text) in policies.iter().enumerate() {
+        write("policy", number, text.as_bytes())?;
+    }
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! The registry: nodes that obey no protocol say anything at any time.
 //!
-//! It never panics, sends with every message as many descriptors as that message says, keeps to its limits, and has
+//! Some are of other users, and the policy of the hive changes meanwhile. It never panics, sends with every message as many descriptors as that message says, keeps to its limits, and has
 //! forgotten everybody when all are gone.
 #![no_main]
 
 use arbitrary::Arbitrary;
+use hivemind_core::policy::{Accounts, Credentials, Policy};
 use hivemind_core::protocol::{
     Carrier, Connected, Cursor, Demand, EndId, Expected, Message, Offer, ToNode, ToRoot,
 };
@@ -12,6 +13,7 @@ use hivemind_core::registry::{Action, ClientId, Event, Limits, Registry, RootIde
 use libfuzzer_sys::fuzz_target;
 
 const CLIENTS: usize = 6;
+const OWNER: u32 = 1000;
 const SERVICES: [&str; 6] = ["a", "a/b", "a/c", "b", "", "a//b"];
 const FILTERS: [&str; 8] = ["a", "a/*", "**", "?", "[ab]", "a/b", "", "[["];
 
@@ -22,6 +24,7 @@ enum Step {
     Leave(u8),
     Say(u8, Saying),
     Lose(u8, Saying),
+    Policy(u8),
 }
 
 #[derive(Debug, Arbitrary)]
@@ -43,7 +46,8 @@ enum Saying {
 }
 
 fuzz_target!(|steps: Vec<Step>| {
-    let mut registry = Registry::new(RootIdentity { epoch: 3, pid: 1, dedicated: false }, limits());
+    let root = RootIdentity { epoch: 3, pid: 1, dedicated: false };
+    let mut registry = Registry::new(root, limits(), policy(0));
     // The present number of each client; one that is not connected has the number it had, or one that never was.
     let mut clients: [ClientId; CLIENTS] = std::array::from_fn(|client| client as ClientId);
     let mut connected = [false; CLIENTS];
@@ -57,7 +61,13 @@ fuzz_target!(|steps: Vec<Step>| {
                 }
                 clients[client] = next;
                 next += 1;
-                Event::Connected { client: clients[client], pid: 1 }
+                // Two of three belong to other users, one of them in a group.
+                let credentials = match client % 3 {
+                    0 => Credentials::of_user(OWNER),
+                    1 => Credentials::of_user(1),
+                    _ => Credentials { user: 2, groups: vec![7] },
+                };
+                Event::Connected { client: clients[client], pid: 1, credentials }
             }
             Step::Leave(client) => {
                 let client = usize::from(client) % CLIENTS;
@@ -67,6 +77,7 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Say(client, saying) => {
                 Event::Said { client: clients[usize::from(client) % CLIENTS], message: message(saying) }
             }
+            Step::Policy(which) => Event::PolicyChanged { policy: policy(which) },
             Step::Lose(client, saying) => Event::DescriptorsLost {
                 client: clients[usize::from(client) % CLIENTS],
                 message: message(saying),
@@ -85,10 +96,24 @@ fuzz_target!(|steps: Vec<Step>| {
     assert_eq!(lines(&mut registry), 1, "only who asks is listed");
 });
 
+/// The first admits the most, so that steps without a policy meet.
+fn policy(which: u8) -> Policy {
+    let texts = [
+        "allow anyone publish **\nallow anyone subscribe **",
+        "",
+        "allow user:1 publish a\nallow group:7 subscribe a/*",
+        "allow user:1 join\nallow user:2 publish **",
+        "allow group:7 subscribe [ab]\nallow user:1 subscribe **",
+    ];
+    let text = texts[usize::from(which) % texts.len()];
+    Policy::parse(text.as_bytes(), OWNER, &Accounts::default()).expect("a policy")
+}
+
 /// Small, so that each is reached.
 fn limits() -> Limits {
     Limits {
         clients: 4,
+        clients_of_a_guest: 2,
         ends_per_node: 4,
         ends: 8,
         pairs: 6,
@@ -112,7 +137,7 @@ fn handle(registry: &mut Registry, event: Event) -> Vec<Action> {
 fn lines(registry: &mut Registry) -> usize {
     let client = ClientId::MAX;
     let node = u64::MAX;
-    handle(registry, Event::Connected { client, pid: 1 });
+    handle(registry, Event::Connected { client, pid: 1, credentials: Credentials::of_user(OWNER) });
     let bells = Carrier::Descriptor;
     let hello = ToRoot::Hello {
         name: "asks".into(),

@@ -78,6 +78,8 @@ pub(crate) struct Inbox {
     pub(crate) arrivals: Vec<Arrival>,
     /// Lives of nodes that are gone.
     pub(crate) gone: Vec<u64>,
+    /// Publishers that this subscriber may not read any more, and why.
+    pub(crate) revoked: Vec<(EndId, String)>,
     /// Attachments that failed.
     pub(crate) problems: Vec<(Origin, String)>,
     pub(crate) skipped: Vec<(ServiceName, Vec<u8>)>,
@@ -130,8 +132,23 @@ impl SubscriberEnd {
 
     /// Forgets an attachment and frees its seat.
     pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
-        self.inbox().live.remove(&publisher);
+        let mut inbox = self.inbox();
+        // Attached anew meanwhile: then another seat is the live one.
+        if inbox.live.get(&publisher) == Some(&seat) {
+            inbox.live.remove(&publisher);
+        }
+        drop(inbox);
         self.seats.leave(seat);
+    }
+
+    /// Leaves word that this subscriber has to let go of a publisher. False: it is not attached to it.
+    fn revoke(&self, publisher: EndId, reason: &str) -> bool {
+        let was_live = self.inbox().live.remove(&publisher).is_some();
+        if was_live {
+            tracing::warn!(filter = %self.demand.filter, %publisher, reason, "detaches");
+            self.put(|inbox| inbox.revoked.push((publisher, reason.to_owned())));
+        }
+        was_live
     }
 
     /// Never attaches to this publisher again.
@@ -444,7 +461,13 @@ impl NodeSide for Hub {
 
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {
         let Some(end) = self.subscriber(subscriber) else { return };
-        let Some(pending) = end.inbox().pending.remove(&publisher) else { return };
+        let Some(pending) = end.inbox().pending.remove(&publisher) else {
+            // It stands, and is not allowed any more.
+            if end.revoke(publisher, reason) {
+                self.notify();
+            }
+            return;
+        };
         // The publisher may have registered the seat all the same; it will see that nobody has it.
         end.seats.leave(pending.seat);
         // One that ended before it heard of us has nothing for us.
@@ -522,8 +545,18 @@ impl NodeSide for Hub {
             let service = ends.publishers.get(&index).map(|end| end.offer.service.clone());
             service.or_else(|| Some(ends.subscribers.get(&index)?.demand.filter.clone()))
         };
-        if let Some(name) = name {
+        let Some(name) = name else { return };
+        if !matches!(error, AnnounceError::NotAllowed { .. }) {
             tracing::error!(name, %error, "refused by a new root; those attached go on, nobody else attaches");
+            return;
+        }
+        tracing::error!(name, %error, "withdrawn");
+        if let Some(end) = self.subscriber(index) {
+            let live: Vec<EndId> = end.inbox().live.keys().copied().collect();
+            for publisher in live {
+                end.revoke(publisher, &error.to_string());
+            }
+            self.notify();
         }
     }
 }

@@ -62,6 +62,7 @@ pub struct NodeBuilder {
     name: String,
     hive: String,
     folder: Option<PathBuf>,
+    owner: Option<String>,
     patience: Duration,
     root: RootRole,
     observer: bool,
@@ -82,6 +83,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn dir(mut self, folder: impl AsRef<Path>) -> Self {
         self.folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Join the hive of this user (a name or a number) instead of one's own; also `$HIVEMIND_OWNER`. Its policy decides what this
+    /// node may do, it never hosts the root, and only a root of that user is accepted. Name the folder as well, with
+    /// [`NodeBuilder::dir`] or `$HIVEMIND_DIR`.
+    #[must_use]
+    pub fn owner(mut self, user: &str) -> Self {
+        self.owner = Some(user.to_owned());
         self
     }
 
@@ -131,10 +141,7 @@ impl NodeBuilder {
         hivemind_ring::barrier::enable();
         let name = NodeName::parse(&self.name)?;
         let hive = HiveName::parse(&self.hive)?;
-        let dir = match &self.folder {
-            Some(folder) => RuntimeDir::at(folder, &hive),
-            None => RuntimeDir::locate(&hive),
-        };
+        let dir = RuntimeDir::find(self.folder.as_deref(), &hive, self.owner.as_deref());
         let dir = dir.map_err(|error| NodeError::Join(error.into()))?;
         let backend = self.backend(&dir)?;
         let bells = Bells::create(&*backend)?;
@@ -183,6 +190,7 @@ impl Node {
             name: name.to_owned(),
             hive: HiveName::default().as_str().to_owned(),
             folder: None,
+            owner: None,
             patience: PATIENCE,
             root: RootRole::Embedded,
             observer: false,

@@ -511,12 +511,21 @@ impl Intake {
     /// Takes over what the control thread put into the inbox.
     #[cold]
     fn take_news(&mut self) {
-        let (arrivals, gone) = {
+        let (arrivals, gone, revoked) = {
             let mut inbox = self.end.inbox();
             self.seen_news = self.end.news();
             self.problems.extend(inbox.problems.drain(..));
-            (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone))
+            let revoked = std::mem::take(&mut inbox.revoked);
+            (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone), revoked)
         };
+        // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
+        for (publisher, reason) in revoked {
+            let is_it = |connection: &Connection| connection.origin.publisher == publisher;
+            if let Some(turn) = self.connections.iter().position(is_it) {
+                self.problems.push_back((self.connections[turn].origin, reason));
+                self.end_connection(turn);
+            }
+        }
         for Arrival { reader, origin, schema } in arrivals {
             self.connections.push(Connection { reader, origin, schema, gone: false, invalid: 0 });
         }

@@ -208,6 +208,10 @@ impl Actor {
             }
             Order::LimitFiles { bytes } => limit(Resource::RLIMIT_FSIZE, bytes),
             Order::Belongings => belongings(),
+            Order::Tamper { service } => {
+                let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;
+                Ok(Answer::Attempts(crate::tamper::tamper(folder.as_ref(), &service)))
+            }
         }
     }
 

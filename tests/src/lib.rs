@@ -17,6 +17,7 @@ pub mod entry;
 pub mod forgery;
 pub mod hive;
 pub mod order;
+pub mod tamper;
 pub mod tracer;
 pub mod wire;
 

@@ -127,6 +127,11 @@ pub enum Order {
         /// So many.
         bytes: u64,
     },
+    /// Without the SDK, subscribe to a service and try to change the memory of its publisher. Answered with `Attempts`.
+    Tamper {
+        /// The service.
+        service: String,
+    },
     /// Open no descriptor, map nothing: what does the process have? Answered with `Belongings`.
     Belongings,
 }
@@ -199,6 +204,8 @@ pub enum Answer {
     Tally(Tally),
     /// Names of nodes, in order.
     Nodes(Vec<String>),
+    /// What came of each attempt, in words.
+    Attempts(Vec<String>),
     /// What the process has.
     Belongings {
         /// Targets of its descriptors.

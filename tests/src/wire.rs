@@ -81,6 +81,20 @@ impl Stranger {
         )
     }
 
+    /// As [`Stranger::hear`], with the descriptors that came along.
+    pub fn hear_with_descriptors(&self) -> Option<(ToNode, Vec<OwnedFd>)> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let waiting = PollTimeout::try_from(BOUND).expect("a minute");
+        assert!(poll(&mut ready, waiting).expect("a socket") > 0, "the root neither answers nor closes");
+        let (mut packet, mut descriptors) = (AlignedVec::<16>::new(), Vec::new());
+        packet.resize(MAX_PACKET, 0);
+        let mut receive = || hivemind_ring::os::receive(self.socket.as_fd(), &mut packet, &mut descriptors);
+        // A reset is told before what was said ahead of it.
+        let length = receive().or_else(|_| receive()).expect("receiving from the root").length;
+        let said = protocol::decode_unaccompanied::<ToNode>(&packet[..length]);
+        (length > 0).then(|| (said.expect("the root speaks the protocol"), descriptors))
+    }
+
     /// Listens until the root closes the connection.
     pub fn hear_out(&self) -> Vec<ToNode> {
         let mut said = Vec::new();

@@ -4,10 +4,18 @@ use proptest::prelude::*;
 use super::*;
 use crate::protocol::{Entry, PAGE_BYTES};
 
+mod rights;
+
 const ROOT: RootIdentity = RootIdentity { epoch: 3, pid: 100, dedicated: false };
 
+const OWNER: u32 = 1000;
+
+fn owner() -> Credentials {
+    Credentials::of_user(OWNER)
+}
+
 fn registry() -> Registry {
-    Registry::new(ROOT, Limits::default())
+    Registry::new(ROOT, Limits::default(), Policy::owner_only(OWNER))
 }
 
 fn hello(name: &str, node: u64) -> ToRoot {
@@ -29,7 +37,7 @@ fn said(registry: &mut Registry, client: ClientId, message: ToRoot) -> Vec<Actio
 
 /// A node whose client number, name and epoch follow from one number.
 fn join(registry: &mut Registry, client: ClientId) -> Vec<Action> {
-    assert_eq!(registry.handle(Event::Connected { client, pid: client as i32 }), []);
+    assert_eq!(registry.handle(Event::Connected { client, pid: client as i32, credentials: owner() }), []);
     said(registry, client, hello(&format!("node{client}"), client * 10))
 }
 
@@ -140,14 +148,14 @@ fn a_publisher_and_a_subscriber_meet_in_four_steps() {
 fn a_second_live_node_of_a_name_is_refused_with_the_process_that_has_it() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2 }));
+    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
     assert_eq!(registry.holders(&hello("node1", 99)), [1]);
     let actions = said(&mut registry, 2, hello("node1", 99));
     assert_eq!(summary(&actions), [(2, "refused"), (2, "cut off")]);
     assert_eq!(*refusal(&actions), Refusal::NameTaken { pid: 1 });
 
     drop(registry.handle(Event::Gone { client: 1 }));
-    drop(registry.handle(Event::Connected { client: 3, pid: 3 }));
+    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
     assert_eq!(summary(&said(&mut registry, 3, hello("node1", 99)))[1], (3, "welcome"));
 }
 
@@ -156,14 +164,14 @@ fn a_second_live_node_of_a_name_is_refused_with_the_process_that_has_it() {
 fn a_node_that_was_in_the_hive_keeps_its_name_at_the_next_root() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2 }));
+    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
     let mut again = hello("node1", 99);
     if let ToRoot::Hello { rejoin, .. } = &mut again {
         *rejoin = true;
     }
     assert_eq!(summary(&said(&mut registry, 2, again))[1], (2, "welcome"));
     drop(registry.handle(Event::Gone { client: 1 }));
-    drop(registry.handle(Event::Connected { client: 3, pid: 3 }));
+    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
     assert_eq!(*refusal(&said(&mut registry, 3, hello("node1", 98))), Refusal::NameTaken { pid: 2 });
 }
 
@@ -171,9 +179,9 @@ fn a_node_that_was_in_the_hive_keeps_its_name_at_the_next_root() {
 fn a_forged_epoch_is_refused() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2 }));
+    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
     assert_eq!(*refusal(&said(&mut registry, 2, hello("other", 10))), Refusal::EpochTaken);
-    drop(registry.handle(Event::Connected { client: 3, pid: 3 }));
+    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
     assert!(matches!(refusal(&said(&mut registry, 3, hello("other", 0))), Refusal::Malformed { .. }));
 }
 
@@ -196,7 +204,7 @@ fn an_end_of_another_node_cannot_be_used() {
 #[test]
 fn a_message_before_hello_and_a_second_hello_cut_off() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1 }));
+    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
     assert_eq!(summary(&said(&mut registry, 1, offer(1, "a", 1))), [(1, "refused"), (1, "cut off")]);
     join(&mut registry, 2);
     let actions = said(&mut registry, 2, hello("node2", 20));
@@ -272,7 +280,7 @@ fn what_the_root_could_not_take_for_lack_of_descriptors_is_answered() {
     let event = Event::DescriptorsLost { client: 1, message: attached(1, end(2, 2)) };
     assert_eq!(summary(&registry.handle(event)), [(2, "attach refused")]);
 
-    drop(registry.handle(Event::Connected { client: 3, pid: 3 }));
+    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
     let actions = registry.handle(Event::DescriptorsLost { client: 3, message: hello("x", 9) });
     assert_eq!(*refusal(&actions), Refusal::OutOfDescriptors { pid: ROOT.pid });
 }
@@ -325,7 +333,8 @@ fn an_answer_whose_asker_has_gone_is_late_and_not_wrong() {
 
 #[test]
 fn between_two_nodes_only_so_many_pairs_are_on_their_way() {
-    let mut registry = Registry::new(ROOT, Limits { lane: 2, ..Limits::default() });
+    let mut registry =
+        Registry::new(ROOT, Limits { lane: 2, ..Limits::default() }, Policy::owner_only(OWNER));
     for client in 1..=3 {
         join(&mut registry, client);
     }
@@ -351,17 +360,18 @@ fn between_two_nodes_only_so_many_pairs_are_on_their_way() {
 #[test]
 fn a_waiting_dedicated_root_takes_over_and_a_dedicated_one_stays() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1 }));
+    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
     assert_eq!(said(&mut registry, 1, ToRoot::HandOver), [Action::HandOver { to: 1 }]);
-    let mut registry = Registry::new(RootIdentity { dedicated: true, ..ROOT }, Limits::default());
-    drop(registry.handle(Event::Connected { client: 1, pid: 1 }));
+    let mut registry =
+        Registry::new(RootIdentity { dedicated: true, ..ROOT }, Limits::default(), Policy::owner_only(OWNER));
+    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
     assert_eq!(*refusal(&said(&mut registry, 1, ToRoot::HandOver)), Refusal::Dedicated { pid: ROOT.pid });
 }
 
 #[test]
 fn who_wants_a_dedicated_root_is_not_admitted_by_an_embedded_one() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1 }));
+    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
     let mut patient = hello("x", 5);
     if let ToRoot::Hello { external, .. } = &mut patient {
         *external = true;
@@ -375,7 +385,7 @@ fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
     for (client, seen, epoch) in
         [(1, 3, 3), (2, 9, 10), (3, 4, 10), (4, u64::MAX, MAX_EPOCH), (5, u64::MAX, MAX_EPOCH)]
     {
-        drop(registry.handle(Event::Connected { client, pid: 1 }));
+        drop(registry.handle(Event::Connected { client, pid: 1, credentials: owner() }));
         let mut message = hello(&format!("n{client}"), client);
         if let ToRoot::Hello { seen_epoch, .. } = &mut message {
             *seen_epoch = seen;
@@ -391,9 +401,17 @@ fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
 
 #[test]
 fn every_table_has_a_bound_and_says_so() {
-    let limits =
-        Limits { clients: 3, ends_per_node: 3, ends: 5, pairs: 2, announced: 2, inquiries: 1, lane: 8 };
-    let mut registry = Registry::new(ROOT, limits);
+    let limits = Limits {
+        clients: 3,
+        clients_of_a_guest: 2,
+        ends_per_node: 3,
+        ends: 5,
+        pairs: 2,
+        announced: 2,
+        inquiries: 1,
+        lane: 8,
+    };
+    let mut registry = Registry::new(ROOT, limits, Policy::owner_only(OWNER));
     let table = |actions: &[Action]| match refusal(actions) {
         Refusal::Limit { what, .. } => *what,
         other => panic!("{other:?}"),
@@ -401,7 +419,7 @@ fn every_table_has_a_bound_and_says_so() {
     for client in 1..=3 {
         join(&mut registry, client);
     }
-    let actions = registry.handle(Event::Connected { client: 4, pid: 4 });
+    let actions = registry.handle(Event::Connected { client: 4, pid: 4, credentials: owner() });
     assert_eq!((table(&actions), &summary(&actions)[1]), (Table::Nodes, &(4, "cut off")));
     for index in 0..3 {
         said(&mut registry, 1, offer(index, "a", 5));
@@ -733,8 +751,8 @@ proptest! {
         lane in 1usize..4,
     ) {
         let limits = Limits { lane, ..Limits::default() };
-        let (mut registry, mut world) = (Registry::new(ROOT, limits), World::default());
-        let (mut twin, mut other_world) = (Registry::new(ROOT, limits), World::default());
+        let (mut registry, mut world) = (Registry::new(ROOT, limits, Policy::owner_only(OWNER)), World::default());
+        let (mut twin, mut other_world) = (Registry::new(ROOT, limits, Policy::owner_only(OWNER)), World::default());
         for step in &steps {
             world.run(&mut registry, step);
             assert_sound(&registry, &world, lane);
@@ -756,7 +774,7 @@ proptest! {
         }
         // Nobody answers the successor here, so no pair may have to wait for room in its lane.
         let limits = Limits { lane: usize::MAX, ..Limits::default() };
-        let mut successor = Registry::new(RootIdentity { epoch: 4, ..ROOT }, limits);
+        let mut successor = Registry::new(RootIdentity { epoch: 4, ..ROOT }, limits, Policy::owner_only(OWNER));
         let mut after = World { connected: world.connected.clone(), ..World::default() };
         let mut nodes: Vec<ClientId> = world.joined.iter().flatten().copied().collect();
         if !nodes.is_empty() {
@@ -842,12 +860,12 @@ proptest! {
     fn hostile_clients_harm_nobody(
         steps in prop::collection::vec((1u64..6, 0u8..12, any_message()), 1..200),
     ) {
-        let limits = Limits { clients: 4, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1 };
-        let mut registry = Registry::new(ROOT, limits);
+        let limits = Limits { clients: 4, clients_of_a_guest: 2, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1 };
+        let mut registry = Registry::new(ROOT, limits, Policy::owner_only(OWNER));
         for (client, kind, message) in steps {
             let actions = match kind {
                 0 if !registry.clients.contains_key(&client) => {
-                    registry.handle(Event::Connected { client, pid: 1 })
+                    registry.handle(Event::Connected { client, pid: 1, credentials: owner() })
                 }
                 1 => registry.handle(Event::Gone { client }),
                 2 => registry.handle(Event::DescriptorsLost { client, message }),

@@ -9,6 +9,7 @@
 //! | listener      | nodes connect; the kernel says which process and user                                      |
 //! | socket        | requests; its end is the first sign that a node is gone                                    |
 //! | pidfd         | the proof: a forked child may keep the socket of a dead node open, never its pidfd silent  |
+//! | policy        | an inotify on the folder: the owner of the hive changed who may do what                     |
 //! | stop          | an eventfd by which the owner ends the thread                                              |
 //!
 //! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
@@ -22,11 +23,12 @@ use std::sync::Arc;
 use hivemind_ring::os::{Kept, MAX_DESCRIPTORS, keep_from_children};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::unistd::geteuid;
 use rkyv::util::AlignedVec;
 
 use super::StopHandle;
+use super::door::Door;
 use super::lock::RootLock;
+use crate::policy::Credentials;
 use crate::protocol::{
     DecodeError, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
 };
@@ -52,6 +54,8 @@ const PAUSE_MS: u8 = 20;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
+/// Clients begin with 1, so this is the number of no client's socket either.
+const POLICY: u64 = u64::MAX - 1;
 
 /// How a root ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +80,12 @@ pub(crate) struct Server {
     /// Closed for a moment to accept and refuse a connection when there are no descriptors left.
     spare: Option<OwnedFd>,
     is_listening: bool,
+    door: Door,
     clients: BTreeMap<ClientId, Client>,
     next_client: ClientId,
     registry: Registry,
     buffer: PacketBuffer,
     packet: AlignedVec,
-    user: u32,
     /// Some queue waits for something that no readiness tells.
     is_short: bool,
     hand_over_to: Option<ClientId>,
@@ -124,11 +128,18 @@ impl Server {
             _ => {}
         }
         let listener = listen_at(dir.new_socket())?;
+        let (door, policy) = Door::open(dir);
+        if policy.admits_others() {
+            door.set_socket(dir.new_socket());
+        }
         fs::rename(dir.new_socket(), dir.root_socket())?;
         let pid = own_pid();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        if let Some(changes) = door.changes() {
+            epoll.add(changes, EpollEvent::new(EpollFlags::EPOLLIN, POLICY))?;
+        }
         tracing::debug!(epoch, dedicated, hive = %dir.hive(), "root listens");
         #[cfg(feature = "named-segments")]
         sweep_names(&dir.segment_prefix());
@@ -141,12 +152,12 @@ impl Server {
             _stop: stop,
             spare: spare_descriptor(),
             is_listening: true,
+            door,
             clients: BTreeMap::new(),
             next_client: 1,
-            registry: Registry::new(RootIdentity { epoch, pid, dedicated }, Limits::default()),
+            registry: Registry::new(RootIdentity { epoch, pid, dedicated }, Limits::default(), policy),
             buffer: PacketBuffer::new(),
             packet: AlignedVec::with_capacity(4096),
-            user: geteuid().as_raw(),
             is_short: false,
             hand_over_to: None,
         })
@@ -165,6 +176,7 @@ impl Server {
                 match event.data() {
                     LISTENER => self.accept(),
                     STOP => return Ok(self.close(None)),
+                    POLICY => self.door.knocked(),
                     token if token & 1 == 1 => self.gone(token >> 1),
                     token => self.ready(token >> 1, event.events()),
                 }
@@ -174,6 +186,9 @@ impl Server {
                 }
             }
             self.try_again();
+            if let Some(policy) = self.door.new_policy() {
+                self.process(Event::PolicyChanged { policy }, Vec::new());
+            }
         }
     }
 
@@ -183,7 +198,8 @@ impl Server {
         } else if !self.is_listening {
             EpollTimeout::from(PAUSE_MS)
         } else {
-            EpollTimeout::NONE
+            // Only while the owner of the hive is at work on the policy.
+            self.door.settles_in().map_or(EpollTimeout::NONE, EpollTimeout::from)
         }
     }
 
@@ -283,9 +299,7 @@ impl Server {
             // Gone before we looked.
             Err(_) => return,
         };
-        if peer.user != self.user {
-            return self.refuse(&socket, Refusal::Stranger { owner: self.user, user: peer.user });
-        }
+        let Ok(credentials) = self.credentials(&socket, peer.user, peer.group) else { return };
         let client = self.next_client;
         self.next_client += 1;
         let entry = Client {
@@ -306,7 +320,17 @@ impl Server {
             return;
         }
         self.clients.insert(client, entry);
-        self.process(Event::Connected { client, pid: peer.pid }, Vec::new());
+        self.process(Event::Connected { client, pid: peer.pid, credentials }, Vec::new());
+    }
+
+    /// Who connected. The groups of the owner's own processes matter to nobody.
+    fn credentials(&self, socket: &Socket, user: u32, group: u32) -> io::Result<Credentials> {
+        if user == self.door.owner() {
+            return Ok(Credentials::of_user(user));
+        }
+        let mut groups = socket.groups()?;
+        groups.push(group);
+        Ok(Credentials { user, groups })
     }
 
     fn gone(&mut self, client: ClientId) {

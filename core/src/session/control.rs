@@ -34,7 +34,7 @@ use super::{
     SessionConfig, SessionError, Shared, WaitedFor,
 };
 use crate::name::NodeName;
-use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, ToRoot};
+use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, Right, ToRoot};
 use crate::root::EmbeddedRoot;
 use crate::root::lock::{RootLock, last_holder};
 use crate::root::server::own_pid;
@@ -474,11 +474,19 @@ impl Control {
             self.root = None;
         }
         for _ in 0..STEPS {
-            match Link::connect(self.dir.root_socket()) {
+            match Link::connect(self.dir.root_socket(), self.dir.owner()) {
                 Connecting::Connected(link) => return self.greet(link),
                 Connecting::Busy => return Err(Lost::NotNow(self.no_listener())),
                 Connecting::Failed(error) => return Err(Lost::Never(error)),
+                Connecting::Closed => {
+                    let (path, owner) = (self.dir.path().to_owned(), self.dir.owner());
+                    return Err(Lost::NotNow(WaitedFor::OpenDoor { path, owner }));
+                }
                 Connecting::Nobody => {}
+            }
+            if !self.dir.is_ours() {
+                let (path, owner) = (self.dir.root_socket().to_owned(), self.dir.owner());
+                return Err(Lost::NotNow(WaitedFor::RootOf { path, owner }));
             }
             if self.role != RootRole::Embedded {
                 let path = self.dir.root_socket().to_owned();
@@ -717,7 +725,9 @@ impl Control {
             }
             Refusal::NotDedicated { pid } => Lost::NotNow(WaitedFor::DedicatedRoot { pid }),
             Refusal::Version { root } => Lost::Never(JoinError::version(root)),
-            Refusal::Stranger { owner, user } => Lost::Never(JoinError::Stranger { owner, user }),
+            Refusal::NotAllowed { owner, user, right: Right::Join, .. } => {
+                Lost::Never(JoinError::NotAllowed { owner, user })
+            }
             // The next life of the connection may find room.
             refusal @ (Refusal::OutOfDescriptors { .. } | Refusal::EpochTaken | Refusal::Limit { .. }) => {
                 Lost::NotNow(WaitedFor::BetterAnswer { refusal: refusal.to_string() })

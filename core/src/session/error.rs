@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Unanswered;
 use crate::filter::FilterError;
 use crate::name::{NameError, NodeName, ServiceName};
-use crate::protocol::{EndId, Refusal, VERSION};
+use crate::protocol::{EndId, Refusal, Right, VERSION, not_allowed};
 use crate::runtime_dir::RuntimeDirError;
 use crate::schema::Schema;
 
@@ -19,6 +19,20 @@ pub enum WaitedFor {
     Root {
         /// Where the root would listen.
         path: PathBuf,
+    },
+    /// Nobody of the user who owns the hive listens at this path, and nobody else can host its root.
+    RootOf {
+        /// Where the root would listen.
+        path: PathBuf,
+        /// Whose hive it is.
+        owner: u32,
+    },
+    /// The folder of another user's hive is closed.
+    OpenDoor {
+        /// The folder.
+        path: PathBuf,
+        /// Whose hive it is.
+        owner: u32,
     },
     /// Somebody holds the lock, but nobody listens.
     LockHolder {
@@ -62,6 +76,17 @@ impl fmt::Display for WaitedFor {
             WaitedFor::Root { path } => write!(
                 formatter,
                 "there is no root at {}; start one with `hm root`, or let this node host it",
+                path.display()
+            ),
+            WaitedFor::RootOf { path, owner } => write!(
+                formatter,
+                "there is no root at {}, and only user {owner} can host it; start a node or `hm root` as that user",
+                path.display()
+            ),
+            WaitedFor::OpenDoor { path, owner } => write!(
+                formatter,
+                "{} is closed to this user; user {owner} opens it with a line in its policy and `hm policy check`, which \
+                 says what else is closed",
                 path.display()
             ),
             WaitedFor::LockHolder { path, pid } => write!(
@@ -117,12 +142,24 @@ pub enum JoinError {
         /// What the root speaks.
         theirs: u32,
     },
-    /// The root belongs to another user. Set HIVEMIND_DIR to a folder of yours.
-    #[error("the hive belongs to user {owner}, not to user {user}; set HIVEMIND_DIR to a folder of yours")]
+    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its owner may write
+    /// to, and HIVEMIND_OWNER to that user if it is another.
+    #[error(
+        "the process that listens belongs to user {user}, but the hive to user {owner}; set HIVEMIND_DIR to a folder that \
+         only its owner may write to, and HIVEMIND_OWNER to that user if it is another"
+    )]
     Stranger {
-        /// Whose it is.
+        /// Whose hive it is.
         owner: u32,
-        /// Who we are.
+        /// Whose process listens.
+        user: u32,
+    },
+    /// The policy of the hive does not let this user in. Its owner can add a line.
+    #[error("{}", not_allowed(*owner, *user, Right::Join, ""))]
+    NotAllowed {
+        /// Whose hive it is.
+        owner: u32,
+        /// Who we are, as the root sees it.
         user: u32,
     },
     /// This process has no file descriptors left. Raise `ulimit -n`.
@@ -216,6 +253,18 @@ pub enum AnnounceError {
         /// What was missing.
         what: WaitedFor,
     },
+    /// The policy of the hive does not let this user do that. Its owner can add a line.
+    #[error("{}", not_allowed(*owner, *user, *right, what))]
+    NotAllowed {
+        /// Whose hive it is.
+        owner: u32,
+        /// Who we are, as the root sees it.
+        user: u32,
+        /// What we wanted to do,
+        right: Right,
+        /// and to which service or filter.
+        what: String,
+    },
     /// The node is leaving. Join again.
     #[error("the node has left the hive; join again")]
     Left,
@@ -249,6 +298,9 @@ impl AnnounceError {
                 type_mismatch(&service, fingerprint, &schema, holder, ours)
             }
             Refusal::Limit { what, limit } => AnnounceError::Limit { what: what.to_string(), limit },
+            Refusal::NotAllowed { owner, user, right, what } => {
+                AnnounceError::NotAllowed { owner, user, right, what }
+            }
             other => AnnounceError::Refused { refusal: other.to_string() },
         }
     }

@@ -43,13 +43,20 @@ pub(super) enum Connecting {
     Nobody,
     /// Somebody listens, but too many want in at this moment.
     Busy,
+    /// The folder or the socket of another user's hive is closed to us.
+    Closed,
     Failed(JoinError),
 }
 
 impl Link {
-    pub(super) fn connect(path: &Path) -> Connecting {
+    /// Connects to the root of the hive of `owner`: a process of anybody else is none, whatever it says.
+    pub(super) fn connect(path: &Path, owner: u32) -> Connecting {
+        let ourselves = geteuid().as_raw();
         let socket = match Socket::connect(path) {
             Ok(socket) => socket,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && owner != ourselves => {
+                return Connecting::Closed;
+            }
             Err(error) => return Link::not_connected(error),
         };
         let peer = match socket.peer() {
@@ -57,10 +64,9 @@ impl Link {
             Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Connecting::Nobody,
             Err(error) => return Connecting::Failed(JoinError::system("look at the root's process", error)),
         };
-        let Peer { pid, user, pidfd } = peer;
-        let ourselves = geteuid().as_raw();
-        if user != ourselves {
-            return Connecting::Failed(JoinError::Stranger { owner: user, user: ourselves });
+        let Peer { pid, user, pidfd, .. } = peer;
+        if user != owner {
+            return Connecting::Failed(JoinError::Stranger { owner, user });
         }
         // A forked child may keep the socket of a dead root open: then connecting works and nobody ever answers.
         if is_gone(&pidfd) {

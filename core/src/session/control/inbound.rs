@@ -141,10 +141,15 @@ impl Control {
         let Ok(index) = u32::try_from(request) else {
             return self.question_refused(request, refusal);
         };
-        let Some(Told::Open(announcement)) = self.told.get(&index) else { return };
-        let ours = match &**announcement {
-            Announcement::Offer(offer) => Some(&offer.schema[..]),
-            Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
+        let ours = match self.told.get(&index) {
+            Some(Told::Open(announcement)) => match &**announcement {
+                Announcement::Offer(offer) => Some(&offer.schema[..]),
+                Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
+            },
+            // It stood, and the policy does not allow it any more.
+            Some(Told::Accepted) => None,
+            // It is withdrawn, or was refused before.
+            Some(Told::Refused(_)) | None => return,
         };
         let error = AnnounceError::from_refusal(refusal, ours);
         self.told.insert(index, Told::Refused(Box::new(error.clone())));
