@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::figures::{Bytes, Count};
 use crate::look::{self, LookError};
-use crate::{Place, stop};
+use crate::{Place, policy, stop};
 
 /// Why nothing was shown.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,9 @@ struct Reading {
 pub(crate) fn run(place: &Place, interval: Duration, json: bool) -> Result<(), LsError> {
     // A look takes a moment; Ctrl-C ends it without a word.
     stop::on_signal(|| std::process::exit(130)).map_err(LsError::Signals)?;
+    if let Some(trouble) = place.runtime_dir().ok().and_then(|dir| policy::trouble(&dir)) {
+        eprintln!("hm: {trouble}; the root refuses this policy, and what was in force before stays so");
+    }
     let node =
         place.node(&format!("hm-ls-{}", std::process::id())).observer().join().map_err(LookError::from)?;
     let listing = look::listing(&node)?;

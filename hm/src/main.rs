@@ -9,6 +9,7 @@ mod echo;
 mod figures;
 mod look;
 mod ls;
+mod policy;
 mod root;
 mod stop;
 
@@ -43,22 +44,25 @@ struct Place {
     /// The runtime directory, instead of $HIVEMIND_DIR, $XDG_RUNTIME_DIR/hivemind or a folder in the temporary directory.
     #[arg(long, global = true, value_name = "FOLDER")]
     dir: Option<PathBuf>,
+    /// The user who owns the hive, by name or number, instead of $HIVEMIND_OWNER or oneself.
+    #[arg(long, global = true, value_name = "USER")]
+    owner: Option<String>,
 }
 
 impl Place {
     /// Where the hive lives; made if it is missing.
     fn runtime_dir(&self) -> Result<RuntimeDir, RuntimeDirError> {
-        match &self.dir {
-            Some(dir) => RuntimeDir::at(dir, &self.hive),
-            None => RuntimeDir::locate(&self.hive),
-        }
+        RuntimeDir::find(self.dir.as_deref(), &self.hive, self.owner.as_deref())
     }
 
     /// Options for a node of this hive that never hosts the root: a tool comes and goes.
     fn node(&self, name: &str) -> hivemind::NodeBuilder {
-        let builder = Node::builder(name).hive(self.hive.as_str()).guest();
-        match &self.dir {
-            Some(dir) => builder.dir(dir),
+        let mut builder = Node::builder(name).hive(self.hive.as_str()).guest();
+        if let Some(dir) = &self.dir {
+            builder = builder.dir(dir);
+        }
+        match &self.owner {
+            Some(owner) => builder.owner(owner),
             None => builder,
         }
     }
@@ -95,6 +99,9 @@ enum Command {
         #[arg(long, short = 'n', value_name = "N")]
         count: Option<u64>,
     },
+    /// Check who may do what in a hive, and explain it.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Start a hive of real processes on live data, kill some of them, and count every message.
     ///
     /// It has a hive of its own, in a folder of its own below the runtime directory or the temporary directory, and removes
@@ -146,6 +153,8 @@ enum CommandError {
     #[error(transparent)]
     Echo(#[from] echo::EchoError),
     #[error(transparent)]
+    Policy(#[from] policy::PolicyError),
+    #[error(transparent)]
     Demo(#[from] DemoError),
     #[error("{role}: {source}")]
     DemoProcess { role: Role, source: demo::ChildError },
@@ -158,6 +167,7 @@ impl CommandError {
             CommandError::Root(root::RootError::Output(error))
             | CommandError::Ls(ls::LsError::Output(error))
             | CommandError::Echo(echo::EchoError::Output(error))
+            | CommandError::Policy(policy::PolicyError::Output(error))
             | CommandError::Demo(DemoError::Output(error)) => error.kind() == io::ErrorKind::BrokenPipe,
             _ => false,
         }
@@ -187,6 +197,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Root => root::run(&place)?,
         Command::Ls { interval, json } => ls::run(&place, interval, json)?,
         Command::Echo { filter, count } => echo::run(&place, &filter, count)?,
+        Command::Policy(command) => policy::run(&place, &command)?,
         Command::Demo { seconds, json } => demo::run(place.dir, seconds, json)?,
         Command::DemoProcess { role } => {
             let dir = place.dir.unwrap_or_else(std::env::temp_dir);

@@ -345,3 +345,76 @@ fn wrong_usage_exits_with_2_and_says_where_it_is_wrong() {
         assert!(sentence(&output).contains(expected), "{arguments:?}: {}", sentence(&output));
     }
 }
+
+#[test]
+fn policy_check_says_who_gets_in_and_where_a_mistake_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let check = || hm(dir.path()).args(["policy", "check"]).output().unwrap();
+    let output = check();
+    assert!(output.status.success());
+    assert!(
+        text(&output.stdout).contains("there is no such file")
+            && text(&output.stdout).contains("nobody else may do anything")
+    );
+    let file = dir.path().join("default/policy");
+    std::fs::write(&file, "# cameras\nallow user:4711 publish camera/*\n").unwrap();
+    let output = check();
+    assert!(output.status.success(), "{}", sentence(&output));
+    let said = text(&output.stdout);
+    assert!(said.contains("line 2: allow user:4711 publish camera/*"), "{said}");
+    assert!(said.contains("nobody may do more"), "{said}");
+    let closed = format!("run: chmod o+x {}", dir.path().display());
+    assert!(said.contains(&closed), "{said}");
+    std::fs::write(&file, "allow user:4711 publish camera/[\n").unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let said = sentence(&output);
+    assert!(
+        said.contains("policy: line 1, column 32:") && said.contains("what was in force before stays so"),
+        "{said}"
+    );
+    // Whoever looks at the hive hears it, too.
+    let node = join(dir.path(), "camera");
+    let output = hm(dir.path()).args(["ls", "--interval", "0"]).output().unwrap();
+    assert!(
+        output.status.success() && sentence(&output).contains("line 1, column 32"),
+        "{}",
+        sentence(&output)
+    );
+    assert!(text(&output.stdout).contains("camera"));
+    drop(node);
+}
+
+#[test]
+fn policy_explain_names_the_lines_or_the_one_that_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("new");
+    std::fs::write(&file, "allow user:4711 publish camera/*\nallow group:4799 subscribe **\n").unwrap();
+    let explain = |arguments: &[&str]| {
+        let mut command = hm(dir.path());
+        command.args(["policy", "explain", "--file"]).arg(&file).args(arguments).output().unwrap()
+    };
+    let allowed = explain(&["--user", "4711", "publish", "camera/left"]);
+    assert!(allowed.status.success(), "{}", sentence(&allowed));
+    assert_eq!(text(&allowed.stdout), "allowed\nline 1: allow user:4711 publish camera/*\n");
+    let allowed = explain(&["--user", "4712", "--group", "4799", "subscribe", "camera/*"]);
+    assert_eq!(
+        text(&allowed.stdout),
+        "allowed, as far as these lines go\nline 2: allow group:4799 subscribe **\n"
+    );
+    for (arguments, part) in [
+        (&["--user", "4711", "publish", "sensors/pose"][..], "can add: allow user:4711 publish sensors/pose"),
+        (&["--user", "4712", "join"], "can add: allow user:4712 join"),
+        (&["--user", "4711", "publish", "camera/*"], "is a pattern; name one service"),
+        (&["--user", "nobody-of-this-name", "join"], "there is no user \"nobody-of-this-name\""),
+    ] {
+        let output = explain(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(sentence(&output).contains(part), "{}", sentence(&output));
+    }
+    assert_eq!(explain(&["--user", "4711", "publish"]).status.code(), Some(2));
+    let ourselves = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.path()).unwrap()).to_string();
+    let owner = explain(&["--user", &ourselves, "publish", "anything"]);
+    assert!(owner.status.success() && text(&owner.stdout).contains("owns the hive"));
+}
