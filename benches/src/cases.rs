@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hivemind::{Message, Node, Publisher, Sample, Subscriber};
 
 use crate::error::HarnessError;
-use crate::floor::{Floor, PATIENCE, poll_for, rest};
+use crate::floor::{Floor, PATIENCE, poll, poll_for, rest};
 use crate::message::Reading;
 use crate::peer::{Order, Peer, Shape, Waiting};
 use crate::readings::{BATCH, Readings, Summary};
@@ -65,6 +65,11 @@ pub enum Kind {
         /// Whether they read.
         draining: bool,
     },
+    /// Send to that many subscribers in one peer process, each asleep in a thread of its own.
+    Rouse {
+        /// How many subscribers.
+        subscribers: usize,
+    },
     /// A new node joins, subscribes and receives its first message.
     ColdJoin,
 }
@@ -114,6 +119,18 @@ const fn fan_out(name: &'static str, shape: Shape, subscribers: usize, draining:
     Case { name, operation: "send", reading: SENT, kind, against: Against::Line, bound: None, budget: None }
 }
 
+const fn rouse(name: &'static str, subscribers: usize) -> Case {
+    Case {
+        name,
+        operation: "send",
+        reading: "single readings of the send alone less the clock, each after a rest in which all fall asleep",
+        kind: Kind::Rouse { subscribers },
+        against: Against::Futex,
+        bound: None,
+        budget: None,
+    }
+}
+
 /// Everything the harness asks, in the order of the report.
 pub const CASES: &[Case] = &[
     round_trip("round_trip_56B", Shape::Typed, Waiting::Spinning, Some(1.8), Some(1.4)),
@@ -148,6 +165,9 @@ pub const CASES: &[Case] = &[
     fan_out("send_56B_to_64_draining", Shape::Typed, 64, true),
     fan_out("send_4KiB_to_1", Shape::Bytes(FAN_BYTES), 1, false),
     fan_out("send_4KiB_to_64", Shape::Bytes(FAN_BYTES), 64, false),
+    rouse("send_56B_wakes_1", 1),
+    rouse("send_56B_wakes_8", 8),
+    rouse("send_56B_wakes_64", 64),
     Case {
         name: "cold_join",
         operation: "join to first message",
@@ -298,6 +318,13 @@ pub fn run(
             let summary = address(dir, shape, subscribers, plan, clock_ns);
             floor.stop();
             let summary = summary?;
+            peer.answer()?;
+            Ok(summary)
+        }
+        Kind::Rouse { subscribers } => {
+            floor.reset();
+            peer.order(&Order::Doze { dir: dir.into(), subscribers, messages: plan.operations() })?;
+            let summary = rouse_all(dir, subscribers, plan, clock_ns, floor)?;
             peer.answer()?;
             Ok(summary)
         }
@@ -642,6 +669,55 @@ fn attend_until_stopped(
         }
     }
     Ok(())
+}
+
+// ---- waking many ----
+
+/// Each message is sent when all have received the one before and have had time to fall asleep; the send alone is timed.
+fn rouse_all(
+    dir: &Path,
+    subscribers: usize,
+    plan: Plan,
+    clock_ns: u64,
+    floor: &Floor,
+) -> Result<Summary, HarnessError> {
+    let node = node(dir, "parent")?;
+    let mut publisher = node
+        .publisher_builder::<Reading>(FAN)
+        .capacity(FEW_SLOTS)
+        .create()
+        .map_err(HarnessError::hivemind)?;
+    publisher.wait_for_subscribers(subscribers, PATIENCE).map_err(HarnessError::hivemind)?;
+    let mut readings = Readings::with_capacity(plan.singles);
+    for sequence in 1..=plan.operations() {
+        let received = (sequence - 1) * subscribers as u64;
+        poll(|| u64::from(floor.told()) == received, "all subscribers")?;
+        rest();
+        let start = Instant::now();
+        publisher.send(&Reading::numbered(sequence)).map_err(HarnessError::hivemind)?;
+        let took = start.elapsed();
+        if sequence > plan.warm_up {
+            readings.record_single(took, clock_ns);
+        }
+    }
+    Ok(readings.summary())
+}
+
+/// The peer's half: subscribers that sleep until the next message, each in a thread of its own.
+pub fn doze(dir: &Path, subscribers: usize, messages: u64, floor: &Floor) -> Result<(), HarnessError> {
+    let node = node(dir, "peer")?;
+    let receive_all = || {
+        let mut subscriber = subscribe::<Reading>(&node, FAN, Waiting::Asleep)?;
+        for expected in 1..=messages {
+            expect(expected, &next(&mut subscriber, Waiting::Asleep)?)?;
+            floor.tell();
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let sleepers: Vec<_> = (0..subscribers).map(|_| scope.spawn(receive_all)).collect();
+        sleepers.into_iter().try_for_each(|sleeper| sleeper.join().expect("no assertion failed"))
+    })
 }
 
 // ---- cold join ----

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   line 0   written by the parent, read by the peer     one cache line each
-//!   line 1   written by the peer, read by the parent
+//!   line 1   written by the peer, read by the parent; counts what the peer is through with in cases that ask for it
 //!   line 2   written by the parent: "stop" (cases in which the peer runs until told)
 //! ```
 //!
@@ -128,6 +128,17 @@ impl Floor {
             ring(pong, round);
         }
         Ok(())
+    }
+
+    /// The peer says that one more thing is done; counted from the last [`reset`](Floor::reset).
+    pub fn tell(&self) {
+        // Release: pairs with `told`.
+        self.line(PONG).fetch_add(1, Release);
+    }
+
+    /// How often the peer has said so.
+    pub fn told(&self) -> u32 {
+        self.line(PONG).load(Acquire)
     }
 
     /// The parent tells a peer that runs until told.

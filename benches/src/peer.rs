@@ -84,6 +84,15 @@ pub enum Order {
         /// Whether they read what they can, or nothing at all.
         draining: bool,
     },
+    /// Receive that many messages by each of so many subscribers, which sleep in between.
+    Doze {
+        /// The runtime directory of the hive.
+        dir: PathBuf,
+        /// How many subscribers.
+        subscribers: usize,
+        /// How many messages.
+        messages: u64,
+    },
     /// Join, subscribe, receive one message and leave, that many times.
     Join {
         /// The runtime directory of the hive.
@@ -214,6 +223,9 @@ fn carry_out(order: Order, floor: &Floor) -> Result<Option<Readings>, HarnessErr
         Order::Drain { dir, messages, sending } => cases::drain(&dir, messages, sending).map(Some),
         Order::Audience { dir, shape, subscribers, draining } => {
             cases::attend(&dir, shape, subscribers, draining, floor).map(|()| None)
+        }
+        Order::Doze { dir, subscribers, messages } => {
+            cases::doze(&dir, subscribers, messages, floor).map(|()| None)
         }
         Order::Join { dir, joins } => cases::join(&dir, joins).map(Some),
     }

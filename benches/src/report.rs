@@ -137,8 +137,12 @@ pub struct Report {
 impl Report {
     /// Takes up what was found, beside the same case with one subscriber if it is a fan-out case.
     pub fn add(&mut self, case: &Case, mut finding: Finding) {
-        if let Kind::FanOut { shape, draining, .. } = case.kind {
-            let one = Kind::FanOut { shape, subscribers: 1, draining };
+        let to_one = match case.kind {
+            Kind::FanOut { shape, draining, .. } => Some(Kind::FanOut { shape, subscribers: 1, draining }),
+            Kind::Rouse { .. } => Some(Kind::Rouse { subscribers: 1 }),
+            _ => None,
+        };
+        if let Some(one) = to_one {
             let name = CASES.iter().find(|other| other.kind == one).map(|other| other.name);
             let of_one =
                 self.findings.iter().find(|other| Some(other.case) == name).map(|other| other.p50_ns);
