@@ -1,22 +1,44 @@
 //! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes, never what
 //! somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
 //!
-//! A node has one doorbell segment; each of its ends has a line in it with three words:
+//! A node has one doorbell segment; each of its ends has a line in it with four words:
 //!
-//! | word       | of a         | who writes                                  | meaning                                        |
-//! | ---------- | ------------ | ------------------------------------------- | ---------------------------------------------- |
-//! | `sleepers` | publisher    | its subscribers set it, it clears it        | somebody may sleep: look before going on       |
-//! | `space`    | publisher    | its subscribers count it up                 | futex of a publisher that waits for space      |
-//! | `wake`     | subscriber   | its publishers and its own node count it up | futex of a subscriber that waits for a message |
+//! | word       | of a         | who writes                                  | meaning                                               |
+//! | ---------- | ------------ | ------------------------------------------- | ----------------------------------------------------- |
+//! | `sleepers` | publisher    | its subscribers set bits, it clears them    | somebody may sleep: [`SLEEPS`], [`LISTENS`], or both  |
+//! | `commits`  | publisher    | it counts up                                | futex of all subscribers that listen to it            |
+//! | `space`    | publisher    | its subscribers count it up                 | futex of a publisher that waits for space             |
+//! | `wake`     | subscriber   | its publishers and its own node count it up | futex of this one subscriber                          |
+//!
+//! A subscriber sleeps in one of two ways, and says which in its own segment (`sleeping`) and to each of its publishers:
+//!
+//! - It *listens*: it waits on its `wake` and on the `commits` of each of its publishers at once (`futex_waitv`, Linux 5.16). A
+//!   publisher wakes all that listen to it with one call, whatever their number. Setting this up takes time for each word,
+//!   so it is for subscribers of at most [`LISTENED_MAX`] publishers.
+//! - It sleeps *alone*, on `wake`, and each publisher goes through its readers and rings those that do: one call each. For
+//!   subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`: the first refusal ends that sleep,
+//!   and no subscriber of this process listens again.
+//!
+//! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which both wait.
 //!
 //! A futex word is always changed before the wake-up, so a waiter that read the old value and has not slept yet does not
 //! sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or until its node learns of
-//! the death and rings.
+//! the death and rings. No word is ever set back, also not when a line goes to another end: a waiter never finds a value again.
+//!
+//! A subscriber that changes `commits` without end keeps those awake that listen to the same publisher; one that clears `sleepers`
+//! lets them sleep until somebody else sets it. Both cost time, and nothing else.
 
-use crate::sync::{AtomicU32, strong};
+use crate::sync::{AtomicU32, Ordering, strong};
 use std::time::Duration;
 
-/// The three words of one end; see the head of this module.
+/// In `sleepers`: somebody sleeps alone, or has ended; go through the readers. In `sleeping`: ring its `wake`.
+pub const SLEEPS: u32 = 1;
+/// In `sleepers`: somebody listens; ring `commits`. In `sleeping`: it does, with all its publishers.
+pub const LISTENS: u32 = 2;
+/// A subscriber of more publishers than this sleeps alone: each word costs it about 0.3 us to wait on (measured).
+pub const LISTENED_MAX: usize = if cfg!(loom) { 1 } else { 4 };
+
+/// The four words of one end; see the head of this module.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Bell {
@@ -26,14 +48,53 @@ pub struct Bell {
     pub space: AtomicU32,
     /// Counted up by whoever has news for this subscriber.
     pub wake: AtomicU32,
-    padding: [AtomicU32; if cfg!(loom) { 0 } else { 13 }],
+    /// Counted up by this publisher when it has news for those that listen.
+    pub commits: AtomicU32,
+    padding: [AtomicU32; if cfg!(loom) { 0 } else { 12 }],
 }
 
 impl Bell {
     /// A silent bell on the heap.
     pub fn silent() -> Self {
         let word = || AtomicU32::new(0);
-        Bell { sleepers: word(), space: word(), wake: word(), padding: std::array::from_fn(|_| word()) }
+        Bell {
+            sleepers: word(),
+            space: word(),
+            wake: word(),
+            commits: word(),
+            padding: std::array::from_fn(|_| word()),
+        }
+    }
+}
+
+/// Words that somebody waits on at once, each with the value that it had when it was added.
+#[derive(Debug)]
+pub struct Words<'bell> {
+    words: [(&'bell AtomicU32, u32); LISTENED_MAX + 1],
+    count: usize,
+}
+
+impl<'bell> Words<'bell> {
+    /// One word.
+    pub fn of(word: &'bell AtomicU32) -> Self {
+        // Relaxed: the fence of `Seats::sleep`, which comes before the last look for news, makes it an Acquire: what was rung
+        // for up to here is seen then.
+        Words { words: [(word, word.load(Ordering::Relaxed)); LISTENED_MAX + 1], count: 1 }
+    }
+
+    /// One word more.
+    ///
+    /// # Panics
+    /// If there are more than [`LISTENED_MAX`] beside the first.
+    pub fn add(&mut self, word: &'bell AtomicU32) {
+        // Relaxed: as above.
+        self.words[self.count] = (word, word.load(Ordering::Relaxed));
+        self.count += 1;
+    }
+
+    /// The words and their values.
+    pub fn all(&self) -> &[(&'bell AtomicU32, u32)] {
+        &self.words[..self.count]
     }
 }
 
@@ -67,6 +128,84 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken
     }
 }
 
+/// Whether [`wait_for_any`] can wait for more than one word. It is found out by trying.
+pub fn can_wait_for_any() -> bool {
+    #[cfg(not(loom))]
+    // Relaxed: nothing else is read by it.
+    return !REFUSED.load(Ordering::Relaxed);
+    #[cfg(loom)]
+    true
+}
+
+/// The kernel, or a sandbox around this process, does not let it wait for several words.
+#[cfg(not(loom))]
+static REFUSED: crate::sync::AtomicBool = crate::sync::AtomicBool::new(false);
+
+/// Sleeps while all words are as they were, until a wake-up on one of them, a signal, or `timeout`. Returns at once, and says
+/// [`Woken::LookAgain`], where this cannot be: then [`can_wait_for_any`] says so from now on.
+#[cfg(not(loom))]
+pub fn wait_for_any(words: &Words<'_>, timeout: Option<Duration>) -> Woken {
+    use nix::errno::Errno;
+    use nix::libc;
+    if let [(word, expected)] = words.all() {
+        return wait(word, *expected, timeout);
+    }
+    let waits = words.words.map(|(word, expected)| Wait {
+        expected: u64::from(expected),
+        address: word.as_ptr() as u64,
+        // Not private: other processes ring.
+        flags: libc::FUTEX2_SIZE_U32 as u32,
+        reserved: 0,
+    });
+    let deadline = timeout.map(deadline_after);
+    let deadline = deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: futex_waitv reads `count` entries of `waits` (in bounds: `Words::add` counts what it put into an array of the same
+    // length), the aligned words that they name (borrowed by `words`, so alive for the whole call) and the time that
+    // `deadline` points to, a local that outlives the call, or null, which means for ever. It writes nothing.
+    let outcome = unsafe {
+        let clock = libc::CLOCK_MONOTONIC;
+        libc::syscall(libc::SYS_futex_waitv, waits.as_ptr(), words.count, 0, deadline, clock)
+    };
+    if outcome != -1 {
+        return Woken::LookAgain;
+    }
+    match Errno::last() {
+        Errno::ETIMEDOUT => Woken::TimedOut,
+        Errno::EAGAIN | Errno::EINTR => Woken::LookAgain,
+        // No such call (ENOSYS), forbidden (EPERM), or anything that would make the next sleep return at once as well.
+        _ => {
+            // Relaxed: nothing else is read by it.
+            REFUSED.store(true, Ordering::Relaxed);
+            Woken::LookAgain
+        }
+    }
+}
+
+/// `struct futex_waitv` of linux/futex.h.
+#[cfg(not(loom))]
+#[repr(C)]
+struct Wait {
+    expected: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// The point in time that is `timeout` from now, as the kernel counts.
+#[cfg(not(loom))]
+fn deadline_after(timeout: Duration) -> nix::libc::timespec {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let now =
+        Duration::from(now.expect("every Linux has this clock, which the standard library reads as well"));
+    // What is later than the clock will ever count is never.
+    let end = now.saturating_add(timeout);
+    nix::libc::timespec {
+        tv_sec: nix::libc::time_t::try_from(end.as_secs()).unwrap_or(nix::libc::time_t::MAX),
+        // Below one thousand million, so it fits.
+        tv_nsec: nix::libc::c_long::from(end.subsec_nanos()),
+    }
+}
+
 /// Counts `word` up and wakes everyone who waits on it. One system call; never blocks.
 pub fn ring(word: &AtomicU32) {
     // Release: whoever sees the new count also sees what was written before it; the futex itself orders nothing.
@@ -77,6 +216,8 @@ pub fn ring(word: &AtomicU32) {
 #[cfg(not(loom))]
 fn wake_all(word: &AtomicU32) {
     use nix::libc;
+    #[cfg(test)]
+    tests::WAKE_CALLS.set(tests::WAKE_CALLS.get() + 1);
     // SAFETY: FUTEX_WAKE only uses the address as a key; `word` borrows an aligned word that is alive for the call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
@@ -88,8 +229,195 @@ fn wake_all(_word: &AtomicU32) {}
 #[cfg(loom)]
 pub fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woken {
     // Relaxed: the caller looks at the ring again with its own orderings.
-    while word.load(crate::sync::Ordering::Relaxed) == expected {
+    while word.load(Ordering::Relaxed) == expected {
         crate::sync::spin_loop();
     }
     Woken::LookAgain
+}
+
+/// The same for several words.
+#[cfg(loom)]
+pub fn wait_for_any(words: &Words<'_>, _timeout: Option<Duration>) -> Woken {
+    // Relaxed: as above.
+    while words.all().iter().all(|(word, expected)| word.load(Ordering::Relaxed) == *expected) {
+        crate::sync::spin_loop();
+    }
+    Woken::LookAgain
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::{Heap, SeatMemory};
+    use crate::reader::{Reader, Seats};
+    use crate::sync::Arc;
+    use crate::writer::{RingConfig, Writer};
+    use std::cell::Cell;
+
+    thread_local! {
+        /// FUTEX_WAKE calls that this thread made.
+        pub(super) static WAKE_CALLS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    const MESSAGE: [u64; crate::layout::INLINE_WORDS] = [7; crate::layout::INLINE_WORDS];
+
+    fn publisher() -> (Writer<Heap>, Arc<Bell>) {
+        let bell = Arc::new(Bell::silent());
+        let config = RingConfig {
+            node: 7,
+            index: 1,
+            fingerprint: 0,
+            capacity: 4,
+            message_max: 64,
+            chunk_memory: 4096,
+            reliable: false,
+            history: 0,
+            bell: 0,
+        };
+        (Writer::on_heap(&config, Arc::clone(&bell)), bell)
+    }
+
+    struct Subscriber {
+        seats: Arc<Seats<Heap>>,
+        readers: Vec<Reader<Heap>>,
+    }
+
+    fn subscriber(index: u32, publishers: &[(Writer<Heap>, Arc<Bell>)]) -> Subscriber {
+        let own = Arc::new(Bell::silent());
+        let seats = Seats::on_heap(publishers.len(), Arc::clone(&own));
+        let attach = |(writer, bell): &(Writer<Heap>, Arc<Bell>)| {
+            let seat = seats.take((7, 1)).unwrap();
+            let memory = Arc::clone(seats.memory());
+            let first = writer.desk().attach(memory, seat, Arc::clone(&own), (9, index)).unwrap();
+            Reader::new(Arc::clone(writer.ring()), Arc::clone(bell), &seats, seat, first).unwrap()
+        };
+        let readers = publishers.iter().map(attach).collect();
+        Subscriber { seats: Arc::new(seats), readers }
+    }
+
+    impl Subscriber {
+        /// Sleeps, as often as it takes, until one of its publishers has sent or ended.
+        fn await_news(self) {
+            let news = || self.readers.iter().any(|reader| reader.ready() || reader.finished());
+            while !news() {
+                self.seats.sleep(self.readers.iter(), news, None);
+            }
+        }
+    }
+
+    fn await_sleep(seats: &Seats<Heap>, way: u32) {
+        while seats.memory().header().sleeping.load(Ordering::Relaxed) != u64::from(way) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until all sleep in this way, and the wake calls that `act` makes then. Returns when all are awake.
+    fn wake_calls(subscribers: Vec<Subscriber>, way: u32, act: impl FnOnce()) -> u32 {
+        let seats: Vec<_> = subscribers.iter().map(|subscriber| Arc::clone(&subscriber.seats)).collect();
+        std::thread::scope(|scope| {
+            for subscriber in subscribers {
+                scope.spawn(|| subscriber.await_news());
+            }
+            seats.iter().for_each(|seats| await_sleep(seats, way));
+            let before = WAKE_CALLS.get();
+            act();
+            WAKE_CALLS.get() - before
+        })
+    }
+
+    /// Whether this machine can wait for several words; says so where not.
+    fn listening() -> bool {
+        let word = AtomicU32::new(0);
+        let mut words = Words::of(&word);
+        words.add(&word);
+        wait_for_any(&words, Some(Duration::ZERO));
+        if !can_wait_for_any() {
+            println!(
+                "skipped: this kernel or sandbox has no futex_waitv; every subscriber sleeps alone then"
+            );
+        }
+        can_wait_for_any()
+    }
+
+    #[test]
+    fn one_call_wakes_all_that_listen() {
+        if !listening() {
+            return;
+        }
+        for sleepers in [1, 8, 64] {
+            let mut publishers = [publisher()];
+            let subscribers = (0..sleepers).map(|index| subscriber(index, &publishers)).collect();
+            let [(writer, bell)] = &mut publishers;
+            let calls = wake_calls(subscribers, LISTENS, || {
+                // The first that sleeps told the publisher, or does so at once. Who is on the way finds the message.
+                while bell.sleepers.load(Ordering::Relaxed) != LISTENS {
+                    std::thread::yield_now();
+                }
+                writer.send_inline(&MESSAGE, 56);
+            });
+            assert_eq!(calls, 1, "{sleepers} sleepers");
+        }
+    }
+
+    #[test]
+    fn one_call_tells_all_that_listen_of_the_end_of_a_publisher() {
+        if !listening() {
+            return;
+        }
+        let publishers = [publisher()];
+        let subscribers = (0..8).map(|index| subscriber(index, &publishers)).collect();
+        assert_eq!(wake_calls(subscribers, LISTENS, || drop(publishers)), 1);
+    }
+
+    #[test]
+    fn a_subscriber_of_many_publishers_sleeps_alone_and_takes_a_call_of_its_own() {
+        let mut publishers: Vec<_> = (0..=LISTENED_MAX).map(|_| publisher()).collect();
+        let subscribers = vec![subscriber(1, &publishers), subscriber(2, &publishers)];
+        let calls = wake_calls(subscribers, SLEEPS, || {
+            let (writer, bell) = publishers.last_mut().unwrap();
+            while bell.sleepers.load(Ordering::Relaxed) != SLEEPS {
+                std::thread::yield_now();
+            }
+            writer.send_inline(&MESSAGE, 56);
+        });
+        assert_eq!(calls, 2);
+    }
+
+    #[test]
+    fn a_subscriber_of_several_publishers_hears_each_of_them_and_its_own_node() {
+        let way = if listening() { LISTENS } else { SLEEPS };
+        let mut publishers: Vec<_> = (0..LISTENED_MAX).map(|_| publisher()).collect();
+        for which in 0..LISTENED_MAX {
+            let subscribers = vec![subscriber(which as u32, &publishers)];
+            wake_calls(subscribers, way, || {
+                publishers[which].0.send_inline(&MESSAGE, 56);
+            });
+        }
+        let Subscriber { seats, readers } = subscriber(99, &publishers);
+        std::thread::scope(|scope| {
+            let sleeper = Arc::clone(&seats);
+            let asleep = scope.spawn(move || sleeper.sleep(readers.iter(), || false, None));
+            await_sleep(&seats, way);
+            seats.wake();
+            assert_eq!(asleep.join().unwrap(), Woken::LookAgain);
+        });
+    }
+
+    #[test]
+    fn the_time_of_who_waits_for_several_words_ends_also_when_it_is_longer_than_any_clock() {
+        if !listening() {
+            return;
+        }
+        let (left, right) = (AtomicU32::new(3), AtomicU32::new(4));
+        let words = || {
+            let mut words = Words::of(&left);
+            words.add(&right);
+            words
+        };
+        assert_eq!(wait_for_any(&words(), Some(Duration::from_micros(100))), Woken::TimedOut);
+        let seen = words();
+        ring(&right);
+        assert_eq!(wait_for_any(&seen, Some(Duration::MAX)), Woken::LookAgain);
+        assert!(can_wait_for_any(), "such a time is no refusal");
+    }
 }

@@ -16,7 +16,7 @@
 //! sent without the reader lies before or at `first + history`, and overwrites nothing that the reader was promised, since
 //! a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair of fences stands in `Writer::reclaim` and `Reader::hold`.
 
-use crate::bell;
+use crate::bell::{self, LISTENS, SLEEPS};
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
@@ -193,11 +193,12 @@ impl<M: Memory> Desk<M> {
         (self.version.load(Ordering::Relaxed), readers.clone())
     }
 
-    /// Wakes every reader that says it sleeps; for the end of a publisher.
-    pub(crate) fn wake_all(&self) {
-        for peer in lock(&self.readers).iter() {
-            peer.wake_if_sleeping();
-        }
+    /// Wakes every reader that sleeps alone, and says whether one listens; for the end of a publisher.
+    pub(crate) fn wake_sleepers(&self) -> bool {
+        let readers = lock(&self.readers);
+        readers.iter().for_each(|peer| peer.wake_if_alone());
+        // Relaxed: behind the caller's fence. A reader that begins to listen later sees that the publisher ended.
+        readers.iter().any(|peer| peer.sleeping() == u64::from(LISTENS))
     }
 }
 
@@ -230,12 +231,17 @@ impl<M: Memory> Peer<M> {
             && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(strong!("unpin: reader over", Acquire)) != 0)
     }
 
-    /// Rings the reader's bell when it said that it sleeps. At most one system call.
-    pub(crate) fn wake_if_sleeping(&self) {
-        // Relaxed (edge sleep): whoever calls this took the reader's `sleepers` (Acquire), which comes after its `sleeping`, or
-        // made a fence. Nothing else is read that the reader wrote.
-        if self.seats.header().sleeping.load(Ordering::Relaxed) != 0 {
+    /// Rings the reader's bell when it said that it sleeps alone. At most one system call.
+    pub(crate) fn wake_if_alone(&self) {
+        if self.sleeping() == u64::from(SLEEPS) {
             bell::ring(&self.bell.bell().wake);
         }
+    }
+
+    /// How the reader says that it sleeps.
+    fn sleeping(&self) -> u64 {
+        // Relaxed (edge sleep): whoever calls this took the reader's `sleepers` (Acquire), which comes after its `sleeping`, or
+        // made a fence. Nothing else is read that the reader wrote.
+        self.seats.header().sleeping.load(Ordering::Relaxed)
     }
 }

@@ -153,7 +153,7 @@ pub struct ReaderHeader {
     /// Line of this subscriber in its node's doorbell segment.
     pub bell: AtomicU64,
     padding: [AtomicU64; fill(2)],
-    /// 1 while the subscriber is about to sleep or sleeps.
+    /// Not 0 while the subscriber is about to sleep or sleeps: [`crate::bell::SLEEPS`] or [`crate::bell::LISTENS`].
     pub sleeping: AtomicU64,
     /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are dropped.
     pub closed: AtomicU64,

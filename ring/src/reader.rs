@@ -18,7 +18,7 @@
 //! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
 //! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
-use crate::bell::{self, Woken};
+use crate::bell::{self, LISTENED_MAX, LISTENS, SLEEPS, Woken, Words};
 use crate::layout::{
     INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE, SEAT_READ,
     SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
@@ -165,7 +165,7 @@ impl<M: Memory> Seats<M> {
         self.memory.header().closed.store(1, strong!("close: reader ends", Release));
         for reader in readers {
             // Release (edge sleep): the publisher that sees this also sees `closed`.
-            reader.bell.bell().sleepers.fetch_or(1, strong!("close: reader sets sleepers", Release));
+            reader.bell.bell().sleepers.fetch_or(SLEEPS, strong!("close: reader sets sleepers", Release));
             if reader.reliable {
                 bell::ring(&reader.bell.bell().space);
             }
@@ -181,31 +181,62 @@ impl<M: Memory> Seats<M> {
     /// when `news` says so; it is asked after the publishers know that this subscriber sleeps, so nothing is missed.
     /// May return for no reason.
     ///
+    /// With few publishers it listens to each of them, else it sleeps alone; see the head of `bell`:
+    ///
     /// ```text
-    /// subscriber                                publisher
-    /// w = wake; sleeping = 1                    commit
-    /// sleepers |= 1 at every publisher          light barrier
-    /// fence(SeqCst), heavy barrier              sleepers != 0 ? sleepers = 0, and for each reader
-    /// nothing new ? wait(wake == w)                sleeping ? wake += 1, wake-up
-    /// sleeping = 0
+    /// subscriber that listens                     publisher
+    /// w = wake, c = commits of every publisher    commit
+    /// sleeping = LISTENS                          light barrier
+    /// sleepers |= LISTENS at every publisher      sleepers != 0 ? s = sleepers, sleepers = 0
+    /// fence(SeqCst), heavy barrier                s & LISTENS ? commits += 1, wake-up: the only one for all that listen
+    /// nothing new ? wait(wake == w, commits == c) s & SLEEPS ? for each reader
+    /// sleeping = 0                                  sleeping == SLEEPS ? wake += 1, wake-up
+    ///
+    /// subscriber that sleeps alone
+    /// the same with SLEEPS and without c
     /// ```
     /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the message. See
-    /// `barrier` for the two kinds.
+    /// `barrier` for the two kinds. Who listens to several publishers and is woken by one leaves its bit with the others, and the
+    /// next commit of each rings for nobody.
     pub fn sleep<'a>(
         &self,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
+        news: impl FnMut() -> bool,
+        timeout: Option<Duration>,
+    ) -> Woken {
+        let publishers = readers.clone().take(LISTENED_MAX + 1).count();
+        let listens = (1..=LISTENED_MAX).contains(&publishers) && bell::can_wait_for_any();
+        self.sleep_in_this_way(listens, readers, news, timeout)
+    }
+
+    /// As [`Seats::sleep`], but alone, as if there were many publishers.
+    #[cfg(loom)]
+    pub fn sleep_alone<'a>(
+        &self,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
+        news: impl FnMut() -> bool,
+    ) -> Woken {
+        self.sleep_in_this_way(false, readers, news, None)
+    }
+
+    fn sleep_in_this_way<'a>(
+        &self,
+        listens: bool,
         readers: impl Iterator<Item = &'a Reader<M>> + Clone,
         mut news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
-        let bell = self.bell.bell();
         let sleeping = &self.memory.header().sleeping;
-        // Relaxed: the fence below, which comes before `news`, makes it an Acquire: what was rung for up to here is seen then.
-        let seen = bell.wake.load(Ordering::Relaxed);
+        let mut words = Words::of(&self.bell.bell().wake);
+        if listens {
+            readers.clone().for_each(|reader| words.add(&reader.bell.bell().commits));
+        }
+        let way = if listens { LISTENS } else { SLEEPS };
         // Relaxed: `sleepers` carries it.
-        sleeping.store(1, Ordering::Relaxed);
+        sleeping.store(u64::from(way), Ordering::Relaxed);
         for reader in readers.clone() {
             // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
-            reader.bell.bell().sleepers.fetch_or(1, strong!("sleep: reader sets sleepers", Release));
+            reader.bell.bell().sleepers.fetch_or(way, strong!("sleep: reader sets sleepers", Release));
         }
         // edge sleep: see above.
         fence(strong!("sleep: reader fence", SeqCst));
@@ -216,13 +247,13 @@ impl<M: Memory> Seats<M> {
         let woken = if news() {
             Woken::LookAgain
         } else if let Some(nap) = nap.filter(|nap| timeout.is_none_or(|timeout| *nap < timeout)) {
-            bell::wait(&bell.wake, seen, Some(nap));
+            bell::wait_for_any(&words, Some(nap));
             // The nap is over, not the time.
             Woken::LookAgain
         } else {
-            bell::wait(&bell.wake, seen, timeout)
+            bell::wait_for_any(&words, timeout)
         };
-        // Relaxed: a publisher that still sees 1 rings in vain.
+        // Relaxed: a publisher that still sees it rings in vain.
         sleeping.store(0, Ordering::Relaxed);
         woken
     }

@@ -24,7 +24,7 @@
 //! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
 
 use crate::allocator::{Chunk, ChunkAllocator};
-use crate::bell;
+use crate::bell::{self, LISTENS, SLEEPS};
 use crate::desk::{Desk, Peer};
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
@@ -422,19 +422,25 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Wakes all readers that sleep: at most one system call each.
+    /// Wakes all readers that sleep: one system call for all that listen, and one for each that sleeps alone.
     #[cold]
     fn ring_bell(&mut self) {
         // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
         // behind its fence, and ours came before this.
-        self.bell.bell().sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire));
+        let sleepers = self.bell.bell().sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire));
+        if sleepers & LISTENS != 0 {
+            bell::ring(&self.bell.bell().commits);
+        }
+        if sleepers & SLEEPS == 0 {
+            return;
+        }
         self.refresh();
         self.attached = 0;
         for reader in &self.readers {
             self.attached += usize::from(!reader.closed());
-            reader.wake_if_sleeping();
+            reader.wake_if_alone();
         }
-        // A reader that ends sets `sleepers` too, so that its end is noticed here without a root.
+        // A reader that ends sets this bit too, so that its end is noticed here without a root.
         if self.attached < self.readers.len() {
             self.desk.prune();
         }
@@ -700,6 +706,8 @@ impl<M: Memory> Drop for Writer<M> {
         self.ring.header().closed.store(1, strong!("close: writer ends", Release));
         // Pairs with the fence before a sleeper's last look.
         fence(strong!("close: writer fence", SeqCst));
-        self.desk.wake_all();
+        if self.desk.wake_sleepers() {
+            bell::ring(&self.bell.bell().commits);
+        }
     }
 }

@@ -297,10 +297,16 @@ impl Subscriber {
         }
     }
 
-    /// Sleeps until there is something to poll; may return for no reason.
+    /// Sleeps until there is something to poll, and listens; may return for no reason.
     pub fn sleep(&self) {
         let news = || self.reader.ready() || self.reader.finished();
         self.seats.sleep(std::iter::once(&self.reader), news, None);
+    }
+
+    /// As `sleep`, but alone.
+    pub fn sleep_alone(&self) {
+        let news = || self.reader.ready() || self.reader.finished();
+        self.seats.sleep_alone(std::iter::once(&self.reader), news);
     }
 
     /// Reads what is left of a publisher that sent `published` messages and sends no more.
