@@ -13,6 +13,7 @@ use hivemind_core::policy::file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, joining, lossy};
 use hivemind_tests::order::{Answer, Failure, Join, Kind, Order};
 use hivemind_tests::until;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,15 +38,17 @@ struct Shared {
 
 impl Shared {
     /// `None`, said aloud, where there cannot be processes of other users.
+    #[allow(clippy::explicit_write)] // The test harness hides what `eprintln` says when nothing fails.
     fn new(test: &str) -> Option<Shared> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED {test}: only the administrator can start processes of other users");
-            return None;
-        }
-        if Command::new("setpriv").arg("--version").output().is_err() {
-            eprintln!(
-                "SKIPPED {test}: there is no setpriv (package util-linux) to start processes of other users"
-            );
+        let missing = if !nix::unistd::geteuid().is_root() {
+            Some("only the administrator can start processes of other users")
+        } else if Command::new("setpriv").arg("--version").output().is_err() {
+            Some("there is no setpriv (package util-linux) to start processes of other users")
+        } else {
+            None
+        };
+        if let Some(missing) = missing {
+            writeln!(std::io::stderr(), "SKIPPED {test}: {missing}").unwrap();
             return None;
         }
         let hive = Hive::new(ACTOR);
