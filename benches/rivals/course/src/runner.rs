@@ -219,6 +219,10 @@ fn ask<L: Link>(link: &mut L, run: &Run, asleep: bool, launcher: &mut Launcher) 
 
     let warm = Instant::now() + Duration::from_millis(warm_up_ms);
     while Instant::now() < warm {
+        // Without it, one that looks a few times before it sleeps would warm up awake, and leave the host in another state.
+        if asleep {
+            rest();
+        }
         round(link, ORDINARY)?;
     }
     let mut batches = Readings::with_capacity(if asleep { 0 } else { most });
