@@ -26,7 +26,8 @@ pub(crate) const ATTEMPTS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Batches of the floor of one cache line.
 const FLOOR_BATCHES: u64 = 2_000;
-/// Rounds of the floor of one futex: as many as a contender makes, since the host needs a while to get used to cores that halt.
+/// Rounds of the floor of one futex: as many as a contender makes, since the first few hundred are not like the rest (probably the
+/// host adapts to cores that halt).
 const FLOOR_ROUNDS: u64 = 2_000;
 /// How long the processes of a killed lap may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
