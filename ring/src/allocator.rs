@@ -23,9 +23,14 @@
 //! grow with the largest number of blocks that ever were, and then never again: in steady state nothing is
 //! allocated on the heap.
 
+use std::num::NonZeroU32;
+
 /// Every chunk starts at a multiple of this many bytes and is a multiple of it long: a cache line, and more than
 /// any archive asks for.
 pub const UNIT: u64 = 64;
+
+/// No allocator manages more bytes than this, 256 GiB less one unit.
+pub const LIMIT_MAX: u64 = u32::MAX as u64 * UNIT;
 
 /// Each power of two is divided into `2^SUBDIVISION` bins, so a search overlooks at most 1/16 of what it asks for.
 const SUBDIVISION: u32 = 4;
@@ -41,15 +46,39 @@ const NONE: u32 = u32::MAX;
 /// A piece of the chunk area that belongs to its holder alone, until it is given back with [`ChunkAllocator::free`].
 ///
 /// It is not returned by being dropped: whoever drops it loses that memory for the life of the publisher.
+// Small enough for two registers, and two fields: each message passes a few of them on, and what is read back in other pieces than
+// it was written in waits for the stores before it (see `line`).
 #[derive(Debug)]
 #[must_use = "a chunk that is not given back is lost until the publisher is gone"]
 pub struct Chunk {
+    /// First unit in the upper half, number of units in the lower.
+    place: u64,
+    /// One more than the index of its entry in the table of the allocator it came from.
+    entry: NonZeroU32,
+}
+
+impl Chunk {
+    fn new(offset_units: u64, units: u64, block: u32) -> Self {
+        let entry = NonZeroU32::new(block.wrapping_add(1)).expect("no entry has the index NONE");
+        // In range: the allocator manages no more (see [`LIMIT_MAX`]).
+        Chunk { place: offset_units << 32 | units, entry }
+    }
+
     /// Where it begins, in bytes from the start of the chunk area; a multiple of [`UNIT`].
-    pub offset: u64,
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        (self.place >> 32) * UNIT
+    }
+
     /// How many bytes it has: what was asked for, rounded up to a multiple of [`UNIT`].
-    pub length: u64,
-    /// Its entry in the table of the allocator it came from.
-    block: u32,
+    #[inline]
+    pub fn length(&self) -> u64 {
+        (self.place & u64::from(u32::MAX)) * UNIT
+    }
+
+    fn block(&self) -> u32 {
+        self.entry.get() - 1
+    }
 }
 
 /// The allocator of one publisher's chunk area. See the [module](self).
@@ -63,7 +92,7 @@ pub struct Chunk {
 /// assert!(allocator.allocate(100).is_none(), "nothing is committed yet");
 /// allocator.extend(4096);
 /// let chunk = allocator.allocate(100).expect("4096 bytes are free");
-/// assert_eq!((chunk.offset, chunk.length), (0, 128));
+/// assert_eq!((chunk.offset(), chunk.length()), (0, 128));
 /// allocator.free(chunk);
 /// assert_eq!(allocator.in_use(), 0);
 /// ```
@@ -114,11 +143,11 @@ struct Bin {
 }
 
 impl ChunkAllocator {
-    /// An allocator that may manage up to `limit` bytes (rounded down to whole units) and has none yet: see
-    /// [`extend`](Self::extend).
+    /// An allocator that may manage up to `limit` bytes (rounded down to whole units, at most [`LIMIT_MAX`]) and has none yet:
+    /// see [`extend`](Self::extend).
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        let limit_units = limit / UNIT;
+        let limit_units = limit.min(LIMIT_MAX) / UNIT;
         let levels = Bin::of(limit_units.max(1)).level as usize + 1;
         Self {
             limit_units,
@@ -205,7 +234,7 @@ impl ChunkAllocator {
         self.block_mut(index).state = State::InUse;
         self.cut(index, units);
         self.used_units += units;
-        Some(Chunk { offset: self.block(index).offset * UNIT, length: units * UNIT, block: index })
+        Some(Chunk::new(self.block(index).offset, units, index))
     }
 
     /// Gives back what lies behind the first `length` bytes of `chunk` (rounded up to whole units, at least one).
@@ -216,10 +245,10 @@ impl ChunkAllocator {
     pub fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
         let before = self.units_of(chunk);
         let after = units_for(length);
-        assert!(after <= before, "a chunk of {} bytes cannot shrink to {length}", chunk.length);
-        self.cut(chunk.block, after);
+        assert!(after <= before, "a chunk of {} bytes cannot shrink to {length}", chunk.length());
+        self.cut(chunk.block(), after);
         self.used_units -= before - after;
-        chunk.length = after * UNIT;
+        *chunk = Chunk::new(chunk.offset() / UNIT, after, chunk.block());
     }
 
     /// Takes a chunk back; it joins its free neighbours and is the first to be handed out again.
@@ -230,7 +259,7 @@ impl ChunkAllocator {
     #[expect(clippy::needless_pass_by_value, reason = "whoever gives a chunk back must not keep it")]
     pub fn free(&mut self, chunk: Chunk) {
         self.used_units -= self.units_of(&chunk);
-        let mut index = chunk.block;
+        let mut index = chunk.block();
         let Block { left, right, .. } = *self.block(index);
         if right != NONE && self.block(right).state == State::Free {
             self.take_from_bin(right);
@@ -246,11 +275,11 @@ impl ChunkAllocator {
 
     /// The units of a chunk, after checking that it is one of ours: anything else is a mistake of this crate.
     fn units_of(&self, chunk: &Chunk) -> u64 {
-        let block = self.block(chunk.block);
+        let block = self.block(chunk.block());
         assert!(
             block.state == State::InUse
-                && block.offset * UNIT == chunk.offset
-                && block.length * UNIT == chunk.length,
+                && block.offset * UNIT == chunk.offset()
+                && block.length * UNIT == chunk.length(),
             "{chunk:?} is no chunk of this allocator: its entry says {block:?}"
         );
         block.length
@@ -529,8 +558,8 @@ mod tests {
                         let longest = allocator.walk().iter().filter(|b| b.2).map(|b| b.1).max().unwrap_or(0);
                         match allocator.allocate(length) {
                             Some(chunk) => {
-                                prop_assert_eq!(chunk.length, length.max(1).div_ceil(UNIT) * UNIT);
-                                prop_assert!(chunk.offset + chunk.length <= allocator.committed());
+                                prop_assert_eq!(chunk.length(), length.max(1).div_ceil(UNIT) * UNIT);
+                                prop_assert!(chunk.offset() + chunk.length() <= allocator.committed());
                                 held.push(chunk);
                             }
                             None => prop_assert!(
@@ -541,16 +570,16 @@ mod tests {
                     }
                     Step::Shrink(which, length) if !held.is_empty() => {
                         let which = which % held.len();
-                        let length = length % (held[which].length + 1);
+                        let length = length % (held[which].length() + 1);
                         allocator.shrink(&mut held[which], length);
-                        prop_assert_eq!(held[which].length, length.max(1).div_ceil(UNIT) * UNIT);
+                        prop_assert_eq!(held[which].length(), length.max(1).div_ceil(UNIT) * UNIT);
                     }
                     Step::Free(which) if !held.is_empty() => {
                         allocator.free(held.swap_remove(which % held.len()));
                     }
                     Step::Shrink(..) | Step::Free(_) => {}
                 }
-                let mut model: Vec<_> = held.iter().map(|chunk| (chunk.offset, chunk.length)).collect();
+                let mut model: Vec<_> = held.iter().map(|chunk| (chunk.offset(), chunk.length())).collect();
                 model.sort_unstable();
                 let used: Vec<_> = allocator.walk().iter().filter(|b| !b.2).map(|b| (b.0, b.1)).collect();
                 prop_assert_eq!(&model, &used);
@@ -582,11 +611,11 @@ mod tests {
         allocator.extend(1 << 20);
         let mut chunks: Vec<_> = (0..9).map(|_| allocator.allocate(5000).unwrap()).collect();
         let (late, early) = (chunks.remove(5), chunks.remove(2));
-        let (late_offset, early_offset) = (late.offset, early.offset);
+        let (late_offset, early_offset) = (late.offset(), early.offset());
         allocator.free(early);
         allocator.free(late);
-        assert_eq!(allocator.allocate(5000).unwrap().offset, late_offset);
-        assert_eq!(allocator.allocate(5000).unwrap().offset, early_offset);
+        assert_eq!(allocator.allocate(5000).unwrap().offset(), late_offset);
+        assert_eq!(allocator.allocate(5000).unwrap().offset(), early_offset);
     }
 
     // The publisher of a ring of 64 slots frees the chunk that left the ring and takes one for the new message, sizes
@@ -640,7 +669,7 @@ mod tests {
         let front = allocator.allocate(512).unwrap();
         allocator.extend(1024);
         let whole = allocator.allocate(512 + 1024).expect("the tail and what was added are one block");
-        assert_eq!(whole.offset, 512);
+        assert_eq!(whole.offset(), 512);
         allocator.free(front);
         allocator.free(whole);
     }
@@ -650,7 +679,7 @@ mod tests {
         let allocator = ChunkAllocator::new(16 << 30);
         let bytes = allocator.bins.len() * size_of::<u32>() + allocator.sublevels.len() * size_of::<u16>();
         assert!(bytes <= 2048, "{bytes} bytes of bins");
-        assert_eq!(ChunkAllocator::new(u64::MAX).limit(), u64::MAX / UNIT * UNIT);
+        assert_eq!(ChunkAllocator::new(u64::MAX).limit(), LIMIT_MAX);
         assert!(ChunkAllocator::new(u64::MAX).allocate(u64::MAX).is_none());
         assert!(ChunkAllocator::new(0).allocate(0).is_none());
     }

@@ -7,12 +7,12 @@
 //! the same user that rewrites its committed memory on purpose can break a reader that reads in place; the kernel keeps everybody else
 //! from doing so. Where publishers are not trusted, copy the bytes first ([`Message::into_copy`]) and check the copy.
 
-use crate::layout::{INLINE_BYTES, KIND_CHUNK};
+use crate::layout::{INLINE_BYTES, INLINE_WORDS, KIND_CHUNK, stamp};
 use crate::line::Line;
 use crate::memory::Memory;
 use crate::reader::{Held, Pin, Taken};
 use crate::writer::Writer;
-use crate::{allocator::Chunk, mapped::Mapped};
+use crate::{allocator, mapped::Mapped};
 use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Source};
@@ -23,9 +23,10 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 
 /// What serializes a message: straight into a slice, with scratch memory that is kept between messages.
 pub type Archiver<'buffer, 'scratch> = LowSerializer<Buffer<'buffer>, ArenaHandle<'scratch>, Failure>;
@@ -90,19 +91,17 @@ pub const DEPTH_MAX: usize = 256;
 /// Messages are aligned to so many bytes, wherever they lie.
 pub const ALIGNMENT: usize = align_of::<Line>();
 
-/// The bytes of a message that arrived: what its slot said, and what keeps the bytes alive if they lie elsewhere.
+/// The bytes of a message that arrived: a copy of its slot, or where they lie and what keeps them there.
 ///
-/// It moves in pieces of 16 bytes, just as the line was read (see [`crate::line`]): so nothing in it may have been written in
-/// smaller ones shortly before. That is why there is no tag beside the line; the kind in its stamp is one already.
+/// It moves in pieces of 16 bytes, just as a line was read (see [`crate::line`]): so nothing in it may have been written in
+/// smaller ones shortly before. That is why there is no tag beside the content; its last word, the stamp, tells the kind already.
 #[repr(C)]
 pub struct Message<M: Memory = Mapped> {
-    line: Line,
-    /// [`KIND_CHUNK`]: a pin, of the chunk that the line speaks of. [`KIND_COPY`]: a copy. Otherwise the message is in the line, and
-    /// this is nothing.
-    place: Place<M>,
+    content: Content,
     niche: Niche,
     /// Written together with the niche, for the same reason.
     fill: u64,
+    memory: PhantomData<fn() -> M>,
 }
 
 /// Says nothing. `Option` and `Result` of a message keep their own tag in the values that it does not have; in front of the
@@ -113,12 +112,53 @@ enum Niche {
     Taken = 1,
 }
 
+/// Which of them it is, is told by the kind in the stamp, which all have in the same place.
 #[repr(C)]
-union Place<M: Memory> {
-    nothing: (),
-    pin: ManuallyDrop<Pin<M>>,
-    copy: ManuallyDrop<Box<rkyv::util::AlignedVec>>,
+union Content {
+    /// A kind of up to [`INLINE_BYTES`].
+    line: Line,
+    /// [`KIND_CHUNK`].
+    chunk: ManuallyDrop<Chunk>,
+    /// [`KIND_COPY`].
+    copy: ManuallyDrop<Copied>,
+    stamped: Stamped,
 }
+
+/// A message in a pinned chunk.
+#[repr(C, align(16))]
+struct Chunk {
+    start: NonNull<u8>,
+    length: u64,
+    pin: Pin,
+    unused: [MaybeUninit<u64>; INLINE_WORDS - 3],
+    stamp: u64,
+}
+
+/// A message that was copied to memory of this process.
+#[repr(C, align(16))]
+struct Copied {
+    copy: Box<rkyv::util::AlignedVec>,
+    unused: [MaybeUninit<u64>; INLINE_WORDS - 1],
+    stamp: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Stamped {
+    unused: [MaybeUninit<u64>; INLINE_WORDS],
+    stamp: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Chunk>() == size_of::<Line>());
+    assert!(size_of::<Copied>() == size_of::<Line>());
+    assert!(size_of::<Stamped>() == size_of::<Line>());
+};
+
+// SAFETY: a chunk is read only, from wherever (see `Held`); lines and copies are plain values.
+unsafe impl<M: Memory> Send for Message<M> {}
+// SAFETY: as for Send.
+unsafe impl<M: Memory> Sync for Message<M> {}
 
 /// The kind of a message that was copied to memory of this process. No slot says so: a reader refuses it.
 const KIND_COPY: u64 = 0xF8;
@@ -128,15 +168,17 @@ impl<M: Memory> From<Line> for Message<M> {
     fn from(line: Line) -> Self {
         // Outside of this crate a line never is of another kind.
         assert!(line.kind() <= INLINE_BYTES as u64, "a message in the line");
-        Message { line, place: Place { nothing: () }, niche: Niche::Taken, fill: 0 }
+        Message::new(Content { line })
     }
 }
 
 impl<M: Memory> From<Held<M>> for Message<M> {
     #[inline(always)]
-    fn from(Held { line, pin }: Held<M>) -> Self {
-        assert_eq!(line.kind(), KIND_CHUNK, "a pin belongs to a chunk");
-        Message { line, place: Place { pin: ManuallyDrop::new(pin) }, niche: Niche::Taken, fill: 0 }
+    fn from(held: Held<M>) -> Self {
+        let stamp = stamp(held.sequence, KIND_CHUNK);
+        let Held { start, length, pin, .. } = held;
+        let unused = [MaybeUninit::uninit(); _];
+        Message::new(Content { chunk: ManuallyDrop::new(Chunk { start, length, pin, unused, stamp }) })
     }
 }
 
@@ -153,7 +195,7 @@ impl<M: Memory> From<Taken<M>> for Message<M> {
 impl<M: Memory> Drop for Message<M> {
     #[inline]
     fn drop(&mut self) {
-        if self.line.kind() > INLINE_BYTES as u64 {
+        if self.kind() > INLINE_BYTES as u64 {
             self.let_go();
         }
     }
@@ -170,31 +212,51 @@ impl<M: Memory> std::fmt::Debug for Message<M> {
 }
 
 impl<M: Memory> Message<M> {
+    #[inline(always)]
+    fn new(content: Content) -> Self {
+        Message { content, niche: Niche::Taken, fill: 0, memory: PhantomData }
+    }
+
+    #[inline(always)]
+    fn stamp(&self) -> u64 {
+        // SAFETY: all kinds of content have an initialised stamp in this place.
+        unsafe { self.content.stamped.stamp }
+    }
+
+    #[inline(always)]
+    fn kind(&self) -> u64 {
+        self.stamp() & 0xFF
+    }
+
     /// Number of the message at its publisher.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.line.sequence()
+        (self.stamp() >> 8).wrapping_sub(1)
     }
 
     /// The bytes, aligned to 16 or more.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        match self.line.kind() {
+        match self.kind() {
             KIND_CHUNK => {
-                // SAFETY: of this kind, so the pin is what was stored (see `From<Taken>`, the only place that makes them).
-                let pin = unsafe { &self.place.pin };
-                // SAFETY: line and pin came together out of a poll, in one `Held`.
-                let memory = unsafe { pin.memory(&self.line) };
-                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring; initialised:
+                // SAFETY: of this kind, so this is what was stored.
+                let chunk = unsafe { &self.content.chunk };
+                let memory = NonNull::slice_from_raw_parts(chunk.start, chunk.length as usize);
+                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring mapped; initialised:
                 // pages start as zeros; not written by an honest publisher while the pin is there (edge pin), and
                 // read-only for everybody else. See the head of this module for the dishonest one.
                 unsafe { memory.as_ref() }
             }
             KIND_COPY => {
-                // SAFETY: of this kind, so the copy is what was stored (see `into_copy`, the only place that makes them).
-                unsafe { &self.place.copy }
+                // SAFETY: of this kind, so this is what was stored.
+                let copied = unsafe { &self.content.copy };
+                &copied.copy
             }
-            _ => self.line.message(),
+            _ => {
+                // SAFETY: of no other kind, so this is what was stored.
+                let line = unsafe { &self.content.line };
+                line.message()
+            }
         }
     }
 
@@ -206,36 +268,29 @@ impl<M: Memory> Message<M> {
         }
         let mut copy = rkyv::util::AlignedVec::with_capacity(self.bytes().len());
         copy.extend_from_slice(self.bytes());
-        let line = self.line.with_kind(KIND_COPY);
-        Message {
-            line,
-            place: Place { copy: ManuallyDrop::new(Box::new(copy)) },
-            niche: Niche::Taken,
-            fill: 0,
-        }
+        let stamp = stamp(self.sequence(), KIND_COPY);
+        let copied = Copied { copy: Box::new(copy), unused: [MaybeUninit::uninit(); _], stamp };
+        Message::new(Content { copy: ManuallyDrop::new(copied) })
     }
 
     /// Whether the message lies in shared memory, pinned.
     #[inline]
     pub fn is_held(&self) -> bool {
-        self.line.kind() == KIND_CHUNK
+        self.kind() == KIND_CHUNK
     }
 
+    #[inline]
     fn let_go(&mut self) {
-        match self.line.kind() {
-            KIND_CHUNK => {
-                // SAFETY: of this kind, so the pin is what was stored.
-                let pin = unsafe { &mut self.place.pin };
-                // SAFETY: once, as only drop calls this.
-                unsafe { ManuallyDrop::drop(pin) }
-            }
-            KIND_COPY => {
-                // SAFETY: of this kind, so the copy is what was stored.
-                let copy = unsafe { &mut self.place.copy };
-                // SAFETY: once, as only drop calls this.
-                unsafe { ManuallyDrop::drop(copy) }
-            }
-            _ => {}
+        if self.kind() == KIND_CHUNK {
+            // SAFETY: of this kind, so this is what was stored.
+            let chunk = unsafe { &mut self.content.chunk };
+            // SAFETY: once, as only drop calls this.
+            unsafe { ManuallyDrop::drop(chunk) }
+        } else {
+            // SAFETY: only drop calls this, for chunks and for copies, so this is what was stored.
+            let copied = unsafe { &mut self.content.copy };
+            // SAFETY: once, as only drop calls this.
+            unsafe { ManuallyDrop::drop(copied) }
         }
     }
 }
@@ -359,7 +414,7 @@ impl<A: Portable, M: Memory> Deref for View<A, M> {
 pub struct Loan<'writer, M: Memory = Mapped> {
     writer: &'writer mut Writer<M>,
     /// `None` only between `send` and drop.
-    chunk: Option<Chunk>,
+    chunk: Option<allocator::Chunk>,
     length: usize,
 }
 
@@ -393,7 +448,7 @@ impl<'writer, M: Memory> Loan<'writer, M> {
         self.send_prefix(usize::MAX)
     }
 
-    fn chunk(&self) -> &Chunk {
+    fn chunk(&self) -> &allocator::Chunk {
         match &self.chunk {
             Some(chunk) => chunk,
             None => unreachable!("the chunk is there until send or drop"),

@@ -49,6 +49,7 @@ pub const CAPACITY_MAX: u64 = 1 << 20;
 pub const MESSAGE_BYTES_MAX: u64 = 256 << 20;
 /// Largest chunk memory of one ring, in bytes.
 pub const CHUNK_MEMORY_MAX: u64 = 64 << 30;
+const _: () = assert!(CHUNK_MEMORY_MAX <= crate::allocator::LIMIT_MAX);
 /// Samples in chunks that one subscriber may hold of one publisher at a time.
 pub const PINS: usize = if cfg!(loom) { 2 } else { 56 };
 /// Most publishers that one subscriber may be attached to at a time.

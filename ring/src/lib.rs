@@ -54,6 +54,8 @@ pub mod line;
 pub mod mapped;
 pub mod memory;
 #[cfg(not(loom))]
+mod orphans;
+#[cfg(not(loom))]
 pub mod os;
 pub mod reader;
 #[cfg(not(loom))]

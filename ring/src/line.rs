@@ -96,9 +96,9 @@ impl Line {
         self.all()[INLINE_WORDS]
     }
 
-    /// Puts the words into a slot, one by one; its stamp stays.
-    #[inline]
-    pub(crate) fn store(words: &[u64; INLINE_WORDS], slot: &Slot) {
+    /// Puts words into a slot, one by one; its other words and its stamp stay.
+    #[inline(always)]
+    pub(crate) fn store(words: &[u64], slot: &Slot) {
         for (place, word) in slot.words.iter().zip(words) {
             // Relaxed: the stamp on both sides of the words orders them.
             place.store(*word, Ordering::Relaxed);
@@ -109,16 +109,6 @@ impl Line {
     #[inline]
     pub(crate) fn kind(&self) -> u64 {
         self.stamp() & 0xFF
-    }
-
-    /// The same line, of another kind.
-    #[cfg(not(loom))]
-    pub(crate) fn with_kind(mut self, kind: u64) -> Self {
-        let stamp = self.stamp() & !0xFF | kind;
-        // SAFETY: as in `all`; exclusive: borrowed mutably from self; any value is a valid word.
-        let all: &mut [u64; INLINE_WORDS + 1] = unsafe { &mut *std::ptr::from_mut(&mut self.pieces).cast() };
-        all[INLINE_WORDS] = stamp;
-        self
     }
 
     /// Number of the message. Of a line that a reader took, that is.
@@ -132,13 +122,6 @@ impl Line {
     pub fn message(&self) -> &[u8] {
         let length = self.kind() as usize;
         &self.bytes()[..length.min(INLINE_BYTES)]
-    }
-
-    /// Offset and length of the chunk that the line speaks of, in bytes. Of a line that a reader took of a message in a chunk, that
-    /// is.
-    #[inline]
-    pub(crate) fn chunk(&self) -> (u64, u64) {
-        (self.all()[0], self.all()[1])
     }
 
     /// The words, as [`crate::writer::Writer::send_inline`] takes them.

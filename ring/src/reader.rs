@@ -25,7 +25,8 @@ use crate::layout::{
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::sync::{Arc, Mutex, Ordering, fence, lock, strong};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -272,7 +273,6 @@ fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<
 pub struct Reader<M: Memory> {
     ring: Arc<M::Ring>,
     seats: Arc<M::Seats>,
-    segments: Arc<Segments<M>>,
     seat: usize,
     bell: M::Bell,
     cursor: u64,
@@ -286,7 +286,7 @@ pub struct Reader<M: Memory> {
     /// The publisher's `blocked` that was answered last.
     answered: u64,
     /// Not `Sync`, though all its parts are: two threads must not poll at once.
-    one_thread: std::marker::PhantomData<std::cell::Cell<()>>,
+    one_thread: PhantomData<std::cell::Cell<()>>,
 }
 
 /// A message that a poll found.
@@ -308,22 +308,39 @@ impl<M: Memory> std::fmt::Debug for Taken<M> {
 
 /// A pinned chunk: its publisher does not touch it before this is dropped. May be dropped on any thread.
 pub struct Held<M: Memory> {
-    /// The slot, as it was when the pin held: where the chunk lies, checked against the chunk memory.
-    pub(crate) line: Line,
-    pub(crate) pin: Pin<M>,
+    /// Where the message lies in our mapping; checked against the chunk memory.
+    pub(crate) start: NonNull<u8>,
+    pub(crate) length: u64,
+    pub(crate) sequence: u64,
+    offset: u64,
+    #[cfg_attr(loom, expect(dead_code, reason = "its drop is what the models look at"))]
+    pub(crate) pin: Pin,
+    /// Loom has no list of orphans: the memory is kept in the plain way.
+    #[cfg(loom)]
+    _kept: (Arc<M::Ring>, Arc<M::Seats>),
+    memory: PhantomData<fn() -> M>,
 }
 
-/// The pin alone: its drop lets the chunk go.
-pub(crate) struct Pin<M: Memory> {
-    segments: Arc<Segments<M>>,
-    seat: u32,
-    index: u32,
-}
+// SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes are only read, and the pin is
+// an atomic.
+unsafe impl<M: Memory> Send for Held<M> {}
+// SAFETY: as for Send.
+unsafe impl<M: Memory> Sync for Held<M> {}
 
-/// The two segments that a sample needs, behind one count: a locked instruction costs as much as the rest of a poll.
-struct Segments<M: Memory> {
-    ring: Arc<M::Ring>,
-    seats: Arc<M::Seats>,
+/// The pin alone: its drop lets the chunk go. It points into the reader segment, which stays mapped while a pin there is
+/// not 0 (see `orphans`).
+pub(crate) struct Pin(NonNull<AtomicU64>);
+
+// SAFETY: see `Held`.
+unsafe impl Send for Pin {}
+// SAFETY: see `Held`.
+unsafe impl Sync for Pin {}
+
+/// The two segments that a sample needs.
+#[cfg(not(loom))]
+pub(crate) struct Segments<M: Memory> {
+    pub(crate) _ring: Arc<M::Ring>,
+    pub(crate) seats: Arc<M::Seats>,
 }
 
 /// Why a poll gave no message.
@@ -393,11 +410,9 @@ impl<M: Memory> Reader<M> {
         let reliable = header.mode.load(Ordering::Relaxed) & MODE_RELIABLE != 0;
         let message_max = header.message_max.load(Ordering::Relaxed);
         let mask = ring.slots().len() as u64 - 1;
-        let segments = Arc::new(Segments { ring: Arc::clone(&ring), seats: Arc::clone(&memory) });
         Ok(Reader {
             ring,
             seats: memory,
-            segments,
             seat: seat as usize,
             bell,
             cursor: first,
@@ -408,7 +423,7 @@ impl<M: Memory> Reader<M> {
             reliable,
             pin_hint: 0,
             answered: 0,
-            one_thread: std::marker::PhantomData,
+            one_thread: PhantomData,
         })
     }
 
@@ -491,21 +506,30 @@ impl<M: Memory> Reader<M> {
         if slot.stamp.load(strong!("commit: reader looks for a chunk", Acquire)) != found {
             return Ok(None);
         }
-        let Some(line) = Line::copy(slot, found) else { return Ok(None) };
-        let (offset, length) = line.chunk();
+        // Relaxed: the second look at the stamp, in `hold`, says whether both are of this message (edge rewrite).
+        let (offset, length) = (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed));
         self.fetch_ahead(offset, length);
-        // The second look at the stamp is in there.
-        let Some(index) = self.hold(sequence)? else { return Ok(None) };
-        let pin = Pin { segments: Arc::clone(&self.segments), seat: self.seat as u32, index: index as u32 };
+        let Some(pin) = self.hold(sequence)? else { return Ok(None) };
         // The words are now known to belong to this message; they are a stranger's nevertheless.
-        let (_, bytes) = self.ring.chunks();
+        let (base, bytes) = self.ring.chunks();
         let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
         let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
         if !within || !aligned || length > self.message_max {
             return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
         }
+        // SAFETY: in bounds: offset + length was checked against the length of this very chunk memory.
+        let start = unsafe { base.add(offset as usize) };
         self.advance();
-        Ok(Some(Held { line, pin }))
+        Ok(Some(Held {
+            start,
+            length,
+            sequence,
+            offset,
+            pin,
+            #[cfg(loom)]
+            _kept: (Arc::clone(&self.ring), Arc::clone(&self.seats)),
+            memory: PhantomData,
+        }))
     }
 
     /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
@@ -570,8 +594,9 @@ impl<M: Memory> Reader<M> {
         }
     }
 
-    /// Pins message `sequence` and says where the pin is; `None` if the message was overwritten meanwhile.
-    fn hold(&mut self, sequence: u64) -> Result<Option<usize>, PollError> {
+    /// Pins message `sequence`; `None` if it was overwritten meanwhile.
+    #[inline]
+    fn hold(&mut self, sequence: u64) -> Result<Option<Pin>, PollError> {
         let seat = &self.seats.seats()[self.seat];
         let mut pin = self.pin_hint;
         let mut looked = 0;
@@ -597,7 +622,7 @@ impl<M: Memory> Reader<M> {
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
         // Relaxed: ordered by the fence; also the second look of the edge rewrite for offset and length.
         if slot.stamp.load(Ordering::Relaxed) == stamp(sequence, KIND_CHUNK) {
-            return Ok(Some(pin));
+            return Ok(Some(Pin(NonNull::from(&seat.pins[pin]))));
         }
         // Relaxed: nothing was read; the edge unpin of the pin's former use is carried on by the fence above.
         seat.pins[pin].store(0, Ordering::Relaxed);
@@ -680,24 +705,31 @@ impl<M: Memory> Reader<M> {
     }
 }
 
+#[cfg(not(loom))]
+impl<M: Memory> Drop for Reader<M> {
+    fn drop(&mut self) {
+        let segments = Segments::<M> { _ring: Arc::clone(&self.ring), seats: Arc::clone(&self.seats) };
+        crate::orphans::adopt(segments, self.seat);
+    }
+}
+
 impl<M: Memory> Held<M> {
     /// Number of the message.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.line.sequence()
+        self.sequence
     }
 
     /// Byte offset within the chunk memory, and length in bytes; within the bounds of the segment.
     #[inline]
     pub fn location(&self) -> (u64, u64) {
-        self.line.chunk()
+        (self.offset, self.length)
     }
 
     /// Address and length of the message.
     #[inline]
     pub fn memory(&self) -> NonNull<[u8]> {
-        // SAFETY: line and pin came together out of `poll`.
-        unsafe { self.pin.memory(&self.line) }
+        NonNull::slice_from_raw_parts(self.start, self.length as usize)
     }
 }
 
@@ -710,26 +742,16 @@ impl<M: Memory> std::fmt::Debug for Held<M> {
     }
 }
 
-impl<M: Memory> Pin<M> {
-    /// Address and length of the message.
-    ///
-    /// # Safety
-    /// `poll` gave `line` and this pin together.
-    #[inline]
-    pub(crate) unsafe fn memory(&self, line: &Line) -> NonNull<[u8]> {
-        let (base, _) = self.segments.ring.chunks();
-        let (offset, length) = line.chunk();
-        // SAFETY: in bounds: `poll` checked offset + length against the length of this very chunk memory.
-        let start = unsafe { base.add(offset as usize) };
-        NonNull::slice_from_raw_parts(start, length as usize)
-    }
-}
-
-impl<M: Memory> Drop for Pin<M> {
+impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
+        // SAFETY: aligned and in bounds: made from a reference; alive: the segment stays mapped while this pin is not 0, which it is
+        // until the store below: by its reader, and afterwards by the list of orphans.
+        let pin = unsafe { self.0.as_ref() };
         // edge unpin: the last read of the chunk is done.
-        self.segments.seats.seats()[self.seat as usize].pins[self.index as usize]
-            .store(0, strong!("unpin: sample dropped", Release));
+        pin.store(0, strong!("unpin: sample dropped", Release));
+        // From here on nothing of the segment may be touched.
+        #[cfg(not(loom))]
+        crate::orphans::look();
     }
 }

@@ -277,7 +277,7 @@ impl<M: Memory> Writer<M> {
 
     /// Bytes of chunk memory in use, committed by the system, and allowed.
     pub fn memory(&self) -> (u64, u64, u64) {
-        let at_hand: u64 = self.recycled.iter().map(|chunk| chunk.length).sum();
+        let at_hand: u64 = self.recycled.iter().map(Chunk::length).sum();
         (self.allocator.in_use() - at_hand, self.allocator.committed(), self.allocator.limit())
     }
 
@@ -340,15 +340,13 @@ impl<M: Memory> Writer<M> {
     /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as [`Writer::send_inline`].
     #[inline]
     pub fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
-        assert!(length <= chunk.length, "the message lies in its chunk");
-        let mut words = [0; INLINE_WORDS];
-        words[0] = chunk.offset;
-        words[1] = length;
-        self.commit(&words, KIND_CHUNK, Some(chunk))
+        assert!(length <= chunk.length(), "the message lies in its chunk");
+        // A reader takes no more than these two words.
+        self.commit(&[chunk.offset(), length], KIND_CHUNK, Some(chunk))
     }
 
     #[inline(always)]
-    fn commit(&mut self, words: &[u64; INLINE_WORDS], kind: u64, chunk: Option<Chunk>) -> usize {
+    fn commit(&mut self, words: &[u64], kind: u64, chunk: Option<Chunk>) -> usize {
         debug_assert!(self.next < self.limit, "a message is admitted before it is committed");
         let sequence = self.next;
         let slots = self.ring.slots();
@@ -410,16 +408,23 @@ impl<M: Memory> Writer<M> {
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.
+    #[inline]
     fn occupy(&mut self, sequence: u64, index: usize, chunk: Option<Chunk>) {
         if self.occupants.is_empty() {
-            self.occupants.resize_with(self.ring.slots().len(), || None);
-            self.recycled.reserve(RECYCLED_MAX);
-            self.make_room_in_tables();
+            self.prepare_tables();
         }
         if let Some(former) = std::mem::replace(&mut self.occupants[index], chunk) {
             // A former message lay here, so the sequence is at least the number of slots.
             self.retired.push_back((sequence - self.ring.slots().len() as u64, former));
         }
+    }
+
+    /// Makes room for what the first message in a chunk needs; a publisher of short messages never does.
+    #[cold]
+    fn prepare_tables(&mut self) {
+        self.occupants.resize_with(self.ring.slots().len(), || None);
+        self.recycled.reserve(RECYCLED_MAX);
+        self.make_room_in_tables();
     }
 
     /// Wakes all readers that sleep: one system call for all that listen, and one for each that sleeps alone.
@@ -556,7 +561,7 @@ impl<M: Memory> Writer<M> {
     /// The chunk that came back last, if it has about the size asked for: it is still in the cache, and messages of one
     /// service mostly have one size.
     fn recycle(&mut self, length: u64) -> Option<Chunk> {
-        self.recycled.pop_if(|chunk| chunk.length >= length && chunk.length <= tolerated(length))
+        self.recycled.pop_if(|chunk| chunk.length() >= length && chunk.length() <= tolerated(length))
     }
 
     /// Gives the chunks that were kept at hand to the allocator, which joins them.
@@ -569,7 +574,7 @@ impl<M: Memory> Writer<M> {
     /// Gives back what a message did not need at the end of its chunk, unless it is little: then the chunk fits the next
     /// message as well.
     pub fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
-        if chunk.length > tolerated(length) {
+        if chunk.length() > tolerated(length) {
             self.allocator.shrink(chunk, length.max(1));
         }
     }
@@ -582,11 +587,11 @@ impl<M: Memory> Writer<M> {
     /// The memory of a chunk that was not sent yet; `chunk` proves that nobody else has it.
     pub fn chunk_memory(&self, chunk: &Chunk) -> NonNull<[u8]> {
         let (base, bytes) = self.ring.chunks();
-        let end = chunk.offset.checked_add(chunk.length);
+        let end = chunk.offset().checked_add(chunk.length());
         assert!(end.is_some_and(|end| end <= bytes), "the allocator stays within the chunk memory");
         // SAFETY: in bounds: the line above; the result stays within the one mapping (or heap block) of the chunks.
-        let start = unsafe { base.add(chunk.offset as usize) };
-        NonNull::slice_from_raw_parts(start, chunk.length as usize)
+        let start = unsafe { base.add(chunk.offset() as usize) };
+        NonNull::slice_from_raw_parts(start, chunk.length() as usize)
     }
 
     /// Takes more memory from the system, up to the bound; enough for `length` where the bound allows it.

@@ -171,7 +171,7 @@ impl Publisher {
     /// Sends a message in a chunk, unless readers hold all memory.
     pub fn send_chunk(&mut self) -> bool {
         let Ok(chunk) = self.writer.allocate(UNIT) else { return false };
-        self.chunks.write(chunk.offset, content(self.writer.published()));
+        self.chunks.write(chunk.offset(), content(self.writer.published()));
         self.writer.admit().expect("no reader is that far behind");
         self.writer.send_chunk(chunk, UNIT);
         true
@@ -180,7 +180,7 @@ impl Publisher {
     /// As `send_chunk`, but nothing is sent either when a reader is too far behind.
     pub fn send_chunk_if_admitted(&mut self) -> bool {
         let Ok(chunk) = self.writer.allocate(UNIT) else { return false };
-        self.chunks.write(chunk.offset, content(self.writer.published()));
+        self.chunks.write(chunk.offset(), content(self.writer.published()));
         if self.writer.admit().is_err() {
             self.writer.release(chunk);
             return false;
