@@ -211,6 +211,10 @@ pub trait NodeSide: Send + Sync + 'static {
     /// Why not, in words; they reach [`NodeSide::attach_refused`] at the other side.
     fn attach(&self, request: AttachRequest) -> Result<AttachReply, String>;
 
+    /// The answer to the last [`NodeSide::attach`] is on its way, so the subscriber gets to know it even if this process
+    /// dies now. Not before may anybody be told that it is attached: what is published then is promised to arrive.
+    fn attach_answered(&self) {}
+
     /// A publisher let us in: map its ring and read.
     fn attached(&self, attached: AttachedTo);
 

@@ -39,6 +39,8 @@ pub(crate) struct Hub {
     /// Services that run themselves end; the rest of the node goes on for the moment.
     services_end: AtomicBool,
     ends: Mutex<Ends>,
+    /// The publisher that lets a subscriber in which does not know it yet, plus 1; 0: none. The control thread lets in one at a time.
+    introducing: AtomicU64,
     /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
     changed: Condvar,
     /// Doorbells of peers that are mapped already, by the life of their node.
@@ -216,6 +218,7 @@ impl Hub {
             leaving: AtomicBool::new(false),
             services_end: AtomicBool::new(false),
             ends: Mutex::default(),
+            introducing: AtomicU64::new(0),
             changed: Condvar::new(),
             peers: Mutex::default(),
             seats: Mutex::default(),
@@ -286,6 +289,12 @@ impl Hub {
 
     pub(crate) fn remove_subscriber(&self, index: u32) {
         lock(&self.ends).subscribers.remove(&index);
+    }
+
+    /// Whether this publisher has let somebody in who does not know it yet. To be asked after its desk has counted.
+    pub(crate) fn is_introducing(&self, publisher: u32) -> bool {
+        // Relaxed: see `attach`.
+        self.introducing.load(Ordering::Relaxed) == u64::from(publisher) + 1
     }
 
     fn notify(&self) {
@@ -437,9 +446,16 @@ impl NodeSide for Hub {
         let bells = self.peer_bells(a.subscriber.node, a.bells)?;
         let line = seats.bell_line();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
+        // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
+        self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
         let start = desk.attach(seats, a.seat, bell, subscriber).map_err(|error| error.to_string())?;
-        self.notify();
         Ok(AttachReply { start, ring: handle })
+    }
+
+    fn attach_answered(&self) {
+        // Relaxed: whoever still sees the old value waits for the notification, which comes under a lock.
+        self.introducing.store(0, Ordering::Relaxed);
+        self.notify();
     }
 
     fn attached(&self, a: AttachedTo) {

@@ -302,7 +302,9 @@ impl<T: Message + ?Sized> Publisher<T> {
 
     /// How many subscribers are attached now.
     pub fn subscribers(&self) -> usize {
-        self.outlet.writer.desk().count()
+        // In this order: who is counted and does not know it yet is seen to be so.
+        let counted = self.outlet.writer.desk().count();
+        counted - usize::from(counted > 0 && self.inner.hub.is_introducing(self.index))
     }
 
     /// Messages sent so far; also the sequence of the next one.

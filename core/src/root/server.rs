@@ -13,7 +13,7 @@
 //! | stop          | an eventfd by which the owner ends the thread                                              |
 //!
 //! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,6 +40,8 @@ use crate::socket::{
 
 /// Packets that are taken from one client in a row, so that one that never stops does not starve the others.
 const PACKETS_IN_A_ROW: usize = 64;
+/// Packets that are heard of a client after its end. The buffer of a socket holds fewer; a child that keeps it may go on for ever.
+const LAST_WORDS_MAX: usize = 1024;
 /// Connections that are accepted in a row.
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// Events that one wait reports.
@@ -90,6 +92,9 @@ pub(crate) struct Server {
     is_short: bool,
     hand_over_to: Option<ClientId>,
 }
+
+/// An event, and the descriptors that came with it.
+type Happened = (Event, Vec<Passed>);
 
 struct Client {
     socket: Socket,
@@ -335,15 +340,36 @@ impl Server {
 
     fn gone(&mut self, client: ClientId) {
         if self.clients.contains_key(&client) {
-            self.process(Event::Gone { client }, Vec::new());
-            self.close_client(client);
+            let mut events = self.last_words(client);
+            events.push_back((Event::Gone { client }, Vec::new()));
+            self.process_all(events);
             #[cfg(feature = "named-segments")]
             sweep_names(&self.prefix);
         }
     }
 
+    /// What a client that is gone has said and nobody has read: its death may be reported before its packets, and a publisher
+    /// that has let somebody in and published since must not take back with its death that it has.
+    fn last_words(&mut self, client: ClientId) -> VecDeque<Happened> {
+        let mut events = VecDeque::new();
+        while events.len() < LAST_WORDS_MAX {
+            let mut descriptors = Vec::new();
+            let Some(entry) = self.clients.get(&client) else { break };
+            let Ok(Packet::Message { length, descriptors_lost }) =
+                entry.socket.receive(&mut self.buffer, &mut descriptors)
+            else {
+                break;
+            };
+            let event = self.understand(client, length, descriptors_lost, descriptors.len());
+            events.push_back((event, descriptors.into_iter().map(Arc::new).collect()));
+        }
+        events
+    }
+
     fn close_client(&mut self, client: ClientId) {
         let Some(mut entry) = self.clients.remove(&client) else { return };
+        // Whoever is gone succeeds nobody.
+        self.hand_over_to = self.hand_over_to.filter(|successor| *successor != client);
         let _ = entry.queue.flush(&entry.socket);
         // Said explicitly: others may hold the pidfd on its way to a third, and a child the socket.
         let _ = self.epoll.delete(&entry.socket);
@@ -382,17 +408,21 @@ impl Server {
         }
     }
 
-    fn received(&mut self, client: ClientId, length: usize, lost: bool, descriptors: Vec<OwnedFd>) {
+    /// What a packet in the buffer says.
+    fn understand(&self, client: ClientId, length: usize, lost: bool, descriptors: usize) -> Event {
         let bytes = self.buffer.bytes(length);
         // When there was room for all that a packet may bring, and some were lost, the peer sent too many.
-        let is_own_lack = lost && descriptors.len() < MAX_DESCRIPTORS;
+        let is_own_lack = lost && descriptors < MAX_DESCRIPTORS;
         let decoded = if is_own_lack {
             decode_unaccompanied(bytes).map(|message| Event::DescriptorsLost { client, message })
         } else {
-            decode(bytes, descriptors.len() + usize::from(lost))
-                .map(|message| Event::Said { client, message })
+            decode(bytes, descriptors + usize::from(lost)).map(|message| Event::Said { client, message })
         };
-        let event = decoded.unwrap_or_else(|error| Event::Garbled { client, error });
+        decoded.unwrap_or_else(|error| Event::Garbled { client, error })
+    }
+
+    fn received(&mut self, client: ClientId, length: usize, lost: bool, descriptors: Vec<OwnedFd>) {
+        let event = self.understand(client, length, lost, descriptors.len());
         if let Event::Said { message: hello @ ToRoot::Hello { .. }, .. } = &event
             && !self.registry.is_admitted(client)
         {
@@ -412,17 +442,29 @@ impl Server {
         }
     }
 
-    /// Handles an event, and those that follow from it: a client that cannot be sent to is gone.
+    /// Handles an event, and those that follow from it.
     fn process(&mut self, event: Event, descriptors: Vec<OwnedFd>) {
-        let descriptors: Vec<Passed> = descriptors.into_iter().map(Arc::new).collect();
-        let mut events = VecDeque::from([event]);
-        // Bounded: every further event removes a client.
-        while let Some(event) = events.pop_front() {
+        let descriptors = descriptors.into_iter().map(Arc::new).collect();
+        self.process_all(VecDeque::from([(event, descriptors)]));
+    }
+
+    /// A client that cannot be sent to is gone, after what it has said before.
+    fn process_all(&mut self, mut events: VecDeque<Happened>) {
+        let mut lost = BTreeSet::new();
+        // Bounded: further events come once from each client, which is removed by the last of them.
+        while let Some((event, descriptors)) = events.pop_front() {
+            let gone = if let Event::Gone { client } = event { Some(client) } else { None };
             for action in self.registry.handle(event) {
-                if let Err(client) = self.perform(action, &descriptors) {
-                    self.close_client(client);
-                    events.push_back(Event::Gone { client });
+                if let Err(client) = self.perform(action, &descriptors)
+                    && lost.insert(client)
+                {
+                    events.extend(self.last_words(client));
+                    events.push_back((Event::Gone { client }, Vec::new()));
                 }
+            }
+            // Not before: what it has said is passed on with its doorbells and its pidfd.
+            if let Some(client) = gone {
+                self.close_client(client);
             }
         }
     }

@@ -235,6 +235,7 @@ impl Control {
             }
             Err(reason) => self.refuse_attach(publisher, subscriber, reason),
         }
+        self.side.attach_answered();
         Ok(())
     }
 
