@@ -230,6 +230,9 @@ impl Actor {
         if join.external {
             builder = builder.external_root();
         }
+        if join.guest {
+            builder = builder.guest();
+        }
         let node = builder.join().map_err(failure)?;
         let answer = Answer::Joined { node: node.epoch(), hosts_root: node.hosts_root() };
         self.node = Some(node);

@@ -6,6 +6,7 @@ use hivemind::{Node, NodeBuilder};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 pub struct Hive {
     folder: TempDir,
     actor: PathBuf,
+    arguments: Vec<String>,
 }
 
 /// A process that does what it is told. It is killed when this value is dropped.
@@ -63,15 +65,20 @@ pub fn reliable(service: &str, kind: Kind) -> Publish {
 /// How to join, with the defaults of the tests.
 pub fn joining(name: &str) -> Join {
     let patience_ms = u64::try_from(BOUND.as_millis()).expect("a minute");
-    Join { name: name.to_owned(), hive: None, folder: None, patience_ms, external: false }
+    Join { name: name.to_owned(), hive: None, folder: None, patience_ms, external: false, guest: false }
 }
 
 impl Hive {
     /// A hive without nodes. `actor` is the program of the actors: `env!("CARGO_BIN_EXE_actor")`.
     pub fn new(actor: &str) -> Self {
+        Hive::with_arguments(actor.into(), Vec::new())
+    }
+
+    /// As [`Hive::new`], for a program that is an actor when it is told so.
+    pub fn with_arguments(actor: PathBuf, arguments: Vec<String>) -> Self {
         // Below /tmp, whatever TMPDIR says: a socket's path is short.
         let folder = tempfile::Builder::new().prefix("hm-").tempdir_in("/tmp").expect("a folder of its own");
-        Hive { folder, actor: actor.into() }
+        Hive { folder, actor, arguments }
     }
 
     /// The runtime directory.
@@ -82,7 +89,9 @@ impl Hive {
     /// A process that has not joined yet.
     pub fn spawn(&self, name: &str) -> Actor {
         let mut command = Command::new(&self.actor);
-        command.env("HIVEMIND_DIR", self.folder()).env_remove("XDG_RUNTIME_DIR");
+        // Ctrl-C is for the test; an actor ends with its input.
+        command.process_group(0);
+        command.args(&self.arguments).env("HIVEMIND_DIR", self.folder()).env_remove("XDG_RUNTIME_DIR");
         self.spawn_with(command, name)
     }
 

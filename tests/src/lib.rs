@@ -13,6 +13,7 @@
 
 pub mod account;
 pub mod actor;
+pub mod chaos;
 pub mod entry;
 pub mod forgery;
 pub mod hive;

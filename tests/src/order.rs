@@ -147,8 +147,10 @@ pub struct Join {
     pub folder: Option<PathBuf>,
     /// How long to wait.
     pub patience_ms: u64,
-    /// Whether it may not host the root.
+    /// Accept only a dedicated root.
     pub external: bool,
+    /// Join any root, but never host it.
+    pub guest: bool,
 }
 
 /// How to publish.

@@ -11,10 +11,10 @@ use crate::BOUND;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 /// What the marks are.
@@ -145,6 +145,111 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         self.detach();
+    }
+}
+
+/// Kills a process at one of its stops: each system call of any of its threads, also of those that it starts meanwhile, is two stops. The
+/// same thread must create it and wait with it.
+#[derive(Debug)]
+pub struct Executioner {
+    leader: Pid,
+    threads: HashSet<Pid>,
+    /// Running towards its first stop: the interruption of seizing it ends a system call early, which is none of its doing.
+    fresh: HashSet<Pid>,
+}
+
+impl Executioner {
+    /// Begins with a process that waits, with all its threads.
+    pub fn seize(pid: i32) -> Executioner {
+        let leader = Pid::from_raw(pid);
+        let mut threads = HashSet::new();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives") {
+            let name = entry.expect("a thread").file_name();
+            let thread = Pid::from_raw(name.to_string_lossy().parse().expect("threads are numbers"));
+            let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
+            ptrace::seize(thread, options).expect("our own child may be traced");
+            ptrace::interrupt(thread).expect("it is seized");
+            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+            ptrace::syscall(thread, None).expect("it is stopped");
+            threads.insert(thread);
+        }
+        let fresh = threads.clone();
+        Executioner { leader, threads, fresh }
+    }
+
+    /// Lets it run until stop number `at`, from 0, and kills it there; false: `over` said yes before, and it runs on untraced. Whoever created
+    /// the process must still wait for it.
+    pub fn kill_at(mut self, at: u64, mut over: impl FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        let mut stops = 0;
+        loop {
+            assert!(!self.threads.is_empty(), "the process ended on its own before stop {at}");
+            assert!(start.elapsed() < BOUND, "stop {at} did not come, and the way did not end: {self:?}");
+            let mut idle = true;
+            for thread in self.threads.clone() {
+                let status = match waitpid(thread, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
+                    Ok(WaitStatus::StillAlive) => continue,
+                    Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(_) => {
+                        self.threads.remove(&thread);
+                        continue;
+                    }
+                    Ok(status) => status,
+                };
+                idle = false;
+                let mut deliver = None::<Signal>;
+                match status {
+                    // It has gone back to where it was interrupted.
+                    WaitStatus::PtraceSyscall(_) if self.fresh.remove(&thread) => {}
+                    WaitStatus::PtraceSyscall(_) => {
+                        if stops == at {
+                            self.end();
+                            return true;
+                        }
+                        stops += 1;
+                    }
+                    WaitStatus::PtraceEvent(_, _, event)
+                        if event == ptrace::Event::PTRACE_EVENT_CLONE as i32 =>
+                    {
+                        // The new one is traced already, and stops by itself.
+                        let new = ptrace::getevent(thread).expect("it is stopped");
+                        self.threads.insert(Pid::from_raw(i32::try_from(new).expect("a thread")));
+                    }
+                    WaitStatus::Stopped(_, signal) => deliver = Some(signal),
+                    _ => {}
+                }
+                // It may have been killed since.
+                let _ = ptrace::syscall(thread, deliver);
+            }
+            if idle {
+                if over() {
+                    self.let_go();
+                    return false;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        // Those that have just been started, and not been heard of yet.
+        for entry in std::fs::read_dir(format!("/proc/{}/task", self.leader)).into_iter().flatten().flatten()
+        {
+            self.threads.extend(entry.file_name().to_string_lossy().parse().map(Pid::from_raw));
+        }
+        kill(self.leader, Signal::SIGKILL).expect("it stands still");
+        // Its leader is waited for by who created it, and only ends when the others have been waited for.
+        self.threads.remove(&self.leader);
+        for thread in self.threads.drain() {
+            let _ = waitpid(thread, Some(WaitPidFlag::__WALL));
+        }
+    }
+
+    fn let_go(&mut self) {
+        for thread in self.threads.drain() {
+            if ptrace::interrupt(thread).is_ok() && waitpid(thread, Some(WaitPidFlag::__WALL)).is_ok() {
+                let _ = ptrace::detach(thread, None);
+            }
+        }
     }
 }
 
