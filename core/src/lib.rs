@@ -23,6 +23,7 @@ pub mod name;
 pub mod policy;
 pub mod protocol;
 pub mod registry;
+mod remedy;
 pub mod root;
 pub mod runtime_dir;
 pub mod schema;

@@ -119,8 +119,8 @@ pub enum RootError {
         /// Who we are.
         user: u32,
     },
-    /// The system refused. Follow its message.
-    #[error("cannot {doing}: {error}")]
+    /// The system refused: for want of memory, descriptors or space, mostly. The message says what gives it more.
+    #[error("cannot {doing}: {error}; {}", crate::remedy::remedy(error))]
     System {
         /// What was tried.
         doing: &'static str,
@@ -247,8 +247,15 @@ impl EmbeddedRoot {
     }
 
     /// True when it is this root that listens in this folder now, and not one of another node of this process.
-    pub(crate) fn listens_in(&self, dir: &RuntimeDir) -> bool {
-        self.is_running() && identity(dir.root_socket()).is_ok_and(|socket| socket == self.socket)
+    ///
+    /// # Errors
+    /// The system cannot say so now. To take that for a no would be wrong for as long as this root lives.
+    pub(crate) fn listens_in(&self, dir: &RuntimeDir) -> io::Result<bool> {
+        match identity(dir.root_socket()) {
+            Ok(socket) => Ok(self.is_running() && socket == self.socket),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// False once it has handed over or failed.
@@ -280,5 +287,31 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Relaxed: see `EmbeddedRoot::is_running`.
         self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::HiveName;
+
+    /// A look at the socket that failed for want of memory, right after a take-over, was taken for "another root listens there":
+    /// the node hosted the root and said for ever after that it did not.
+    #[test]
+    fn a_root_that_cannot_look_at_its_socket_does_not_say_that_another_listens_there() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = RuntimeDir::at(base.path(), &HiveName::default()).unwrap();
+        let lock = RootLock::try_take(&dir).unwrap().unwrap();
+        let root = EmbeddedRoot::start(&dir, lock, 0).unwrap();
+        assert!(root.listens_in(&dir).unwrap());
+        let away = base.path().join("away");
+        fs::rename(dir.path(), &away).unwrap();
+        assert!(!root.listens_in(&dir).unwrap(), "nobody listens where there is nothing");
+        // A file where the folder was: to look fails, and not because there is nothing.
+        fs::write(dir.path(), "").unwrap();
+        root.listens_in(&dir).unwrap_err();
+        fs::remove_file(dir.path()).unwrap();
+        fs::rename(&away, dir.path()).unwrap();
+        assert!(root.listens_in(&dir).unwrap());
     }
 }

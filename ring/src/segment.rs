@@ -677,20 +677,32 @@ impl LengthBounds {
     }
 }
 
-/// Maps all `length` bytes of an object so that no fork copies the mapping.
+/// Maps all `length` bytes of an object of our own so that no fork copies the mapping.
 fn map(descriptor: BorrowedFd<'_>, length: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
+    // Whatever the reason, no peer is at fault: a sandbox may forbid it.
+    map_with(descriptor, length, writable, |errno| SegmentError::of("mmap", errno, length))
+}
+
+/// The same for an object of a peer, who may have opened it without the rights that are needed.
+fn map_peers(descriptor: BorrowedFd<'_>, length: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
+    let wanted = if writable { "to read and write" } else { "to read" };
+    map_with(descriptor, length, writable, |errno| match errno {
+        Errno::EACCES | Errno::EPERM | Errno::EBADF => SegmentError::WrongAccess { wanted },
+        errno => SegmentError::of("mmap", errno, length),
+    })
+}
+
+fn map_with(
+    descriptor: BorrowedFd<'_>,
+    length: u64,
+    writable: bool,
+    failed: impl FnOnce(Errno) -> SegmentError,
+) -> Result<MmapRaw, SegmentError> {
     let mut options = MmapOptions::new();
     // Fits: lengths were checked against LONGEST, and a usize has 64 bits on every supported machine.
     options.len(length as usize).no_reserve_swap();
-    let (map, wanted) = if writable {
-        (options.map_raw(&descriptor), "to read and write")
-    } else {
-        (options.map_raw_read_only(&descriptor), "to read")
-    };
-    let map = map.map_err(|error| match errno_of(&error) {
-        Errno::EACCES | Errno::EPERM | Errno::EBADF => SegmentError::WrongAccess { wanted },
-        errno => SegmentError::of("mmap", errno, length),
-    })?;
+    let map = if writable { options.map_raw(&descriptor) } else { options.map_raw_read_only(&descriptor) };
+    let map = map.map_err(|error| failed(errno_of(&error)))?;
     map.advise(Advice::DontFork).map_err(|error| SegmentError::of("madvise", errno_of(&error), length))?;
     Ok(map)
 }

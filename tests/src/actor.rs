@@ -9,11 +9,12 @@ use crate::entry::{Checked, Entry, HEAD, Reading, Source};
 use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
 use hivemind::{
     EndId, Message, Node, NodeError, Publisher, PublisherError, RecvError, Sample, SendError, Subscriber,
-    SubscriberError,
+    SubscriberError, WaitError,
 };
 use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
+use hivemind_core::session::SessionError;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -119,9 +120,21 @@ fn variant(error: &(dyn Error + 'static)) -> String {
         Some(SubscriberError::Memory(source)) => return format!("Memory({source:?})"),
         _ => {}
     }
+    match error.downcast_ref::<RecvError>() {
+        Some(RecvError::NotAttached { .. }) => return "NotAttached".to_owned(),
+        Some(RecvError::Detached { .. }) => return "Detached".to_owned(),
+        _ => {}
+    }
+    if let Some(SessionError::NoRoot { what, .. }) = error.downcast_ref::<SessionError>() {
+        return format!("NoRoot({what:?})");
+    }
+    if error.is::<WaitError>() {
+        return "Wait".to_owned();
+    }
     match error.downcast_ref::<SendError>() {
         Some(SendError::Full { .. }) => "Full".to_owned(),
         Some(SendError::MemoryOut { .. }) => "MemoryOut".to_owned(),
+        Some(SendError::SystemMemoryOut { .. }) => "SystemMemoryOut".to_owned(),
         Some(SendError::TooLarge { .. }) => "TooLarge".to_owned(),
         _ => "another".to_owned(),
     }
@@ -134,7 +147,8 @@ fn mistake(text: &str) -> Failure {
 impl Actor {
     fn obey(&mut self, order: Order) -> Result<Answer, Failure> {
         match order {
-            Order::Join(join) => self.join(&join),
+            Order::Join(join) => self.join(&join, false),
+            Order::JoinAsGuest(join) => self.join(&join, true),
             Order::Marked(order) => {
                 nix::unistd::getppid();
                 self.obey(*order)
@@ -144,7 +158,8 @@ impl Actor {
                 Ok(Answer::Done)
             }
             Order::ServeRoot => self.serve_root(),
-            Order::Publish(publish) => self.publish(&publish),
+            Order::Publish(publish) => self.publish(&publish, None),
+            Order::PublishAhead { publish, prefault, huge } => self.publish(&publish, Some((prefault, huge))),
             Order::Retire { publisher } => {
                 self.publishers[publisher] = None;
                 Ok(Answer::Done)
@@ -186,6 +201,30 @@ impl Actor {
             Order::AwaitTally { subscriber, messages, ended } => {
                 self.tally(subscriber, |tally| tally.messages() >= messages && tally.ended() >= ended)
             }
+            Order::Receive { subscriber, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms);
+                self.subscriber(subscriber)?.receive(patience).map(Answer::Number)
+            }
+            Order::LookForSubscribers { publisher, count, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms);
+                self.publisher(publisher)?.look_for_subscribers(count, patience)?;
+                Ok(Answer::Done)
+            }
+            Order::AwaitHosting => {
+                let node = self.node()?;
+                crate::until("this node hosts the root", || node.hosts_root().then_some(()));
+                Ok(Answer::Done)
+            }
+            Order::DropAll => {
+                self.held.clear();
+                for subscriber in 0..self.subscribers.len() {
+                    self.unsubscribe(subscriber)?;
+                }
+                self.subscribers.clear();
+                self.publishers.clear();
+                self.node = None;
+                Ok(Answer::Done)
+            }
             Order::Observe => {
                 let listing = self.node()?.observe().map_err(failure)?;
                 let mut names: Vec<_> = listing.nodes.into_iter().map(|node| node.name).collect();
@@ -219,7 +258,7 @@ impl Actor {
         self.node.as_ref().ok_or_else(|| mistake("it has not joined"))
     }
 
-    fn join(&mut self, join: &Join) -> Result<Answer, Failure> {
+    fn join(&mut self, join: &Join, guest: bool) -> Result<Answer, Failure> {
         let mut builder = Node::builder(&join.name).patience(Duration::from_millis(join.patience_ms));
         if let Some(hive) = &join.hive {
             builder = builder.hive(hive);
@@ -229,6 +268,9 @@ impl Actor {
         }
         if join.external {
             builder = builder.external_root();
+        }
+        if guest {
+            builder = builder.guest();
         }
         if join.guest {
             builder = builder.guest();
@@ -254,11 +296,11 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    fn publish(&mut self, publish: &Publish) -> Result<Answer, Failure> {
+    fn publish(&mut self, publish: &Publish, ahead: Option<(u64, bool)>) -> Result<Answer, Failure> {
         let publisher = match publish.kind {
-            Kind::Typed => AnyPublisher::Typed(create(self.node()?, publish)?),
-            Kind::Bytes => AnyPublisher::Bytes(create(self.node()?, publish)?),
-            Kind::Other => AnyPublisher::Other(create(self.node()?, publish)?),
+            Kind::Typed => AnyPublisher::Typed(create(self.node()?, publish, ahead)?),
+            Kind::Bytes => AnyPublisher::Bytes(create(self.node()?, publish, ahead)?),
+            Kind::Other => AnyPublisher::Other(create(self.node()?, publish, ahead)?),
         };
         self.publishers.push(Some(Outlet::AtHand(Box::new(publisher))));
         Ok(Answer::Number(self.publishers.len() as u64 - 1))
@@ -396,7 +438,11 @@ impl Actor {
     }
 }
 
-fn create<T: Message + ?Sized>(node: &Node, publish: &Publish) -> Result<Publisher<T>, Failure> {
+fn create<T: Message + ?Sized>(
+    node: &Node,
+    publish: &Publish,
+    ahead: Option<(u64, bool)>,
+) -> Result<Publisher<T>, Failure> {
     let mut builder =
         node.publisher_builder(&publish.service).capacity(publish.capacity).history(publish.history);
     if publish.reliable {
@@ -404,6 +450,12 @@ fn create<T: Message + ?Sized>(node: &Node, publish: &Publish) -> Result<Publish
     }
     if let Some(bytes) = publish.max_memory {
         builder = builder.max_memory(bytes);
+    }
+    if let Some((bytes, huge)) = ahead {
+        builder = builder.prefault(bytes);
+        if huge {
+            builder = builder.huge_pages();
+        }
     }
     builder.create().map_err(failure)
 }
@@ -418,10 +470,14 @@ impl AnyPublisher {
     }
 
     fn wait_for_subscribers(&self, count: usize) -> Result<(), Failure> {
+        self.look_for_subscribers(count, BOUND)
+    }
+
+    fn look_for_subscribers(&self, count: usize, patience: Duration) -> Result<(), Failure> {
         let waited = match self {
-            AnyPublisher::Typed(publisher) => publisher.wait_for_subscribers(count, BOUND),
-            AnyPublisher::Bytes(publisher) => publisher.wait_for_subscribers(count, BOUND),
-            AnyPublisher::Other(publisher) => publisher.wait_for_subscribers(count, BOUND),
+            AnyPublisher::Typed(publisher) => publisher.wait_for_subscribers(count, patience),
+            AnyPublisher::Bytes(publisher) => publisher.wait_for_subscribers(count, patience),
+            AnyPublisher::Other(publisher) => publisher.wait_for_subscribers(count, patience),
         };
         waited.map_err(failure)
     }
@@ -461,6 +517,22 @@ fn deliver<T: Message + ?Sized>(
 }
 
 impl AnySubscriber {
+    /// How many messages came in time: one or none.
+    fn receive(&mut self, patience: Duration) -> Result<u64, Failure> {
+        let came = match self {
+            AnySubscriber::Typed(subscriber) => {
+                subscriber.recv_timeout(patience).map(|sample| sample.is_some())
+            }
+            AnySubscriber::Bytes(subscriber) => {
+                subscriber.recv_timeout(patience).map(|sample| sample.is_some())
+            }
+            AnySubscriber::Other(subscriber) => {
+                subscriber.recv_timeout(patience).map(|sample| sample.is_some())
+            }
+        };
+        came.map(u64::from).map_err(failure)
+    }
+
     fn wait_for_publishers(&self, count: usize) -> Result<(), Failure> {
         let waited = match self {
             AnySubscriber::Typed(subscriber) => subscriber.wait_for_publishers(count, BOUND),

@@ -15,6 +15,8 @@ pub mod account;
 pub mod actor;
 pub mod chaos;
 pub mod entry;
+#[cfg(target_arch = "x86_64")]
+pub mod exhaust;
 pub mod forgery;
 pub mod hive;
 pub mod order;

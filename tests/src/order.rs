@@ -108,6 +108,37 @@ pub enum Order {
         /// at least so many connections that have ended.
         ended: usize,
     },
+    /// Receive one message. Answered with 1, or with 0 if none came in time; an error of receiving is a failure.
+    Receive {
+        /// The subscriber's number.
+        subscriber: usize,
+        /// How long to wait.
+        patience_ms: u64,
+    },
+    /// Wait until a publisher has as many subscribers, or the time is over, which is a failure.
+    LookForSubscribers {
+        /// Its number.
+        publisher: usize,
+        /// At least.
+        count: usize,
+        /// How long to wait.
+        patience_ms: u64,
+    },
+    /// As `Publish`, with memory taken ahead.
+    PublishAhead {
+        /// How.
+        publish: Publish,
+        /// So many bytes.
+        prefault: u64,
+        /// In huge pages, as far as there are any.
+        huge: bool,
+    },
+    /// As `Join`, but never host the root.
+    JoinAsGuest(Join),
+    /// Wait until the own node hosts the root.
+    AwaitHosting,
+    /// Drop all that there is: samples, publishers, subscribers and the node.
+    DropAll,
     /// Name those who are in the hive.
     Observe,
     /// Which process hosts the root.

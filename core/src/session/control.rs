@@ -35,6 +35,7 @@ use super::{
 };
 use crate::name::NodeName;
 use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, Right, ToRoot};
+use crate::remedy::with_remedy;
 use crate::root::EmbeddedRoot;
 use crate::root::lock::{RootLock, last_holder};
 use crate::root::server::own_pid;
@@ -176,7 +177,7 @@ impl From<SendFailure> for Lost {
             SendFailure::Overflow => Lost::Nonsense("it does not read"),
             SendFailure::System(error) => Lost::NotNow(WaitedFor::System {
                 doing: "send to the root",
-                error: io::Error::from(error).to_string(),
+                error: with_remedy(&error.into()),
             }),
         }
     }
@@ -521,8 +522,13 @@ impl Control {
     }
 
     fn greet(&mut self, mut link: Link) -> Result<(), Lost> {
-        let is_own = self.root.as_ref().is_some_and(|root| root.listens_in(&self.dir));
-        link.is_own = is_own && link.pid == own_pid();
+        if let Some(root) = self.root.as_ref().filter(|_| link.pid == own_pid()) {
+            let not_now = |error| {
+                let error = with_remedy(&error);
+                Lost::NotNow(WaitedFor::System { doing: "look at the own root's socket", error })
+            };
+            link.is_own = root.listens_in(&self.dir).map_err(not_now)?;
+        }
         let system = |error| Lost::Never(JoinError::system("watch the root", error));
         if let Err(error) = link.watch(&self.epoll, LINK, ROOT) {
             link.unwatch(&self.epoll);

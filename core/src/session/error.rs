@@ -8,6 +8,7 @@ use super::Unanswered;
 use crate::filter::FilterError;
 use crate::name::{NameError, NodeName, ServiceName};
 use crate::protocol::{EndId, Refusal, Right, VERSION, not_allowed};
+use crate::remedy::remedy;
 use crate::runtime_dir::RuntimeDirError;
 use crate::schema::Schema;
 
@@ -65,7 +66,7 @@ pub enum WaitedFor {
     System {
         /// What was tried.
         doing: &'static str,
-        /// What the system said.
+        /// What the system said, and what to do about it.
         error: String,
     },
 }
@@ -170,8 +171,8 @@ pub enum JoinError {
         /// What the system said.
         error: io::Error,
     },
-    /// The system refused. Follow its message.
-    #[error("cannot {doing}: {error}")]
+    /// The system refused: for want of memory, threads or space, mostly. The message says what gives it more.
+    #[error("cannot {doing}: {error}; {}", remedy(error))]
     Resources {
         /// What was tried.
         doing: &'static str,

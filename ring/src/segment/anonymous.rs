@@ -26,7 +26,9 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
 use super::huge::Aligned;
-use super::{Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, whole_pages};
+use super::{
+    Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, map_peers, whole_pages,
+};
 
 /// Memory without a name, passed on as a descriptor: the backend to use wherever descriptors can be passed.
 ///
@@ -69,7 +71,7 @@ impl Backend for Anonymous {
         let length = u64::try_from(status.st_size).unwrap_or(0);
         bounds.check(length)?;
         let writable = sharing == Sharing::Doorbell;
-        let map = map(descriptor.as_fd(), length, writable)?;
+        let map = map_peers(descriptor.as_fd(), length, writable)?;
         Ok(Segment::new(Hold::Peer { map, writable }))
     }
 }
@@ -138,4 +140,22 @@ fn check_seals(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), SegmentErro
         return Ok(());
     };
     Err(SegmentError::WrongSeals { missing, found: format!("{seals:?}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    /// A sandbox that forbids mmap made the owner hear "the peer's descriptor may not be mapped: do not use this peer", though no
+    /// peer was near. What cannot be mapped to write here is a descriptor that was opened to read.
+    #[test]
+    fn an_owner_who_may_not_map_its_own_memory_is_not_told_of_a_peer() {
+        let (descriptor, length) = new_object("refused", 4096).unwrap();
+        let to_read = std::fs::File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).unwrap();
+        let ours = map(to_read.as_fd(), length, true).unwrap_err();
+        assert!(matches!(ours, SegmentError::Refused { call: "mmap", .. }), "{ours:?}");
+        let theirs = map_peers(to_read.as_fd(), length, true).unwrap_err();
+        assert!(matches!(theirs, SegmentError::WrongAccess { .. }), "{theirs:?}");
+    }
 }

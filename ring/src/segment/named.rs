@@ -46,7 +46,7 @@ use nix::unistd::geteuid;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use super::{
-    Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, errno_of, map, page_size,
+    Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, errno_of, map, map_peers, page_size,
     reserve_pages, whole_pages,
 };
 
@@ -201,7 +201,7 @@ impl Backend for Named {
         let status = fstat(&descriptor).map_err(|errno| SegmentError::of("fstat", errno, 0))?;
         let length = u64::try_from(status.st_size).unwrap_or(0);
         bounds.check(length)?;
-        let map = map(descriptor.as_fd(), length, writable)?;
+        let map = map_peers(descriptor.as_fd(), length, writable)?;
         Ok(Segment::new(Hold::Peer { map, writable }))
     }
 }
