@@ -20,10 +20,8 @@ fn campaign() -> Option<Campaign> {
     Some(Campaign {
         program: Program { path: ACTOR.into(), arguments: Vec::new() },
         phases: PHASES.to_vec(),
-        stride: 1,
-        offset: 0,
         first_only: true,
-        only: None,
+        call: None,
         verbose: false,
         bound: CAMPAIGN_BOUND,
     })

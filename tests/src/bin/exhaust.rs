@@ -1,7 +1,7 @@
 //! Lets every system call of every path fail, one after the other, and says what came of it.
 //!
 //! ```text
-//! cargo run --release -p hivemind-tests --bin exhaust -- [--phase NAME,...] [--call N] [--stride N] [--first] [--verbose]
+//! cargo run --release -p hivemind-tests --bin exhaust -- [--phase NAME,...] [--call NAME] [--first] [--verbose]
 //! ```
 //! The exit status is 0 only if everything held. See `hivemind_tests::exhaust`.
 
@@ -14,15 +14,9 @@ struct Arguments {
     /// Only these paths, with commas between them.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     phase: Vec<String>,
-    /// Only the call of this number.
-    #[arg(long, value_name = "N")]
-    call: Option<usize>,
-    /// Only every that many calls.
-    #[arg(long, default_value_t = 1)]
-    stride: usize,
-    /// Begin with this one of a stride.
-    #[arg(long, default_value_t = 0)]
-    offset: usize,
+    /// Only calls of this name.
+    #[arg(long, value_name = "NAME")]
+    call: Option<String>,
     /// Only the first errno of each call, and once.
     #[arg(long)]
     first: bool,
@@ -75,10 +69,8 @@ fn main() -> ExitCode {
             arguments: vec!["--part=actor".to_owned()],
         },
         phases: PHASES.iter().copied().filter(|phase| wanted(phase.name())).collect(),
-        stride: arguments.stride.max(1),
-        offset: arguments.offset,
         first_only: arguments.first,
-        only: arguments.call,
+        call: arguments.call,
         verbose: arguments.verbose,
         bound: Duration::from_secs_f64(arguments.minutes * 60.0),
     });

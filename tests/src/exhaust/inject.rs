@@ -6,22 +6,25 @@
 //!                                                           └ at the entry: number = -1, so the kernel makes no call;
 //!                                                             at the exit: the result is the errno
 //! ```
-//! Only calls that can fail ([`super::calls`]) are counted, over all threads in the order in which the kernel reports them. A
+//! Only calls that can fail ([`super::calls`]) are counted, each name for itself, over all threads in the order in which the kernel
+//! reports them: "the third `mmap`" is the same one in nearly every run, "the 30th call" is not, as threads overtake each other. A
 //! thread counts from the moment it has its name: before, it is the start of a thread in the language's own library.
 
-use super::calls::{Call, Fault, Kind, judge, lasts};
+use super::calls::{Call, Fault, Kind, judge};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// What is to fail.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Which of the calls that can fail, from 1.
+    /// The name of the call, and
+    pub name: &'static str,
+    /// which of them, from 1.
     pub nth: usize,
     /// Which of its faults, from 0.
     pub choice: usize,
@@ -32,11 +35,11 @@ pub struct Plan {
 /// What was seen within the window.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Calls that could have failed.
-    pub calls: usize,
-    /// The name of call N, and how many faults it has; `None`: there were fewer calls.
-    pub nth: Option<(&'static str, usize)>,
-    /// What failed, and how; `None`: it has fewer faults than `choice`.
+    /// Calls that could have failed, by name.
+    pub calls: BTreeMap<&'static str, usize>,
+    /// How many faults call N has; `None`: there were fewer calls.
+    pub faults: Option<usize>,
+    /// How it failed.
     pub fault: Option<Fault>,
     /// How many calls were made to fail.
     pub injected: usize,
@@ -220,19 +223,16 @@ impl Injector {
                 return None;
             }
         };
-        self.seen.calls += 1;
-        let plan = self.plan?;
-        if self.seen.calls == plan.nth {
-            self.seen.nth = Some((name, faults.len()));
+        let count = self.seen.calls.entry(name).or_default();
+        *count += 1;
+        let plan = self.plan.filter(|plan| plan.name == name)?;
+        if *count == plan.nth {
+            self.seen.faults = Some(faults.len());
             self.seen.fault = faults.get(plan.choice).copied();
-        } else if !(plan.lasting && self.seen.nth.is_some_and(|(first, _)| first == name)) {
+        } else if *count < plan.nth || !plan.lasting {
             return None;
         }
         let fault = self.seen.fault?;
-        // Two runs are not alike: in this one call N may be another, with a fault that passes.
-        if self.seen.calls > plan.nth && !lasts(fault) {
-            return None;
-        }
         self.seen.injected += 1;
         Some(fault)
     }

@@ -1,10 +1,10 @@
 //! Things run out, one call at a time: every system call of a path that can fail is made to fail, in every way it can.
 //!
 //! ```text
-//! for each phase, for N = 1, 2, …, for each errno of call N        a new process each time, the victim
+//! for each phase, for each name of a call, for N = 1, 2, …, for each errno        a new process each time, the victim
 //!     prepare ─▶ act, and call N fails ([`inject`]) ─▶ verdict ─▶ act again, and it works ─▶ drop all ─▶ nothing is left over
 //! ```
-//! until a run has fewer than N calls. Some faults last: then all calls of the same name fail from the Nth on, as they do when a
+//! until three runs have fewer than N calls of that name. Some faults last: then all calls of the same name fail from the Nth on, as they do when a
 //! limit is reached.
 //!
 //! The victim must say a typed error that tells what to do, or succeed all the same. It may not panic, abort, get a signal or
@@ -20,12 +20,15 @@ pub mod stage;
 
 use crate::hive::{Actor, joining};
 use crate::order::{Failure, Join, Order};
-use calls::lasts;
+use calls::{Fault, lasts};
 use inject::{Injector, Plan, Seen};
+use nix::errno::Errno;
 use phase::Phase;
 use report::{Report, Row};
 use stage::{Belongings, Program, Stage};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +41,8 @@ const HANG: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The patience of a victim for whom something fails for good.
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
-/// More calls than any path makes: the bound of the loop over N.
-const MOST_CALLS: usize = 2000;
+/// More calls of one name than any path makes: the bound of the loop over N.
+const MOST_CALLS: usize = 500;
 /// So many findings of one path are enough for a day; the bystanders may be in disarray by then.
 const MOST_FINDINGS: usize = 8;
 /// After so many runs with fewer than N calls a path has no call N.
@@ -56,14 +59,10 @@ pub struct Campaign {
     pub program: Program,
     /// The paths.
     pub phases: Vec<Phase>,
-    /// Only every that many cases, and
-    pub stride: usize,
-    /// from here on.
-    pub offset: usize,
     /// Only the first errno of each call, and no faults that last.
     pub first_only: bool,
-    /// Only call N.
-    pub only: Option<usize>,
+    /// Only calls of this name.
+    pub call: Option<String>,
     /// Say each case.
     pub verbose: bool,
     /// End after so long, and say what was left out.
@@ -104,90 +103,116 @@ fn run_phase(campaign: &Campaign, stage: &Stage, phase: Phase, begun: Instant, r
     let clean =
         normal.run(None).unwrap_or_else(|fault| panic!("{} with nothing that fails: {fault}", phase.name()));
     let root_had = stage.root_pid().and_then(Belongings::of);
-    row.calls = clean.seen.calls;
+    row.calls = clean.seen.calls.values().sum();
     report.note(&clean.seen);
     let case = Case { expected: Some(clean.left), root_had, ..normal };
-    let mut number = campaign.offset;
-    let range = campaign.only.map_or(1..MOST_CALLS, |only| only..only + 1);
-    'calls: for nth in range {
-        let (mut choice, mut lasting) = (0, false);
-        // Two runs are not alike: call N may be another in the next one, with more faults, or there may be more calls.
-        let (mut most, mut ends) = (1, 0);
-        loop {
-            let is_wanted = number.is_multiple_of(campaign.stride);
-            number += 1;
-            if begun.elapsed() > campaign.bound {
-                row.left_out = true;
-                break 'calls;
-            }
-            if !is_wanted {
-                // What was left out is not known either; its number of errnos is that of the next run.
-                if nth > clean.seen.calls {
-                    break 'calls;
-                }
-                break;
-            }
-            let ran = case.run(Some(Plan { nth, choice, lasting }));
-            let next = match ran {
-                Ok(ran) => {
-                    report.note(&ran.seen);
-                    let Some((name, faults)) = ran.seen.nth else {
-                        ends += 1;
-                        if ends == SHORT_RUNS {
-                            break 'calls;
-                        }
-                        continue;
-                    };
-                    row.enter(name, &ran);
-                    if campaign.verbose {
-                        eprintln!(
-                            "{} {nth} {name} {:?}{}: {}",
-                            phase.name(),
-                            ran.seen.fault,
-                            if lasting { " lasting" } else { "" },
-                            ran.words()
-                        );
-                    }
-                    (faults, ran.seen.fault)
-                }
-                Err(finding) => {
-                    row.findings += 1;
-                    let text = format!(
-                        "{} --phase {} --call {nth} (choice {choice}{}): {finding}",
-                        phase.name(),
-                        phase.name(),
-                        if lasting { ", lasting" } else { "" }
-                    );
-                    eprintln!("FINDING {text}");
-                    report.findings.push(text);
-                    row.injected += 1;
-                    if row.findings == MOST_FINDINGS {
-                        row.left_out = true;
-                        break 'calls;
-                    }
-                    // How many faults the call has is not known; the next run shows.
-                    (choice + 2, None)
-                }
-            };
-            if campaign.first_only {
-                break;
-            }
-            // A limit that is reached stays reached; interruptions and refusals do not need to.
-            if !lasting && next.1.is_some_and(lasts) {
-                lasting = true;
-                continue;
-            }
-            (choice, lasting) = (choice + 1, false);
-            most = most.max(next.0);
-            if choice >= most {
-                break;
-            }
+    // Names of calls that were seen in any run, and those that are done with.
+    let mut names: BTreeSet<&'static str> = clean.seen.calls.keys().copied().collect();
+    let mut done = BTreeSet::new();
+    // Bounded by the number of names.
+    while let Some(&name) = names.iter().find(|name| !done.contains(*name)) {
+        done.insert(name);
+        let wanted = |only: &String| name == only.as_str();
+        if campaign.call.as_ref().is_some_and(|only| !wanted(only)) {
+            continue;
+        }
+        let mut trial =
+            Trial { campaign, case: &case, name, begun, row: &mut row, report, names: &mut names };
+        if trial.all_of_this_name().is_break() {
+            row.left_out = true;
+            break;
         }
     }
     if let Err(harm) = stage.look_at_traffic() {
         report.findings.push(format!("{}: {harm}", phase.name()));
     }
     row
+}
+
+/// All calls of one name on one path.
+struct Trial<'campaign> {
+    campaign: &'campaign Campaign,
+    case: &'campaign Case<'campaign>,
+    name: &'static str,
+    begun: Instant,
+    row: &'campaign mut Row,
+    report: &'campaign mut Report,
+    names: &'campaign mut BTreeSet<&'static str>,
+}
+
+impl Trial<'_> {
+    /// Breaks when there is no time left, or too much to be told.
+    fn all_of_this_name(&mut self) -> ControlFlow<()> {
+        let mut short_runs = 0;
+        for nth in 1..MOST_CALLS {
+            let (mut choice, mut lasting, mut faults) = (0, false, 1);
+            while choice < faults {
+                let name = self.name;
+                match self.once(Plan { name, nth, choice, lasting })? {
+                    Some((count, fault)) => {
+                        short_runs = 0;
+                        faults = count;
+                        // A limit that is reached stays reached; an interruption does not.
+                        if !lasting && !self.campaign.first_only && lasts(fault) {
+                            lasting = true;
+                            continue;
+                        }
+                    }
+                    // Two runs are not alike: the next may have more calls.
+                    None => {
+                        short_runs += 1;
+                        if short_runs == SHORT_RUNS {
+                            return ControlFlow::Continue(());
+                        }
+                        continue;
+                    }
+                }
+                if self.campaign.first_only {
+                    break;
+                }
+                (choice, lasting) = (choice + 1, false);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Runs one case. The number of the call's faults, and the one that it had; `None`: there was no such call.
+    fn once(&mut self, plan: Plan) -> ControlFlow<(), Option<(usize, Fault)>> {
+        if self.begun.elapsed() > self.campaign.bound {
+            return ControlFlow::Break(());
+        }
+        let phase = self.case.phase.name();
+        let Plan { name, nth, choice, lasting } = plan;
+        let lasts = if lasting { ", lasting" } else { "" };
+        match self.case.run(Some(plan)) {
+            Ok(ran) => {
+                self.report.note(&ran.seen);
+                self.names.extend(ran.seen.calls.keys());
+                let Some((faults, fault)) = ran.seen.faults.zip(ran.seen.fault) else {
+                    return ControlFlow::Continue(None);
+                };
+                self.row.enter(name, &ran);
+                if self.campaign.verbose {
+                    eprintln!("{phase}: {name} {nth} {fault:?}{lasts}: {}", ran.words());
+                }
+                ControlFlow::Continue(Some((faults, fault)))
+            }
+            Err(finding) => {
+                let text = format!(
+                    "--phase {phase} --call '{name}', number {nth}, fault {choice}{lasts}: {finding}"
+                );
+                eprintln!("FINDING {text}");
+                self.report.findings.push(text);
+                self.row.findings += 1;
+                self.row.injected += 1;
+                if self.row.findings == MOST_FINDINGS {
+                    return ControlFlow::Break(());
+                }
+                // How many faults the call has is not known; the next run tells.
+                ControlFlow::Continue(Some((choice + 2, Fault::Errno(Errno::EINTR))))
+            }
+        }
+    }
 }
 
 struct Case<'stage> {
@@ -275,8 +300,9 @@ impl Case<'_> {
         let begun = Instant::now();
         let seen = injector.run(|| phase.meanwhile(stage));
         let took = begun.elapsed();
+        let at = format!("{:?}", seen.fault);
         if let Some(ended) = &seen.ended {
-            return Err(format!("it ended with {ended} at {:?} of {:?}", seen.fault, seen.nth));
+            return Err(format!("it ended with {ended} at {at}"));
         }
         if !seen.unknown.is_empty() {
             return Err(format!(
@@ -284,7 +310,6 @@ impl Case<'_> {
                 seen.unknown
             ));
         }
-        let at = format!("{:?} of {:?}", seen.fault, seen.nth.map(|(name, _)| name));
         *self.at.borrow_mut() = at.clone();
         let outcome = victim.answer();
         let theirs = phase.aftermath(stage, &outcome).map_err(|finding| format!("{at}: {finding}"))?;
