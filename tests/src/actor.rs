@@ -15,6 +15,7 @@ use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::SessionError;
+use memmap2::{Mmap, MmapMut};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -54,6 +55,8 @@ struct Actor {
     publishers: Vec<Option<Outlet>>,
     subscribers: Vec<Option<Intake>>,
     held: Vec<HeldSample>,
+    /// Mappings that are only there to be there.
+    ballast: Vec<Mmap>,
     root: Option<(StopHandle, JoinHandle<()>)>,
 }
 
@@ -245,6 +248,14 @@ impl Actor {
                     .expect("statm begins with pages");
                 limit(Resource::RLIMIT_AS, pages * 4096 + spare)
             }
+            Order::LimitThreads { user, limit: bound } => {
+                if nix::unistd::geteuid().as_raw() != user {
+                    nix::unistd::setgid(user.into()).map_err(failure)?;
+                    nix::unistd::setuid(user.into()).map_err(failure)?;
+                }
+                limit(Resource::RLIMIT_NPROC, bound)
+            }
+            Order::FillMappings { spare } => self.fill_mappings(spare),
             Order::LimitFiles { bytes } => limit(Resource::RLIMIT_FSIZE, bytes),
             Order::Belongings => belongings(),
             Order::Tamper { service } => {
@@ -252,6 +263,31 @@ impl Actor {
                 Ok(Answer::Attempts(crate::tamper::tamper(folder.as_ref(), &service)))
             }
         }
+    }
+
+    fn fill_mappings(&mut self, spare: Option<usize>) -> Result<Answer, Failure> {
+        let Some(spare) = spare else {
+            self.ballast = Vec::new();
+            return Ok(Answer::Done);
+        };
+        let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").map_err(failure)?;
+        // Its memory before the mappings: later there is none for it.
+        let most = most.trim().parse().map_err(failure)?;
+        self.ballast.reserve_exact(most);
+        // Neighbours that are alike would become one, so they differ. Bounded by the kernel, and by what it says it allows.
+        for number in 0..most {
+            let Ok(map) = MmapMut::map_anon(4096) else { break };
+            if number % 2 == 1 {
+                // It was a neighbour of its kind for a moment, and now would be one more.
+                let Ok(map) = map.make_read_only() else { break };
+                self.ballast.push(map);
+            } else {
+                let Ok(map) = map.make_exec() else { break };
+                self.ballast.push(map);
+            }
+        }
+        self.ballast.truncate(self.ballast.len().saturating_sub(spare));
+        Ok(Answer::Number(self.ballast.len() as u64))
     }
 
     fn node(&self) -> Result<&Node, Failure> {

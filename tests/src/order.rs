@@ -153,6 +153,18 @@ pub enum Order {
         /// So many more.
         spare: u64,
     },
+    /// Become this user for good, who may have no more than so many threads and processes.
+    LimitThreads {
+        /// The user.
+        user: u32,
+        /// So many, over all its processes.
+        limit: u64,
+    },
+    /// Map so much that only so many mappings more are possible; `None`: unmap all of that.
+    FillMappings {
+        /// So many.
+        spare: Option<usize>,
+    },
     /// From now on, have no file longer than so many bytes.
     LimitFiles {
         /// So many.

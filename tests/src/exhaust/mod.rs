@@ -7,7 +7,7 @@
 //! until three runs have fewer than N calls of that name. Some faults last: then all calls of the same name fail from the Nth on, as they do when a
 //! limit is reached.
 //!
-//! The victim must say a typed error that tells what to do, or succeed all the same. It may not panic, abort, get a signal or
+//! The victim must say a typed error that tells what to do, or succeed all the same; what failed once may not cost all its patience. It may not panic, abort, get a signal or
 //! hang; the same must work afterwards; descriptors, shared mappings and threads must be what they are when nothing fails; a
 //! publisher and a subscriber in other processes must not notice; the root must keep no descriptor. [`calls`] says which calls
 //! are let through, and why.
@@ -321,6 +321,9 @@ impl Case<'_> {
             if !says_what_to_do(&failure.text) {
                 return Err(format!("{at}: the error does not say what to do: {failure:?}"));
             }
+        }
+        if plan.is_some_and(|plan| !plan.lasting) && took >= PATIENCE {
+            return Err(format!("{at}, once, and it waited for {took:?}: {failure:?}"));
         }
         // What lasts ends here: the limit was raised.
         let again = |failure: Failure| format!("{at}, then without a fault: {failure:?}");
