@@ -34,7 +34,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// The longest description of a type, in bytes.
@@ -423,6 +423,8 @@ pub enum ToNode {
         subscriber: u32,
         /// Who writes.
         publisher: EndId,
+        /// The publisher's user, as the kernel told the root: never as the publisher says.
+        user: u32,
         /// The first sequence number to read.
         start: u64,
         /// The ring segment.
@@ -930,6 +932,7 @@ mod tests {
         let message = ToNode::Attached {
             subscriber: 1,
             publisher: EndId { node: 2, index: 3 },
+            user: 1000,
             start: 4,
             ring: Carrier::Descriptor,
             bells: Carrier::Named("bells".into()),

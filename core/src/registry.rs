@@ -899,6 +899,7 @@ impl Registry {
         let message = ToNode::Attached {
             subscriber: pair.subscriber.index,
             publisher: pair.publisher,
+            user: self.clients[&client].credentials.user,
             start,
             ring,
             bells,

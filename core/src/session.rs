@@ -185,6 +185,8 @@ pub struct AttachedTo {
     pub subscriber: u32,
     /// The publisher.
     pub publisher: EndId,
+    /// Its user, as the kernel told the root.
+    pub user: u32,
     /// The first sequence number to read.
     pub start: u64,
     /// The ring segment.

@@ -4,6 +4,7 @@ use crate::error::{RecvError, SubscriberError, WaitError};
 use crate::node::Inner;
 use crate::sample::Origin;
 use crate::subscriber::{ConnectionStatus, Intake, Patience};
+use crate::trust::Trust;
 use hivemind_core::schema::{DecodeError, Schema};
 use hivemind_ring::archive::Message as Arrived;
 use std::collections::HashMap;
@@ -13,14 +14,16 @@ use std::time::Duration;
 /// Most schemas that are kept decoded.
 const SCHEMAS_MAX: usize = 1024;
 
-/// Receives messages of any type; each comes with the schema of its service.
+/// Receives messages of any type; each comes with the schema of its service. Reads in place from publishers of the same user, and
+/// copies the messages of others first ([`Trust::SameUser`]).
 pub struct DynamicSubscriber {
     intake: Intake,
     /// Decoded schemas, by their bytes.
     schemas: HashMap<Vec<u8>, Arc<Schema>>,
 }
 
-/// A received message of any type. As with [`crate::Sample`], its memory stays pinned until it is dropped.
+/// A received message of any type. As with [`crate::Sample`], its memory stays pinned until it is dropped, unless it was
+/// copied.
 #[derive(Debug)]
 pub struct DynamicSample {
     arrived: Arrived,
@@ -30,7 +33,7 @@ pub struct DynamicSample {
 
 impl DynamicSubscriber {
     pub(crate) fn create(inner: &Arc<Inner>, filter: &str) -> Result<Self, SubscriberError> {
-        let intake = Intake::create(inner, filter, None, Duration::ZERO)?;
+        let intake = Intake::create(inner, filter, None, Duration::ZERO, Trust::SameUser)?;
         Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
     }
 

@@ -199,6 +199,19 @@ pub enum RecvError {
         /// What is wrong.
         reason: String,
     },
+    /// There was no memory for the copy of a message of a publisher that is not trusted. The message counts as lost. Free memory, raise
+    /// the limit of this process, or (if the publisher is to be trusted) subscribe with [`crate::Trust::Everybody`].
+    #[error(
+        "message {sequence} of {service} is lost: there is no memory for a copy of its {bytes} bytes; free some, or raise the limit"
+    )]
+    NotCopied {
+        /// The service.
+        service: ServiceName,
+        /// Number of the message.
+        sequence: u64,
+        /// Its length.
+        bytes: usize,
+    },
     /// A publisher's memory or message is not what it must be. This subscriber has detached from it and goes on with the
     /// others; look at that publisher.
     #[error("detached from publisher {publisher} of {service}: {reason}; look at that publisher")]

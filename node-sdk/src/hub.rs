@@ -9,6 +9,7 @@
 //! another layer runs.
 
 use crate::sample::Origin;
+use crate::trust::Trust;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
 use hivemind_core::session::{
@@ -69,6 +70,7 @@ pub(crate) struct PublisherEnd {
 pub(crate) struct SubscriberEnd {
     pub(crate) demand: Demand,
     pub(crate) seats: Seats<Mapped>,
+    trust: Trust,
     inbox: Mutex<Inbox>,
     /// Counts what was put into the inbox; the subscriber compares it before each look at its readers.
     news: AtomicU64,
@@ -96,6 +98,8 @@ pub(crate) struct Arrival {
     pub(crate) reader: Reader<Mapped>,
     pub(crate) origin: Origin,
     pub(crate) schema: Vec<u8>,
+    /// Its publisher is not trusted.
+    pub(crate) copies: bool,
 }
 
 /// A publisher that was asked to attach this subscriber.
@@ -112,8 +116,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SubscriberEnd {
-    pub(crate) fn new(demand: Demand, seats: Seats<Mapped>) -> Self {
-        SubscriberEnd { demand, seats, inbox: Mutex::default(), news: AtomicU64::new(0) }
+    pub(crate) fn new(demand: Demand, seats: Seats<Mapped>, trust: Trust) -> Self {
+        SubscriberEnd { demand, seats, trust, inbox: Mutex::default(), news: AtomicU64::new(0) }
     }
 
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -367,13 +371,13 @@ impl Hub {
         Ok(seats)
     }
 
-    /// Opens what the publisher's node sent.
+    /// Opens what the publisher's node sent, and says whether its messages are to be copied.
     fn open_ring(
         &self,
         end: &SubscriberEnd,
         pending: &Pending,
         to: AttachedTo,
-    ) -> Result<Reader<Mapped>, String> {
+    ) -> Result<(Reader<Mapped>, bool), String> {
         let announced = Announced {
             node: to.publisher.node,
             index: to.publisher.index,
@@ -381,11 +385,13 @@ impl Hub {
         };
         let ring =
             MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
+        let copies = !end.trust.covers(to.user, ring.segment().maker());
         let bells = self.peer_bells(to.publisher.node, to.bells)?;
         let (_, _, line) = ring.publisher();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
-            .map_err(|error| error.to_string())
+        let reader = Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
+            .map_err(|error| error.to_string())?;
+        Ok((reader, copies))
     }
 }
 
@@ -463,9 +469,10 @@ impl NodeSide for Hub {
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
         let publisher = a.publisher;
         match self.open_ring(&end, &pending, a) {
-            Ok(reader) => end.put(|inbox| {
+            Ok((reader, copies)) => end.put(|inbox| {
                 inbox.live.insert(publisher, pending.seat);
-                inbox.arrivals.push(Arrival { reader, origin: pending.origin, schema: pending.schema });
+                let Pending { origin, schema, .. } = pending;
+                inbox.arrivals.push(Arrival { reader, origin, schema, copies });
             }),
             Err(reason) => {
                 end.seats.leave(pending.seat);

@@ -74,6 +74,7 @@ mod run;
 mod sample;
 mod service;
 mod subscriber;
+mod trust;
 
 pub use dynamic::{DynamicSample, DynamicSubscriber};
 pub use error::{
@@ -95,3 +96,4 @@ pub use run::StopHandle;
 pub use sample::{Origin, Sample};
 pub use service::{Leaving, Service, ServiceError};
 pub use subscriber::{ConnectionStatus, Drain, Skipped, Subscriber, SubscriberBuilder};
+pub use trust::Trust;

@@ -20,7 +20,8 @@ pub struct Origin {
 /// A received message, readable in place until dropped. It dereferences to the archived type (or to `[u8]`).
 ///
 /// A message that lies in a chunk of its publisher stays pinned there as long as the sample lives, also when the publisher
-/// is gone; at most [`hivemind_ring::layout::PINS`] samples of one publisher can be held so. May be sent to other threads.
+/// is gone; at most [`hivemind_ring::layout::PINS`] samples of one publisher can be held so. A message of a publisher that is not
+/// trusted (see [`crate::Trust`]) was copied instead, and is memory of this process alone. May be sent to other threads.
 // In this order: what moves in pieces of 16 bytes comes before the tag of an `Option` around it.
 #[repr(C)]
 pub struct Sample<T: Message + ?Sized> {

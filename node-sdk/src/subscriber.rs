@@ -5,11 +5,12 @@ use crate::hub::{Arrival, SubscriberEnd};
 use crate::message::Message;
 use crate::node::Inner;
 use crate::sample::{Origin, Sample};
+use crate::trust::Trust;
 use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Demand, EndId, Expected};
 use hivemind_core::schema::Schema;
-use hivemind_ring::archive::{InvalidArchive, Message as Arrived};
+use hivemind_ring::archive::{InvalidArchive, Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
@@ -45,6 +46,7 @@ pub struct SubscriberBuilder<T: ?Sized> {
     inner: Arc<Inner>,
     filter: String,
     spin: Duration,
+    trust: Trust,
     message: PhantomData<fn() -> Box<T>>,
 }
 
@@ -70,17 +72,33 @@ pub struct ConnectionStatus {
     pub lost: u64,
     /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it was at fault).
     pub ended: bool,
+    /// Whether messages are copied before they are read, because their publisher is not trusted (see [`Trust`]).
+    pub copies: bool,
 }
 
 impl<T: Message + ?Sized> SubscriberBuilder<T> {
     pub(crate) fn new(inner: Arc<Inner>, filter: &str) -> Self {
-        SubscriberBuilder { inner, filter: filter.to_owned(), spin: SPIN, message: PhantomData }
+        SubscriberBuilder {
+            inner,
+            filter: filter.to_owned(),
+            spin: SPIN,
+            trust: Trust::default(),
+            message: PhantomData,
+        }
     }
 
     /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps after a few dozen looks.
     #[must_use]
     pub fn spin(mut self, duration: Duration) -> Self {
         self.spin = duration;
+        self
+    }
+
+    /// Whose messages are read in place; those of all others are copied first. Default: publishers of the same user
+    /// ([`Trust::SameUser`]).
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
         self
     }
 
@@ -92,7 +110,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         let schema = Schema::try_of::<T>()
             .map_err(|source| SubscriberError::Type { type_name: std::any::type_name::<T>(), source })?;
         let expected = Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() };
-        let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin)?;
+        let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin, self.trust)?;
         Ok(Subscriber { intake, message: PhantomData })
     }
 }
@@ -132,6 +150,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
             };
         }
         if let Some((turn, held)) = self.intake.poll_held() {
+            if self.intake.connections[turn].copies {
+                return self.sample_of_copy(turn, held.into());
+            }
             return self.sample(turn, T::check(held.into()));
         }
         if self.intake.is_idle() { Ok(None) } else { self.try_recv_any() }
@@ -147,6 +168,13 @@ impl<T: Message + ?Sized> Subscriber<T> {
             Ok(held) => Ok(Some(Sample { origin: self.intake.connections[turn].origin, held })),
             Err(error) => Err(self.intake.cut_off_for(turn, &error)),
         }
+    }
+
+    /// The way of a message whose publisher is not trusted.
+    #[inline(never)]
+    fn sample_of_copy(&mut self, turn: usize, arrived: Arrived) -> Result<Option<Sample<T>>, RecvError> {
+        let Some((turn, copy)) = self.intake.copied(turn, arrived)? else { return Ok(None) };
+        self.sample(turn, T::check(copy))
     }
 
     /// The long way through [`Subscriber::try_recv`].
@@ -317,7 +345,9 @@ pub(crate) struct Connection {
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
-    /// Messages that were read and are not what they must be.
+    /// Its publisher is not trusted: messages are copied out of its memory before they are looked at.
+    copies: bool,
+    /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
 }
 
@@ -337,6 +367,7 @@ impl Connection {
             received: self.received(),
             lost: self.lost(),
             ended,
+            copies: self.copies,
         }
     }
 }
@@ -347,6 +378,7 @@ impl Intake {
         filter: &str,
         expected: Option<Expected>,
         spin: Duration,
+        trust: Trust,
     ) -> Result<Self, SubscriberError> {
         let filter = Filter::parse(filter)?;
         let hub = &inner.hub;
@@ -355,7 +387,7 @@ impl Intake {
         inner.session().demand_while(demand.clone(), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
-            let end = Arc::new(SubscriberEnd::new(demand, seats));
+            let end = Arc::new(SubscriberEnd::new(demand, seats, trust));
             hub.add_subscriber(index, Arc::clone(&end));
             // From here on drop takes it back, also when the root refuses.
             Ok(Intake {
@@ -443,6 +475,7 @@ impl Intake {
             let turn = self.turn;
             self.turn += 1;
             match self.connections[turn].reader.poll() {
+                Ok(Some(taken)) if self.connections[turn].copies => return self.copied(turn, taken.into()),
                 Ok(Some(taken)) => return Ok(Some((turn, taken.into()))),
                 Ok(None) => {}
                 Err(error) => return Err(self.trouble(turn, &error)),
@@ -450,6 +483,20 @@ impl Intake {
         }
         self.looks += IDLE_LOOKS;
         Ok(None)
+    }
+
+    /// A copy of a message whose publisher is not trusted.
+    #[inline(never)]
+    fn copied(&mut self, turn: usize, arrived: Arrived) -> Result<Option<(usize, Arrived)>, RecvError> {
+        match arrived.into_copy() {
+            Ok(copy) => Ok(Some((turn, copy))),
+            Err(NoCopy { sequence, length: bytes }) => {
+                let connection = &mut self.connections[turn];
+                connection.invalid += 1;
+                let service = connection.origin.service.clone();
+                Err(RecvError::NotCopied { service, sequence, bytes })
+            }
+        }
     }
 
     /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
@@ -526,8 +573,8 @@ impl Intake {
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, schema } in arrivals {
-            self.connections.push(Connection { reader, origin, schema, gone: false, invalid: 0 });
+        for Arrival { reader, origin, schema, copies } in arrivals {
+            self.connections.push(Connection { reader, origin, schema, gone: false, copies, invalid: 0 });
         }
         for connection in &mut self.connections {
             connection.gone |= gone.contains(&connection.origin.publisher.node);

@@ -5,7 +5,8 @@
 //!
 //! What validation proves of memory that its publisher could still change is said in the design: nothing. A publisher of
 //! the same user that rewrites its committed memory on purpose can break a reader that reads in place; the kernel keeps everybody else
-//! from doing so. Where publishers are not trusted, copy the bytes first ([`Message::into_copy`]) and check the copy.
+//! from doing so. Where publishers are not trusted, copy the bytes first ([`Message::into_copy`]) and check the copy: every byte
+//! is read once, whatever its publisher does meanwhile is in the copy or is not, and what was checked does not change any more.
 
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, KIND_CHUNK, stamp};
 use crate::line::Line;
@@ -13,19 +14,20 @@ use crate::memory::Memory;
 use crate::reader::{Held, Pin, Taken};
 use crate::writer::Writer;
 use crate::{allocator, mapped::Mapped};
-use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator};
+use rkyv::api::low::{LowDeserializer, LowSerializer};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::{Failure, Source};
+use rkyv::rancor::{Failure, Source, Strategy, fail};
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::writer::Buffer;
 use rkyv::ser::{Positional, Writer as WriteBytes};
-use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::{ArchiveContext, Validator};
 use rkyv::{Archive, Deserialize, Portable, Serialize};
+use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::num::NonZeroUsize;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 /// What serializes a message: straight into a slice, with scratch memory that is kept between messages.
@@ -33,7 +35,7 @@ pub type Archiver<'buffer, 'scratch> = LowSerializer<Buffer<'buffer>, ArenaHandl
 /// What finds out how long an archive would be.
 pub type Measurer<'scratch> = LowSerializer<Measure, ArenaHandle<'scratch>, Failure>;
 /// What validates an archive.
-pub type Checker<'bytes> = LowValidator<'bytes, Failure>;
+pub type Checker<'bytes> = Strategy<Validator<Bounds<'bytes>, ()>, Failure>;
 /// What turns an archive back into the type.
 pub type Unarchiver = LowDeserializer<Failure>;
 
@@ -137,10 +139,17 @@ struct Chunk {
 /// A message that was copied to memory of this process.
 #[repr(C, align(16))]
 struct Copied {
-    copy: Box<rkyv::util::AlignedVec>,
-    unused: [MaybeUninit<u64>; INLINE_WORDS - 1],
+    pieces: Box<[Piece]>,
+    length: u64,
+    unused: [MaybeUninit<u64>; INLINE_WORDS - 3],
     stamp: u64,
 }
+
+/// What a copy is made of: so it is aligned as messages are.
+#[repr(C, align(16))]
+struct Piece([u64; PIECE_WORDS]);
+
+const PIECE_WORDS: usize = ALIGNMENT / 8;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
@@ -153,6 +162,7 @@ const _: () = {
     assert!(size_of::<Chunk>() == size_of::<Line>());
     assert!(size_of::<Copied>() == size_of::<Line>());
     assert!(size_of::<Stamped>() == size_of::<Line>());
+    assert!(size_of::<Piece>() == ALIGNMENT && align_of::<Piece>() == ALIGNMENT);
 };
 
 // SAFETY: a chunk is read only, from wherever (see `Held`); lines and copies are plain values.
@@ -250,7 +260,10 @@ impl<M: Memory> Message<M> {
             KIND_COPY => {
                 // SAFETY: of this kind, so this is what was stored.
                 let copied = unsafe { &self.content.copy };
-                &copied.copy
+                let start: *const u8 = copied.pieces.as_ptr().cast();
+                // SAFETY: in bounds: there are pieces for so many bytes (see `into_copy`), all initialised; alive and not written:
+                // they belong to self.
+                unsafe { std::slice::from_raw_parts(start, copied.length as usize) }
             }
             _ => {
                 // SAFETY: of no other kind, so this is what was stored.
@@ -260,17 +273,24 @@ impl<M: Memory> Message<M> {
         }
     }
 
-    /// Copies the bytes out of shared memory and lets the chunk go. Allocates.
-    #[must_use]
-    pub fn into_copy(self) -> Self {
+    /// Copies the bytes out of shared memory, each read once, and lets the chunk go. Allocates as many as the message has, at most
+    /// [`crate::layout::MESSAGE_BYTES_MAX`]; a message that is in this process already stays where it is.
+    ///
+    /// # Errors
+    /// [`NoCopy`] when there is no memory. The chunk is let go then, too.
+    pub fn into_copy(self) -> Result<Self, NoCopy> {
         if !self.is_held() {
-            return self;
+            return Ok(self);
         }
-        let mut copy = rkyv::util::AlignedVec::with_capacity(self.bytes().len());
-        copy.extend_from_slice(self.bytes());
-        let stamp = stamp(self.sequence(), KIND_COPY);
-        let copied = Copied { copy: Box::new(copy), unused: [MaybeUninit::uninit(); _], stamp };
-        Message::new(Content { copy: ManuallyDrop::new(copied) })
+        // SAFETY: of this kind, so this is what was stored.
+        let chunk = unsafe { &self.content.chunk };
+        let (start, length) = (chunk.start, chunk.length);
+        // SAFETY: in bounds: checked against the chunk memory by the poll; aligned: to a line, by the same; alive: the pin keeps the ring
+        // mapped, and `self` is there until the end.
+        let pieces = unsafe { copy_out(start, length as usize) };
+        let pieces = pieces.ok_or(NoCopy { sequence: self.sequence(), length: length as usize })?;
+        let (stamp, unused) = (stamp(self.sequence(), KIND_COPY), [MaybeUninit::uninit(); _]);
+        Ok(Message::new(Content { copy: ManuallyDrop::new(Copied { pieces, length, unused, stamp }) }))
     }
 
     /// Whether the message lies in shared memory, pinned.
@@ -293,6 +313,49 @@ impl<M: Memory> Message<M> {
             unsafe { ManuallyDrop::drop(copied) }
         }
     }
+}
+
+/// There is no memory for a copy of a message. Free some, or raise the limit of this process or container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no memory for a copy of message {sequence}, {length} bytes; free some, or raise the limit of this process or container"
+)]
+pub struct NoCopy {
+    /// Number of the message.
+    pub sequence: u64,
+    /// Its length in bytes.
+    pub length: usize,
+}
+
+/// Copies memory that its owner may be changing. `None`: there is no memory for the copy.
+///
+/// # Safety
+/// `start` is aligned to 8, and so many bytes from there are mapped and stay so.
+unsafe fn copy_out(start: NonNull<u8>, length: usize) -> Option<Box<[Piece]>> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    pieces.try_reserve_exact(length.div_ceil(ALIGNMENT)).ok()?;
+    let whole = length / ALIGNMENT;
+    pieces.extend((0..whole).map(|piece| {
+        Piece(std::array::from_fn(|word| {
+            // SAFETY: in bounds: word `word` of a whole piece before `length`.
+            let from = unsafe { start.cast::<u64>().add(piece * PIECE_WORDS + word) };
+            // SAFETY: in bounds and aligned, says the caller; initialised: pages start as zeros. Volatile, so read once and nothing is
+            // assumed of it: another process may be writing, and whatever is found is a valid word.
+            unsafe { from.read_volatile() }
+        }))
+    }));
+    if !length.is_multiple_of(ALIGNMENT) {
+        let mut last = [0; ALIGNMENT];
+        for (place, byte) in last.iter_mut().take(length % ALIGNMENT).enumerate() {
+            // SAFETY: in bounds: before `length`.
+            let from = unsafe { start.add(whole * ALIGNMENT + place) };
+            // SAFETY: as above; bytes need no alignment.
+            *byte = unsafe { from.read_volatile() };
+        }
+        let (words, _) = last.as_chunks();
+        pieces.push(Piece(std::array::from_fn(|word| u64::from_ne_bytes(words[word]))));
+    }
+    Some(pieces.into_boxed_slice())
 }
 
 /// A message that was validated as the archive `A`, readable in place. It may be sent to other threads, or shared with them, if
@@ -372,12 +435,51 @@ impl InvalidArchive {
     }
 }
 
+/// The bounds of an archive while it is validated: rkyv's own, and that nothing in it asks for more alignment than every
+/// message has. A part that does could pass where it lies by chance, and be read after it has moved, with its message, to where
+/// it does not.
+#[derive(Debug)]
+pub struct Bounds<'bytes> {
+    archive: ArchiveValidator<'bytes>,
+}
+
+/// A part of an archive asks for more than [`ALIGNMENT`].
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the archive asks for an alignment of {align}; messages have {ALIGNMENT}")]
+struct TooAligned {
+    align: usize,
+}
+
+// SAFETY: `check_subtree_ptr` says yes only where rkyv's own does, which keeps the promise; the rest is passed on.
+unsafe impl<E: Source> ArchiveContext<E> for Bounds<'_> {
+    #[inline]
+    fn check_subtree_ptr(&mut self, start: *const u8, layout: &Layout) -> Result<(), E> {
+        if layout.align() > ALIGNMENT {
+            fail!(TooAligned { align: layout.align() });
+        }
+        self.archive.check_subtree_ptr(start, layout)
+    }
+
+    #[inline]
+    unsafe fn push_subtree_range(&mut self, root: *const u8, end: *const u8) -> Result<Range<usize>, E> {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.archive.push_subtree_range(root, end) }
+    }
+
+    #[inline]
+    unsafe fn pop_subtree_range(&mut self, range: Range<usize>) -> Result<(), E> {
+        // SAFETY: as above.
+        unsafe { self.archive.pop_subtree_range(range) }
+    }
+}
+
 #[inline(always)]
 fn is_valid<A: Portable + for<'b> CheckBytes<Checker<'b>>>(bytes: &[u8]) -> bool {
     const { assert!(align_of::<A>() <= ALIGNMENT, "messages are aligned to 16 bytes at most") };
     // rkyv counts down from this, also for the root, and says no at one.
     let depth = NonZeroUsize::new(DEPTH_MAX + 2);
-    let mut validator = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), ());
+    let bounds = Bounds { archive: ArchiveValidator::with_max_depth(bytes, depth) };
+    let mut validator = Validator::new(bounds, ());
     rkyv::api::access_with_context::<A, _, Failure>(bytes, &mut validator).is_ok()
 }
 

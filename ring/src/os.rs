@@ -2,7 +2,7 @@
 //!
 //! *Receiving*: a packet and the descriptors that came with it. Every descriptor the kernel installed is owned
 //! before anything can fail, also when the kernel says that it had to drop some: a peer cannot make us leak one.
-//! *Who is it*: the supplementary groups of the process at the other end of a socket.
+//! *Who is it*: the supplementary groups of the process at the other end of a socket; the user of this process.
 //! *Liveness*: a pidfd for a process id, on kernels whose sockets cannot give one.
 //! *Forks*: descriptors that a forked child must not keep open, because open they would claim that this process lives.
 //!
@@ -24,6 +24,12 @@ pub const MAX_KEPT: usize = 128;
 
 /// Bytes of the control buffer: one header (16 bytes) and [`MAX_DESCRIPTORS`] numbers, in words of 8 bytes.
 const CONTROL_WORDS: usize = 2 + MAX_DESCRIPTORS.div_ceil(2);
+
+/// The (effective) user of this process: whom the memory that it makes belongs to.
+#[must_use]
+pub fn own_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
 
 /// What [`receive`] found besides the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

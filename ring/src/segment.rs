@@ -184,6 +184,8 @@ enum Hold {
     Peer {
         map: MmapRaw,
         writable: bool,
+        /// The user who made the memory object, as the kernel says.
+        maker: u32,
     },
     Owner {
         map: MmapRaw,
@@ -230,6 +232,15 @@ impl Segment {
     #[must_use]
     pub fn writable(&self) -> bool {
         !matches!(self.hold, Some(Hold::Peer { writable: false, .. }))
+    }
+
+    /// The user whose process made the memory object of a peer's segment, as the kernel says; `None` for a segment of our own.
+    #[must_use]
+    pub fn maker(&self) -> Option<u32> {
+        match self.hold {
+            Some(Hold::Peer { maker, .. }) => Some(maker),
+            _ => None,
+        }
     }
 
     /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment is

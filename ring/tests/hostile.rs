@@ -5,7 +5,7 @@
 //! pause while the other side works. Debug builds check every addition for overflow.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::{Loan, Message, View};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::desk::AttachReaderError;
 use hivemind_ring::layout::{
@@ -457,5 +457,59 @@ fn a_subscriber_that_scribbles_all_the_time_cannot_hurt_the_publisher() {
         }
         scribbling.join().expect("the scribbler");
         assert_eq!((received, honest.lost(), writer.published()), (sent, 0, sent));
+    }
+}
+
+/// A part of an archive that asks for 64 bytes of alignment has it where the chunk begins, and does not after the message was copied or
+/// moved to a slot. Once it was validated at the one place and read at the other.
+#[test]
+fn an_archive_that_asks_for_more_alignment_than_messages_have_is_refused() {
+    #[derive(rkyv::Archive, rkyv::Serialize)]
+    #[repr(C, align(64))]
+    #[rkyv(attr(repr(C, align(64))))]
+    struct Wide(u64);
+    let (mut writer, bell) = publisher(false);
+    let (_seats, mut reader) = subscriber(&writer, &bell, 1);
+    let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&vec![Wide(7), Wide(8)]).unwrap();
+    let mut let_pass_by_rkyv = 0;
+    // An archive may begin with anything, so it is put where it happens to be aligned, and where it is not.
+    for ahead in [0, 16, 32, 48] {
+        let bytes = [&vec![0; ahead][..], &archive].concat();
+        writer.admit().unwrap();
+        let mut loan = Loan::take(&mut writer, bytes.len()).unwrap();
+        loan.copy_from_slice(&bytes);
+        loan.send();
+        let message = Message::from(reader.poll().unwrap().unwrap());
+        type List = rkyv::vec::ArchivedVec<ArchivedWide>;
+        let by_rkyv = rkyv::access::<List, rkyv::rancor::Error>(message.bytes());
+        let_pass_by_rkyv += usize::from(by_rkyv.is_ok());
+        let Err(refused) = View::<List, Heap>::check(message) else {
+            panic!("it is let pass {ahead} bytes from the begin");
+        };
+        assert_eq!(refused.length, bytes.len());
+    }
+    assert_eq!(let_pass_by_rkyv, 1, "by chance, at one of the four places");
+}
+
+/// A copy is what the message was, of every length around the pieces that it is made in, at the alignment of all messages, and its
+/// chunk is free at once.
+#[test]
+fn a_copy_is_the_message_and_lets_its_chunk_go() {
+    let (mut writer, bell) = publisher(false);
+    let (_seats, mut reader) = subscriber(&writer, &bell, 1);
+    for length in (57..=130).chain([1000, 4093, 4096]) {
+        let mut held = Vec::new();
+        for _ in 0..=PINS {
+            send(&mut writer, length);
+            let message = Message::from(reader.poll().unwrap().unwrap());
+            assert!(message.is_held());
+            let copy = message.into_copy().unwrap();
+            assert!(!copy.is_held() && copy.bytes().as_ptr().addr().is_multiple_of(16));
+            assert_eq!(copy.bytes().len(), length);
+            check(&copy);
+            held.push(copy);
+        }
+        // Never more than one chunk was pinned, and what was sent since has not reached the copies.
+        held.iter().for_each(check);
     }
 }

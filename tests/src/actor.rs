@@ -7,9 +7,10 @@ use crate::BOUND;
 use crate::account::Account;
 use crate::entry::{Checked, Entry, HEAD, Reading, Source};
 use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
+use crate::scribble::Scribbler;
 use hivemind::{
     EndId, Message, Node, NodeError, Publisher, PublisherError, RecvError, Sample, SendError, Subscriber,
-    SubscriberError, WaitError,
+    SubscriberError, Trust, WaitError,
 };
 use hivemind_core::name::HiveName;
 use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
@@ -257,6 +258,18 @@ impl Actor {
             }
             Order::FillMappings { spare } => self.fill_mappings(spare),
             Order::LimitFiles { bytes } => limit(Resource::RLIMIT_FSIZE, bytes),
+            Order::SubscribeWarily { filter, kind } => self.subscribe_warily(&filter, kind),
+            Order::Overwrite { over, byte } => {
+                let scribbler = Scribbler::find(over).map_err(failure)?;
+                scribbler.fill(byte).map_err(failure)?;
+                Ok(Answer::Number(scribbler.places() as u64))
+            }
+            Order::Scribble { over, seed } => {
+                let scribbler = Scribbler::find(over).map_err(failure)?;
+                let places = scribbler.places();
+                std::thread::spawn(move || (seed..).try_for_each(|turn| scribbler.scribble(turn)));
+                Ok(Answer::Number(places as u64))
+            }
             Order::Belongings => belongings(),
             Order::Tamper { service } => {
                 let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;
@@ -348,6 +361,20 @@ impl Actor {
             Kind::Typed => AnySubscriber::Typed(node.subscriber(filter).map_err(failure)?),
             Kind::Bytes => AnySubscriber::Bytes(node.subscriber(filter).map_err(failure)?),
             Kind::Other => AnySubscriber::Other(node.subscriber(filter).map_err(failure)?),
+        };
+        self.subscribers.push(Some(Intake::AtHand(subscriber)));
+        Ok(Answer::Number(self.subscribers.len() as u64 - 1))
+    }
+
+    fn subscribe_warily(&mut self, filter: &str, kind: Kind) -> Result<Answer, Failure> {
+        fn warily<T: Message + ?Sized>(node: &Node, filter: &str) -> Result<Subscriber<T>, Failure> {
+            node.subscriber_builder(filter).trust(Trust::Nobody).create().map_err(failure)
+        }
+        let node = self.node()?;
+        let subscriber = match kind {
+            Kind::Typed => AnySubscriber::Typed(warily(node, filter)?),
+            Kind::Other => AnySubscriber::Other(warily(node, filter)?),
+            Kind::Bytes => AnySubscriber::Bytes(warily(node, filter)?),
         };
         self.subscribers.push(Some(Intake::AtHand(subscriber)));
         Ok(Answer::Number(self.subscribers.len() as u64 - 1))

@@ -1,7 +1,7 @@
 //! A hive of real processes in a folder of its own, as a test holds it.
 
 use crate::BOUND;
-use crate::order::{Answer, Failure, Join, Kind, Order, Publish, Tally};
+use crate::order::{Answer, Failure, Join, Kind, Order, Over, Publish, Tally};
 use hivemind::{Node, NodeBuilder};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -255,6 +255,25 @@ impl Actor {
     pub fn subscribe(&self, filter: &str, kind: Kind) -> SubscriberOf<'_> {
         let number = self.number(&Order::Subscribe { filter: filter.to_owned(), kind });
         SubscriberOf { actor: self, number: number as usize }
+    }
+
+    /// Creates a subscriber that trusts nobody.
+    #[track_caller]
+    pub fn subscribe_warily(&self, filter: &str, kind: Kind) -> SubscriberOf<'_> {
+        let number = self.number(&Order::SubscribeWarily { filter: filter.to_owned(), kind });
+        SubscriberOf { actor: self, number: number as usize }
+    }
+
+    /// Writes over its own shared memory from now on; returns how many pieces it has.
+    #[track_caller]
+    pub fn scribble(&self, over: Over, seed: u64) -> u64 {
+        self.number(&Order::Scribble { over, seed })
+    }
+
+    /// Fills its own shared memory with one byte; returns how many pieces it has.
+    #[track_caller]
+    pub fn overwrite(&self, over: Over, byte: u8) -> u64 {
+        self.number(&Order::Overwrite { over, byte })
     }
 
     /// A publisher that it has already.

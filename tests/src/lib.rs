@@ -20,6 +20,7 @@ pub mod exhaust;
 pub mod forgery;
 pub mod hive;
 pub mod order;
+pub mod scribble;
 pub mod tamper;
 pub mod tracer;
 pub mod wire;

@@ -175,8 +175,40 @@ pub enum Order {
         /// The service.
         service: String,
     },
+    /// As `Subscribe`, but trust nobody: every message is copied before it is looked at. Answered with its number.
+    SubscribeWarily {
+        /// For what.
+        filter: String,
+        /// Of which type.
+        kind: Kind,
+    },
+    /// Write over shared memory behind the SDK's back: all of it with this byte, once. Answered with how many pieces there are.
+    Overwrite {
+        /// Which memory.
+        over: Over,
+        /// With what.
+        byte: u8,
+    },
+    /// The same with random words, on a thread of its own, for the rest of the process's life. Answered with how many pieces there are.
+    Scribble {
+        /// Over which memory.
+        over: Over,
+        /// Which words.
+        seed: u64,
+    },
     /// Open no descriptor, map nothing: what does the process have? Answered with `Belongings`.
     Belongings,
+}
+
+/// Shared memory that a process may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Over {
+    /// The chunks of its rings: messages, committed or not.
+    Messages,
+    /// Its rings, from the first byte to the last.
+    Rings,
+    /// Its reader segments, and the doorbells of everybody it knows.
+    Readers,
 }
 
 /// How to join.

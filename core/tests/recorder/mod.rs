@@ -161,7 +161,8 @@ impl NodeSide for Recorder {
     }
 
     fn attached(&self, attached: AttachedTo) {
-        let AttachedTo { subscriber, publisher, start, ring, bells } = attached;
+        let AttachedTo { subscriber, publisher, user, start, ring, bells } = attached;
+        assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         let connected = Connected { publisher, seat: 40 + subscriber };
         self.state.lock().unwrap().connected.entry(subscriber).or_default().push(connected);
         let (ring, bells) = (content(ring), content(bells));

@@ -72,7 +72,7 @@ impl Backend for Anonymous {
         bounds.check(length)?;
         let writable = sharing == Sharing::Doorbell;
         let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable }))
+        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid }))
     }
 }
 

@@ -202,7 +202,7 @@ impl Backend for Named {
         let length = u64::try_from(status.st_size).unwrap_or(0);
         bounds.check(length)?;
         let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable }))
+        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid }))
     }
 }
 

@@ -249,7 +249,7 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attached { subscriber, publisher, start, ring, bells } = message else {
+        let ToNode::Attached { subscriber, publisher, user, start, ring, bells } = message else {
             return Ok(());
         };
         let (ring, bells) = (uncarry(ring, descriptors), uncarry(bells, descriptors));
@@ -261,7 +261,7 @@ impl Control {
             self.side.attach_refused(subscriber, publisher, &reason);
             return Ok(());
         }
-        self.side.attached(AttachedTo { subscriber, publisher, start, ring, bells });
+        self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
         Ok(())
     }
 
