@@ -73,7 +73,7 @@ fuzz_target!(|input: Input| {
                     continue;
                 }
                 if let Ok(chunk) = writer.allocate(length.into()) {
-                    assert!(chunk.length >= u64::from(length) && chunk.offset + chunk.length <= 8192);
+                    assert!(chunk.length() >= u64::from(length) && chunk.offset() + chunk.length() <= 8192);
                     writer.send_chunk(chunk, length.into());
                 }
             }

@@ -71,6 +71,7 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
         // Relaxed: the barrier below, see the head of this module.
         WAITING.store(list.len(), Ordering::Relaxed);
     }
+    // The order of the head of this module: the length before the look.
     fence(Ordering::SeqCst);
     // Refused: see the head of this module.
     let _ordered = barrier::is_ready() && barrier::heavy();
