@@ -19,6 +19,8 @@
 //!
 //! Not offered: memory that is shared (see `hivemind_ring`), typed publishers and subscribers (see `hivemind`).
 pub mod filter;
+#[cfg(feature = "links")]
+pub mod link;
 pub mod name;
 pub mod policy;
 pub mod protocol;

@@ -1,0 +1,206 @@
+//! What a link needs of the hive of its host. `hivemind` implements it over shared memory, tests in plain memory.
+//!
+//! Two threads work for a link. The *sending* one owns [`Exports`] and sleeps in [`Exports::sleep`] while there is nothing to
+//! send; the *receiving* one owns the [`Import`]s and sleeps at the socket. Nothing here blocks but `sleep`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::filter::Filter;
+use crate::name::{NodeName, ServiceName};
+use crate::protocol::{EndId, Expected};
+
+/// Where a publisher that stands for a remote one really is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// The name of the other host, as its link authenticated it.
+    pub host: String,
+    /// True: it is a leaf, a node without shared memory, and belongs to this host as if it were local.
+    pub leaf: bool,
+    /// The remote publisher's node.
+    pub node: NodeName,
+    /// The remote publisher.
+    pub publisher: EndId,
+}
+
+/// A publisher of this host, as the link's predicate ([`Exports::want`]) and the other host see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The publisher.
+    pub publisher: EndId,
+    /// Its node.
+    pub node: NodeName,
+    /// Its service.
+    pub service: ServiceName,
+    /// The fingerprint of its type.
+    pub fingerprint: u128,
+    /// The description of its type.
+    pub schema: Vec<u8>,
+    /// True: it loses nothing.
+    pub reliable: bool,
+    /// Messages that a late subscriber gets.
+    pub history: u32,
+    /// Slots of its ring.
+    pub capacity: u32,
+    /// It stands for a remote publisher; `None`: it is of this host.
+    pub via: Option<Via>,
+}
+
+/// One attachment to a local publisher; never reused within the life of the [`Exports`].
+pub type ExportId = u32;
+
+/// What has changed at the exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportChange {
+    /// Attached: messages from `first` on can be polled.
+    Begun {
+        /// From now on called so.
+        id: ExportId,
+        /// Whose messages.
+        candidate: Candidate,
+        /// The sequence number of the first.
+        first: u64,
+    },
+    /// The publisher is gone, everything was polled; or the predicate does not want it any more.
+    Ended {
+        /// Which.
+        id: ExportId,
+        /// The sequence number after the last one that was polled or lost.
+        next: u64,
+    },
+}
+
+/// The outcome of a poll.
+#[derive(Debug)]
+pub enum Polled<M> {
+    /// Nothing is there.
+    Nothing,
+    /// A message. A gap to the one before was lost here, because the ring was overwritten.
+    Message {
+        /// Its number at its publisher.
+        sequence: u64,
+        /// Readable until dropped; it may pin memory of its publisher.
+        message: M,
+    },
+    /// As many messages of this publisher are held as can be; drop some (they were acknowledged), then poll again.
+    HeldOut,
+}
+
+/// What is read from this host for one link. Used by the sending thread alone.
+pub trait Exports: Send {
+    /// A message that stays readable while it is kept for sending again. At most [`Exports::held_max`] of one publisher.
+    type Message: AsRef<[u8]> + Send;
+
+    /// From now on attach to exactly those publishers for which this says yes, also to those that it was asked about before. The
+    /// predicate is called from other threads, and must not block.
+    fn want(&mut self, wanted: Arc<dyn Fn(&Candidate) -> bool + Send + Sync>);
+
+    /// Attachments that began or ended since the last call, appended to `changes`.
+    fn changes(&mut self, changes: &mut Vec<ExportChange>);
+
+    /// The next message of one publisher. Never blocks.
+    fn poll(&mut self, id: ExportId) -> Polled<Self::Message>;
+
+    /// Sleeps until one of the attachments for which `may_send` says yes has a message, there are changes, [`Waker::wake`] was called since the
+    /// last sleep ended, or the time is over. Others cause no wake-up.
+    fn sleep(&mut self, may_send: &dyn Fn(ExportId) -> bool, timeout: Option<Duration>);
+
+    /// Ends a sleep from other threads.
+    fn waker(&self) -> Arc<dyn Waker>;
+
+    /// How many messages of one publisher can be kept at a time.
+    fn held_max(&self) -> usize;
+}
+
+/// See [`Exports::waker`].
+pub trait Waker: Send + Sync {
+    /// Ends the sleep that is under way, or the next one. Does not block.
+    fn wake(&self);
+}
+
+/// Why nothing can be published for a remote publisher, or this message not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// A subscriber is too far behind for a reliable service: no room now; try again when it has read.
+    #[error("no room now")]
+    Full,
+    /// The message is longer than any that this publisher sends, or there is no memory for it. It counts as lost.
+    #[error("no memory for a message of {bytes} bytes")]
+    NoMemory {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The bytes are no archive of the type of the service. The peer is damaged or hostile.
+    #[error("no archive of the type of its service: {why}")]
+    Invalid {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The hive refuses the publisher: another type on that service, a policy, a bound. Follow the reason.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Publishers that stand for remote ones. May be used by several threads.
+pub trait Imports: Send + Sync {
+    /// One of them.
+    type Import: Import;
+
+    /// Announces a publisher for `candidate`, whose `via` is set. May wait for the root.
+    ///
+    /// # Errors
+    /// [`ImportError::Refused`].
+    fn open(&self, candidate: &Candidate) -> Result<Self::Import, ImportError>;
+}
+
+/// A publisher that stands for a remote one. Dropped, it is gone for its subscribers.
+pub trait Import: Send {
+    /// Takes memory for the next message. Call it once for each message, then [`Import::commit`] or [`Import::abandon`].
+    ///
+    /// # Errors
+    /// [`ImportError::Full`], [`ImportError::NoMemory`]; nothing has changed then.
+    fn begin(&mut self, length: usize) -> Result<(), ImportError>;
+
+    /// The memory that was taken, in shared memory unless the message is very short; empty when none was.
+    fn memory(&mut self) -> &mut [u8];
+
+    /// Checks the message and publishes it.
+    ///
+    /// # Errors
+    /// [`ImportError::Invalid`]; it is dropped then.
+    fn commit(&mut self) -> Result<(), ImportError>;
+
+    /// Gives the memory back.
+    fn abandon(&mut self);
+
+    /// So many messages were lost on the way: every subscriber counts them.
+    fn skip(&mut self, messages: u64);
+
+    /// How many messages it could take now: for a reliable service, until the slowest subscriber has read; else the ring's capacity.
+    fn room(&self) -> u64;
+}
+
+/// What the subscribers of this host want, without those of links themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DemandChange {
+    /// A subscription.
+    Begun {
+        /// Of whom.
+        subscriber: EndId,
+        /// Which services.
+        filter: Filter,
+        /// Which type; `None`: any.
+        expected: Option<Expected>,
+    },
+    /// It is gone.
+    Ended {
+        /// Which.
+        subscriber: EndId,
+    },
+    /// The root changed: forget everything; what there is is said anew.
+    Anew,
+}

@@ -1,0 +1,64 @@
+//! The seam under a link: an ordered, reliable stream of bytes to a peer who is authenticated, and nothing more.
+//!
+//! A transport is never asked to block: every call does what can be done now and says [`std::io::ErrorKind::WouldBlock`] otherwise. The
+//! engine waits at [`Transport::descriptor`]. Whatever is below (plain TCP, TLS, a Unix stream, one day an engine such as zenoh)
+//! passes the same conformance test.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, for people.
+    pub address: String,
+    /// The name in its certificate; `None`: it proved nothing (plain text), and its name is what it claims.
+    pub host: Option<String>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => write!(formatter, "{host} ({})", self.address),
+            None => formatter.write_str(&self.address),
+        }
+    }
+}
+
+/// A stream of bytes to a peer, after whatever handshake it takes.
+pub trait Transport: Send {
+    /// To be polled: for reading always, for writing while [`Transport::wants_write`].
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// True: bytes that were taken by `write` wait here for the socket.
+    fn wants_write(&self) -> bool;
+
+    /// Bytes that can be read without the descriptor being readable (decrypted already).
+    fn has_buffered(&self) -> bool;
+
+    /// Reads some bytes; 0 is the orderly end.
+    ///
+    /// # Errors
+    /// `WouldBlock`, or the stream is broken.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes some bytes of the first pieces, in order, and says how many. As few copies as can be: a plain one makes one
+    /// system call.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes none now, or the stream is broken.
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Passes bytes on that wait here.
+    ///
+    /// # Errors
+    /// `WouldBlock` while some are left, or the stream is broken.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Who is there.
+    fn peer(&self) -> &Peer;
+
+    /// Ends both directions at once; a read at the other end sees it.
+    fn close(&mut self);
+}
