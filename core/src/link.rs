@@ -7,9 +7,9 @@
 //!  subscribers ◀─ ring ◀ Imports ┘   (session: pure)        └─◀ Exports ◀─ ring ◀─ publisher
 //! ```
 //!
-//! A link joins two hosts. Each tells the other what its subscribers want ([`frame`]); what matches is read from the local ring,
+//! A link joins two hosts. Each tells the other what its subscribers want (`frame`); what matches is read from the local ring,
 //! sent once however many subscribe over there, and published there into shared memory by a publisher that stands for the remote one.
-//! The rules of a link are a pure state machine ([`session`]); bytes move between shared memory and the socket without
+//! The rules of a link are a pure state machine (`session`); bytes move between shared memory and the socket without
 //! passing through it. Three seams keep the parts apart: [`transport`] (a byte stream to an authenticated peer), and
 //! [`local`] (what is read from and published into the hive of this host).
 //!

@@ -21,7 +21,7 @@
 //! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a mistake: both may
 //!   be right, only late.
 //! - Nobody is told of what the policy of the hive does not let it read, and a request that the policy does not allow is refused
-//!   in words; see [`rights`] for what a new policy does.
+//!   in words; see `registry/rights.rs` for what a new policy does.
 //! - Every table has a bound ([`Limits`]); who would exceed it is refused in words.
 //!
 //! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
