@@ -34,7 +34,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// The longest description of a type, in bytes.
@@ -339,6 +339,8 @@ pub enum ToRoot {
         /// The segment.
         segment: Option<Carrier>,
     },
+    /// Give a sign of life. Answered by `Alive`.
+    AreYouThere,
     /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or `Refused`.
     HandOver,
     /// This node is leaving.
@@ -469,6 +471,8 @@ pub enum ToNode {
         /// A process, or 0.
         successor: i32,
     },
+    /// Answer to `AreYouThere`.
+    Alive,
     /// The lock is free, the socket closed: take over.
     HandedOver,
 }

@@ -404,6 +404,7 @@ impl Registry {
             (hello @ ToRoot::Hello { .. }, None) => self.hello(client, hello, actions),
             (_, None) => self.expel(client, malformed("a message before `Hello`"), actions),
             (ToRoot::Hello { .. }, _) => self.expel(client, malformed("a second `Hello`"), actions),
+            (ToRoot::AreYouThere, _) => actions.push(send(client, ToNode::Alive)),
             (ToRoot::List { request, after }, _) => {
                 let (entries, next) = self.page(after);
                 actions.push(send(client, ToNode::Page { request, entries, next }));
@@ -447,6 +448,7 @@ impl Registry {
             ToRoot::Hello { .. }
             | ToRoot::List { .. }
             | ToRoot::Inspect { .. }
+            | ToRoot::AreYouThere
             | ToRoot::HandOver
             | ToRoot::Leave => unreachable!("handled by the caller"),
         }

@@ -13,11 +13,13 @@
 //! into the file. Handing over: the dedicated root connects, asks, and the embedded one closes its socket, frees the
 //! lock and says so, in this order; nodes that hear of it give the successor a moment before they would take the lock
 //! themselves. If a root dies without a word, every node tries the lock, one gets it, and the others find its socket.
-use std::fs;
+//!
+//! A root that lives and does not answer (stopped, at a breakpoint, hung) is superseded: whoever waits for it in vain for half of
+//! the [`DEFAULT_ROOT_TIMEOUT`] raises a *doubt*, upon which all nodes ask it for a sign of life; when the whole time is over, one that may
+//! host takes its place by replacing the lock file (`root/lock.rs`) and the socket, which every node sees, as all watch the folder. The
+//! old root ends as soon as it goes on. While nobody waits for anything, nobody asks, and a root that stands still is not noticed.
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -35,8 +37,13 @@ mod door;
 pub(crate) mod lock;
 pub(crate) mod server;
 
-use lock::RootLock;
-use server::{Ended, Server};
+use lock::{FileId, RootLock};
+use server::{Ended, OpenError, Server};
+
+/// How long a root may keep somebody waiting without a sign of life, unless said otherwise. Then it is superseded.
+pub const DEFAULT_ROOT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The least that this can be set to; less is taken for this. A busy machine keeps a root from running for some of it.
+pub const MIN_ROOT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The first and the longest pause between two attempts to get the lock.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -48,11 +55,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct ServeOptions {
     /// How long it may take to get the lock from whoever has it.
     pub patience: Duration,
+    /// A root that does not hand over and gives no answer for so long is superseded; at least [`MIN_ROOT_TIMEOUT`].
+    pub root_timeout: Duration,
 }
 
 impl Default for ServeOptions {
     fn default() -> ServeOptions {
-        ServeOptions { patience: Duration::from_secs(10) }
+        ServeOptions { patience: Duration::from_secs(10), root_timeout: DEFAULT_ROOT_TIMEOUT }
     }
 }
 
@@ -103,6 +112,17 @@ pub enum RootError {
         /// How long this was tried.
         waited: Duration,
     },
+    /// This process did not answer for so long (it was stopped, or at a breakpoint) that a node took the root over. Start it again,
+    /// and it takes over from there in order; if that time is too short for you, raise `root_timeout` of the nodes.
+    #[error(
+        "this root did not answer for too long and was superseded by process {pid} (epoch {epoch}); start it again to take over in order"
+    )]
+    Superseded {
+        /// The process that is the root now, as far as the lock file says; 0 when it says nothing.
+        pid: i32,
+        /// Its epoch.
+        epoch: u64,
+    },
     /// The root that is there refuses to hand over. Follow its reason.
     #[error("the root refuses to hand over: {refusal}")]
     Refused {
@@ -139,14 +159,13 @@ pub fn serve_root(dir: &RuntimeDir, options: ServeOptions, stop: &StopHandle) ->
         return Err(RootError::NotTheOwner { owner: dir.owner(), user });
     }
     let begun = Instant::now();
+    let timeout = options.root_timeout.max(MIN_ROOT_TIMEOUT);
     let mut pause = FIRST_PAUSE;
+    let mut silent: Option<(FileId, Instant)> = None;
+    let system = |doing| move |error| RootError::System { doing, error };
     loop {
-        let system = |doing| move |error| RootError::System { doing, error };
         if let Some(lock) = RootLock::try_take(dir).map_err(system("take the lock file"))? {
-            let server = Server::open(dir, lock, 0, true, stop.clone());
-            let ended = server.map_err(system("listen"))?.run().map_err(system("serve"))?;
-            debug_assert_eq!(ended, Ended::Stopped, "a dedicated root hands over to nobody");
-            return Ok(());
+            return serve(dir, lock, stop);
         }
         let left = options.patience.saturating_sub(begun.elapsed());
         if left.is_zero() {
@@ -154,15 +173,47 @@ pub fn serve_root(dir: &RuntimeDir, options: ServeOptions, stop: &StopHandle) ->
             let lock = dir.lock_file().display().to_string();
             return Err(RootError::Held { pid, lock, waited: begun.elapsed() });
         }
-        match ask_for_hand_over(dir, stop, left)? {
+        // Silent is who holds the same lock all the time and answers nothing.
+        let holder = FileId::at(dir.lock_file()).map_err(system("look at the lock file"))?;
+        silent = holder.map(|holder| match silent {
+            Some((same, since)) if same == holder => (same, since),
+            _ => (holder, Instant::now()),
+        });
+        if let Some((holder, since)) = silent
+            && since.elapsed() >= timeout
+            && let Some(lock) = RootLock::supersede(dir, holder).map_err(system("replace the lock file"))?
+        {
+            tracing::warn!("the root does not answer; this one supersedes it");
+            return serve(dir, lock, stop);
+        }
+        match ask_for_hand_over(dir, stop, left.min(timeout))? {
             Asked::Stopped => return Ok(()),
-            Asked::HandedOver => pause = FIRST_PAUSE,
+            Asked::HandedOver => (pause, silent) = (FIRST_PAUSE, None),
             Asked::Nobody => {
                 if wait_for(stop.descriptor(), pause.min(left)) {
                     return Ok(());
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
+        }
+    }
+}
+
+fn serve(dir: &RuntimeDir, lock: RootLock, stop: &StopHandle) -> Result<(), RootError> {
+    let superseded = || {
+        let record = lock::last_holder(dir).unwrap_or_default();
+        RootError::Superseded { pid: record.pid, epoch: record.epoch }
+    };
+    let server = match Server::open(dir, lock, 0, true, stop.clone()) {
+        Ok(server) => server,
+        Err(OpenError::Superseded) => return Err(superseded()),
+        Err(OpenError::System(error)) => return Err(RootError::System { doing: "listen", error }),
+    };
+    match server.run().map_err(|error| RootError::System { doing: "serve", error })? {
+        Ended::Superseded => Err(superseded()),
+        ended => {
+            debug_assert_eq!(ended, Ended::Stopped, "a dedicated root hands over to nobody");
+            Ok(())
         }
     }
 }
@@ -222,8 +273,7 @@ pub(crate) fn poll_timeout(patience: Duration) -> PollTimeout {
 /// A root in a thread of this process. Dropped, it closes in order.
 #[derive(Debug)]
 pub(crate) struct EmbeddedRoot {
-    /// Device and number of the socket file.
-    socket: (u64, u64),
+    socket: Option<FileId>,
     stop: StopHandle,
     thread: Option<JoinHandle<()>>,
     is_running: Arc<AtomicBool>,
@@ -231,10 +281,14 @@ pub(crate) struct EmbeddedRoot {
 
 impl EmbeddedRoot {
     /// Begins to listen and to serve. When this returns, nodes can connect.
-    pub(crate) fn start(dir: &RuntimeDir, lock: RootLock, seen_epoch: u64) -> io::Result<EmbeddedRoot> {
+    pub(crate) fn start(
+        dir: &RuntimeDir,
+        lock: RootLock,
+        seen_epoch: u64,
+    ) -> Result<EmbeddedRoot, OpenError> {
         let stop = StopHandle::new()?;
         let server = Server::open(dir, lock, seen_epoch, false, stop.clone())?;
-        let socket = identity(dir.root_socket())?;
+        let socket = FileId::at(dir.root_socket())?;
         let is_running = Arc::new(AtomicBool::new(true));
         let flag = Running(is_running.clone());
         let thread = thread::Builder::new().name("hm-root".into()).spawn(move || {
@@ -251,23 +305,21 @@ impl EmbeddedRoot {
     /// # Errors
     /// The system cannot say so now. To take that for a no would be wrong for as long as this root lives.
     pub(crate) fn listens_in(&self, dir: &RuntimeDir) -> io::Result<bool> {
-        match identity(dir.root_socket()) {
-            Ok(socket) => Ok(self.is_running() && socket == self.socket),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        let socket = FileId::at(dir.root_socket())?;
+        Ok(self.is_running() && socket.is_some() && socket == self.socket)
     }
 
-    /// False once it has handed over or failed.
+    /// Lets go of a root that does not answer. Its thread ends as soon as it goes on.
+    pub(crate) fn abandon(mut self) {
+        self.stop.stop();
+        self.thread = None;
+    }
+
+    /// False once it has handed over, was superseded or failed.
     pub(crate) fn is_running(&self) -> bool {
         // Relaxed: the flag says nothing about other memory.
         self.is_running.load(Ordering::Relaxed)
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let found = fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }
 
 impl Drop for EmbeddedRoot {
@@ -294,6 +346,7 @@ impl Drop for Running {
 mod tests {
     use super::*;
     use crate::name::HiveName;
+    use std::fs;
 
     /// A look at the socket that failed for want of memory, right after a take-over, was taken for "another root listens there":
     /// the node hosted the root and said for ever after that it did not.

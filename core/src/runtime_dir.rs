@@ -33,6 +33,8 @@ const SOCKET: &str = "root.sock";
 /// The name under which a new root binds its socket before it is renamed; never longer than [`SOCKET`].
 const NEW_SOCKET: &str = "root.new";
 const LOCK: &str = "root.lock";
+/// The name of the next lock file while a root that does not answer is being superseded.
+const NEW_LOCK: &str = "root.heir";
 /// Names the owner of the hive, if that is another user: a name or a number.
 pub const OWNER_VARIABLE: &str = "HIVEMIND_OWNER";
 
@@ -44,6 +46,7 @@ pub struct RuntimeDir {
     socket: PathBuf,
     new_socket: PathBuf,
     lock: PathBuf,
+    new_lock: PathBuf,
     policy: PathBuf,
     owner: u32,
 }
@@ -176,6 +179,7 @@ impl RuntimeDir {
             owner,
             policy: path.join(crate::policy::file::FILE_NAME),
             new_socket: path.join(NEW_SOCKET),
+            new_lock: path.join(NEW_LOCK),
             lock: path.join(LOCK),
             socket,
             path,
@@ -230,6 +234,11 @@ impl RuntimeDir {
     #[must_use]
     pub fn policy_file(&self) -> &Path {
         &self.policy
+    }
+
+    /// What becomes the lock file when its holder is superseded; see `root::lock`.
+    pub(crate) fn new_lock_file(&self) -> &Path {
+        &self.new_lock
     }
 
     /// Where a new root binds before it replaces the old socket. Only the holder of the lock touches it.

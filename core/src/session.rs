@@ -51,6 +51,7 @@ mod control;
 mod error;
 mod link;
 mod listing;
+mod vigil;
 
 pub use self::error::{AnnounceError, JoinError, SessionError, WaitedFor};
 pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
@@ -88,6 +89,9 @@ pub struct SessionConfig {
     pub patience: Duration,
     /// Who may be the root.
     pub root: RootRole,
+    /// How long a root may keep this node waiting without a sign of life before it counts as one that does not answer, and is
+    /// superseded; at least [`crate::root::MIN_ROOT_TIMEOUT`].
+    pub root_timeout: Duration,
     /// True: this node only looks. It claims no name and has no ends.
     pub observer: bool,
     /// The doorbells of the node; each peer gets a duplicate.

@@ -41,6 +41,7 @@ enum Saying {
     List { what: u8, after: (u8, u8) },
     Inspect { end: (u8, u8) },
     Inspected { inquiry: u8, found: Option<bool> },
+    AreYouThere,
     HandOver,
     Leave,
 }
@@ -246,6 +247,7 @@ fn message(saying: Saying) -> ToRoot {
         Saying::Inspected { inquiry, found } => {
             ToRoot::Inspected { inquiry: inquiry.into(), segment: found.map(carrier) }
         }
+        Saying::AreYouThere => ToRoot::AreYouThere,
         Saying::HandOver => ToRoot::HandOver,
         Saying::Leave => ToRoot::Leave,
     }

@@ -11,6 +11,7 @@ use crate::service::{Service, ServiceError};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
 use hivemind_core::name::{HiveName, NodeName};
 use hivemind_core::protocol::{EndId, new_node_epoch};
+use hivemind_core::root::DEFAULT_ROOT_TIMEOUT;
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::{Handle, Listing, RootRole, Session, SessionConfig, SessionError};
 use hivemind_ring::mapped::Bells;
@@ -65,6 +66,7 @@ pub struct NodeBuilder {
     owner: Option<String>,
     patience: Duration,
     root: RootRole,
+    root_timeout: Duration,
     observer: bool,
     #[cfg(feature = "named-segments")]
     named: bool,
@@ -99,6 +101,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// How long a root may keep this node waiting without a sign of life before another process takes its place (this node, if it may
+    /// host the root). A root that is stopped, or at a debugger's breakpoint, is noticed only so; one that dies is succeeded at
+    /// once. Default: 1 s; at least 50 ms.
+    #[must_use]
+    pub fn root_timeout(mut self, timeout: Duration) -> Self {
+        self.root_timeout = timeout;
         self
     }
 
@@ -152,6 +163,7 @@ impl NodeBuilder {
             node,
             patience: self.patience,
             root: self.root,
+            root_timeout: self.root_timeout,
             observer: self.observer,
             bells: bells.handle()?,
         };
@@ -193,6 +205,7 @@ impl Node {
             owner: None,
             patience: PATIENCE,
             root: RootRole::Embedded,
+            root_timeout: DEFAULT_ROOT_TIMEOUT,
             observer: false,
             #[cfg(feature = "named-segments")]
             named: false,

@@ -103,6 +103,7 @@ fn kind_of(message: &ToNode) -> &'static str {
         ToNode::Inspected { .. } => "inspected",
         ToNode::Leaving { .. } => "leaving",
         ToNode::HandedOver => "handed over",
+        ToNode::Alive => "alive",
     }
 }
 
@@ -847,6 +848,7 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
         (0u64..6, prop::option::of(carrier))
             .prop_map(|(inquiry, segment)| ToRoot::Inspected { inquiry, segment }),
         Just(ToRoot::HandOver),
+        Just(ToRoot::AreYouThere),
         Just(ToRoot::Leave),
     ]
 }

@@ -26,10 +26,20 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Reports that are taken in a row; those that are left are told again.
 const READS_IN_A_ROW: usize = 64;
 
+/// What a report of the folder was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Knock {
+    /// The policy, or nothing that matters.
+    Policy,
+    /// The lock file or the socket of the root has been replaced or removed, or it may have been.
+    Root,
+}
+
 /// See the head of the module.
 pub(super) struct Door {
     folder: PathBuf,
     socket: PathBuf,
+    lock: PathBuf,
     file: PathBuf,
     policy: Policy,
     changes: Option<Inotify>,
@@ -48,7 +58,8 @@ impl Door {
             Policy::owner_only(dir.owner())
         });
         let (folder, socket) = (dir.path().to_owned(), dir.root_socket().to_owned());
-        let door = Door { folder, socket, file, policy: policy.clone(), changes, settled_at: None };
+        let lock = dir.lock_file().to_owned();
+        let door = Door { folder, socket, lock, file, policy: policy.clone(), changes, settled_at: None };
         door.set_folder();
         (door, policy)
     }
@@ -62,20 +73,32 @@ impl Door {
         self.changes.as_ref().map(AsFd::as_fd)
     }
 
-    /// Something in the folder has changed; perhaps the policy.
-    pub(super) fn knocked(&mut self) {
-        let Some(changes) = &self.changes else { return };
+    /// Whether anybody but the owner may connect.
+    pub(super) fn admits_others(&self) -> bool {
+        self.policy.admits_others()
+    }
+
+    /// Something in the folder has changed. What it was for the policy comes with [`Door::new_policy`].
+    pub(super) fn knocked(&mut self) -> Knock {
+        let mut knock = Knock::Policy;
+        let Some(changes) = &self.changes else { return knock };
         for _ in 0..READS_IN_A_ROW {
-            let Ok(events) = changes.read_events() else { return };
-            // When reports were lost, it may have been the policy. Others without a name are about the folder itself.
-            let concerns = |event: &InotifyEvent| {
-                let is_lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
-                is_lost || event.name.as_ref().is_some_and(|name| name == file::FILE_NAME)
-            };
-            if events.iter().any(concerns) {
-                self.settled_at.get_or_insert_with(|| Instant::now() + SETTLE);
+            let Ok(events) = changes.read_events() else { return knock };
+            for InotifyEvent { mask, name, .. } in &events {
+                // When reports were lost, it may have been anything. Others without a name are about the folder itself.
+                let is_lost = mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                let is = |path: &Path| is_lost || name.is_some() && name.as_deref() == path.file_name();
+                if is(&self.file) {
+                    self.settled_at.get_or_insert_with(|| Instant::now() + SETTLE);
+                }
+                let another =
+                    AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE;
+                if (is(&self.socket) || is(&self.lock)) && (is_lost || mask.intersects(another)) {
+                    knock = Knock::Root;
+                }
             }
         }
+        knock
     }
 
     /// In how many milliseconds a change is to be looked at, if there is one.

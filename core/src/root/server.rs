@@ -9,8 +9,13 @@
 //! | listener      | nodes connect; the kernel says which process and user                                      |
 //! | socket        | requests; its end is the first sign that a node is gone                                    |
 //! | pidfd         | the proof: a forked child may keep the socket of a dead node open, never its pidfd silent  |
-//! | policy        | an inotify on the folder: the owner of the hive changed who may do what                     |
+//! | folder        | an inotify: the owner of the hive changed its policy, or another process took the root over   |
 //! | stop          | an eventfd by which the owner ends the thread                                              |
+//!
+//! A root that stood still for long may have been superseded (see [`super::lock`]). So whenever it did nothing for [`LOOK_AFTER`], and
+//! when the folder says so, it looks whether its lock file still has its name before it handles anything; others wait for far
+//! longer before they supersede it. What it does between that look and a new standstill is an introduction more, which harms nobody.
+//! If somebody else's socket has taken the place of its own while its lock is in force, it binds anew.
 //!
 //! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +23,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hivemind_ring::os::{Kept, MAX_DESCRIPTORS, keep_from_children};
 use nix::errno::Errno;
@@ -26,8 +33,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use rkyv::util::AlignedVec;
 
 use super::StopHandle;
-use super::door::Door;
-use super::lock::RootLock;
+use super::door::{Door, Knock};
+use super::lock::{FileId, RootLock};
 use crate::policy::Credentials;
 use crate::protocol::{
     DecodeError, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
@@ -54,10 +61,17 @@ const RETRY_MS: u8 = 2;
 /// While there is no descriptor left for a connection, none is accepted for this many milliseconds.
 const PAUSE_MS: u8 = 20;
 
+/// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.
+///
+/// [`MIN_ROOT_TIMEOUT`]: super::MIN_ROOT_TIMEOUT
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+/// How often the name of a new socket may be taken away before it is renamed. Only those do who are about to be superseded.
+const BIND_ATTEMPTS: usize = 8;
+
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 /// Clients begin with 1, so this is the number of no client's socket either.
-const POLICY: u64 = u64::MAX - 1;
+const FOLDER: u64 = u64::MAX - 1;
 
 /// How a root ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +80,44 @@ pub(crate) enum Ended {
     Stopped,
     /// A dedicated root takes over.
     HandedOver,
+    /// It did not answer for so long that another process took over.
+    Superseded,
+}
+
+/// Why a root does not begin.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// The lock was taken, and another process has superseded it already.
+    Superseded,
+    System(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> OpenError {
+        OpenError::System(error)
+    }
+}
+
+impl From<Errno> for OpenError {
+    fn from(error: Errno) -> OpenError {
+        OpenError::System(error.into())
+    }
 }
 
 /// See the head of the module.
 pub(crate) struct Server {
+    dir: RuntimeDir,
     /// What the names of this hive's segments begin with.
     #[cfg(feature = "named-segments")]
     prefix: String,
     // The order of these two is the order of an unordered end: nobody connects any more, then the lock is free.
     listener: Kept<UnixListener>,
+    /// The socket that it listens on.
+    socket: FileId,
     lock: RootLock,
+    /// When it last was at work.
+    seen: Instant,
+    is_superseded: bool,
     epoll: Epoll,
     /// Stays open while it is watched.
     _stop: StopHandle,
@@ -114,45 +156,40 @@ fn pidfd_token(client: ClientId) -> u64 {
 }
 
 impl Server {
-    /// Begins to listen. The socket is bound under another name and then renamed, so that a stale one is no obstacle
-    /// and nobody ever connects to one that does not listen yet.
+    /// Begins to listen.
     pub(crate) fn open(
         dir: &RuntimeDir,
         mut lock: RootLock,
         seen_epoch: u64,
         dedicated: bool,
         stop: StopHandle,
-    ) -> io::Result<Server> {
+    ) -> Result<Server, OpenError> {
         let epoch = (lock.epoch().max(seen_epoch) + 1).min(MAX_EPOCH);
         if let Err(error) = lock.record(epoch) {
             // The epoch is a help, not a condition: nodes tell the next root what they have seen.
             tracing::warn!(%error, "cannot write to the lock file");
         }
-        match fs::remove_file(dir.new_socket()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = listen_at(dir.new_socket())?;
         let (door, policy) = Door::open(dir);
-        if policy.admits_others() {
-            door.set_socket(dir.new_socket());
-        }
-        fs::rename(dir.new_socket(), dir.root_socket())?;
+        let (listener, socket) = bind(dir, &lock, &door)?;
         let pid = own_pid();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         if let Some(changes) = door.changes() {
-            epoll.add(changes, EpollEvent::new(EpollFlags::EPOLLIN, POLICY))?;
+            epoll.add(changes, EpollEvent::new(EpollFlags::EPOLLIN, FOLDER))?;
         }
         tracing::debug!(epoch, dedicated, hive = %dir.hive(), "root listens");
         #[cfg(feature = "named-segments")]
         sweep_names(&dir.segment_prefix());
         Ok(Server {
+            dir: dir.clone(),
             #[cfg(feature = "named-segments")]
             prefix: dir.segment_prefix(),
             listener: keep_from_children(listener),
+            socket,
             lock,
+            seen: Instant::now(),
+            is_superseded: false,
             epoll,
             _stop: stop,
             spare: spare_descriptor(),
@@ -168,20 +205,24 @@ impl Server {
         })
     }
 
-    /// Serves until it is stopped or handed over.
+    /// Serves until it is stopped, handed over or superseded.
     pub(crate) fn run(mut self) -> io::Result<Ended> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error.into()),
             };
             for event in &events[..count] {
+                self.look_after_standstill();
+                if self.is_superseded {
+                    return Ok(self.abdicate());
+                }
                 match event.data() {
                     LISTENER => self.accept(),
                     STOP => return Ok(self.close(None)),
-                    POLICY => self.door.knocked(),
+                    FOLDER => self.folder_changed(),
                     token if token & 1 == 1 => self.gone(token >> 1),
                     token => self.ready(token >> 1, event.events()),
                 }
@@ -194,7 +235,62 @@ impl Server {
             if let Some(policy) = self.door.new_policy() {
                 self.process(Event::PolicyChanged { policy }, Vec::new());
             }
+            if self.is_superseded {
+                return Ok(self.abdicate());
+            }
         }
+    }
+
+    // ---- the office
+
+    fn look_after_standstill(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.seen) >= LOOK_AFTER {
+            self.look_at_lock();
+        }
+        self.seen = now;
+    }
+
+    fn look_at_lock(&mut self) {
+        match self.lock.is_in_force(&self.dir) {
+            Ok(is_in_force) => self.is_superseded |= !is_in_force,
+            // To give up would leave the hive without a root; to go on introduces at worst somebody twice.
+            Err(error) => tracing::warn!(%error, "cannot look at the lock file"),
+        }
+    }
+
+    /// Something in the folder has another name now: the policy, the lock file, the socket.
+    fn folder_changed(&mut self) {
+        if self.door.knocked() != Knock::Root {
+            return;
+        }
+        self.look_at_lock();
+        let is_ours = FileId::at(self.dir.root_socket()).map_or(true, |found| found == Some(self.socket));
+        if self.is_superseded || is_ours {
+            return;
+        }
+        // A process that was superseded while it began has put its socket in the place of this one, or a person has removed it.
+        match bind(&self.dir, &self.lock, &self.door) {
+            Ok((listener, socket)) => {
+                let interest = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+                if let Err(error) = self.epoll.add(&listener, interest) {
+                    return tracing::error!(%error, "cannot watch the new socket");
+                }
+                (self.listener, self.socket, self.is_listening) =
+                    (keep_from_children(listener), socket, true);
+            }
+            Err(OpenError::Superseded) => self.is_superseded = true,
+            Err(OpenError::System(error)) => tracing::error!(%error, "cannot listen anew"),
+        }
+    }
+
+    /// Ends at once: whoever is connected goes to the successor, who has the lock file and the socket already.
+    fn abdicate(self) -> Ended {
+        tracing::warn!(
+            epoch = self.lock.epoch(),
+            "this root did not answer and was superseded by another process; it ends"
+        );
+        Ended::Superseded
     }
 
     fn timeout(&self) -> EpollTimeout {
@@ -471,6 +567,9 @@ impl Server {
 
     /// Does one action. The error is the client that could not be reached.
     fn perform(&mut self, action: Action, descriptors: &[Passed]) -> Result<(), ClientId> {
+        if self.is_superseded {
+            return Ok(());
+        }
         match action {
             Action::Send { to, message, attachments } => {
                 let Some(attached) = self.gather(&attachments, descriptors) else {
@@ -487,7 +586,11 @@ impl Server {
                 }
             }
             Action::RaiseEpoch { epoch } => {
-                if let Err(error) = self.lock.record(epoch) {
+                // A node has seen a later root. Either the lock file had lost its epoch, or that root is there.
+                self.look_at_lock();
+                if !self.is_superseded
+                    && let Err(error) = self.lock.record(epoch)
+                {
                     tracing::warn!(%error, "cannot write to the lock file");
                 }
             }
@@ -548,6 +651,40 @@ impl Server {
             entry.wants_write = wants_write;
         }
         true
+    }
+}
+
+/// Binds the socket under another name and then renames it, so that a stale one is no obstacle and nobody ever connects to
+/// one that does not listen yet.
+fn bind(dir: &RuntimeDir, lock: &RootLock, door: &Door) -> Result<(UnixListener, FileId), OpenError> {
+    for _ in 0..BIND_ATTEMPTS {
+        remove_if_there(dir.new_socket())?;
+        let listener = listen_at(dir.new_socket())?;
+        let Some(socket) = FileId::at(dir.new_socket())? else { continue };
+        if door.admits_others() {
+            door.set_socket(dir.new_socket());
+        }
+        if !lock.is_in_force(dir)? {
+            remove_if_there(dir.new_socket())?;
+            return Err(OpenError::Superseded);
+        }
+        match fs::rename(dir.new_socket(), dir.root_socket()) {
+            Ok(()) => {}
+            // Taken away by a process that is about to find itself superseded, or by the one that supersedes this one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        if FileId::at(dir.root_socket())? == Some(socket) {
+            return Ok((listener, socket));
+        }
+    }
+    Err(io::Error::other("the socket of the root is being replaced again and again").into())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

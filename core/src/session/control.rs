@@ -5,8 +5,9 @@
 //! | wake         | another thread put a command into the inbox                                                 |
 //! | link         | the root says something, or its socket closed                                               |
 //! | root's pidfd | the root's process is gone, though a child of it may keep the socket open                    |
+//! | folder       | another root has taken the place of this one, or somebody waits for it in vain ([`super::vigil`]) |
 //! | peer's pidfd | the process of a node that this node has connections with is gone                            |
-//! | timer        | armed only while there is no root (pauses between attempts), while joining (the patience), and while the kernel is short of something |
+//! | timer        | armed only while there is no root (pauses between attempts), while joining (the patience), while the root owes an answer, and while the kernel is short of something |
 //!
 //! A thread that announces an end may do this work in the meantime ([`drive`]): it then looks after the link, and this
 //! thread after everything else.
@@ -29,6 +30,7 @@ use rkyv::util::AlignedVec;
 
 use super::link::{Connecting, Link, carry};
 use super::listing::Collector;
+use super::vigil::{Due, Vigil};
 use super::{
     AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
     SessionConfig, SessionError, Shared, WaitedFor,
@@ -37,8 +39,8 @@ use crate::name::NodeName;
 use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, Right, ToRoot};
 use crate::remedy::with_remedy;
 use crate::root::EmbeddedRoot;
-use crate::root::lock::{RootLock, last_holder};
-use crate::root::server::own_pid;
+use crate::root::lock::{FileId, RootLock, last_holder, raise_doubt};
+use crate::root::server::{OpenError, own_pid};
 use crate::runtime_dir::RuntimeDir;
 use crate::socket::{PacketBuffer, Passed, SendFailure, Socket, is_gone};
 
@@ -68,6 +70,7 @@ const WAKE: u64 = 0;
 const TIMER: u64 = 1;
 const LINK: u64 = 2;
 const ROOT: u64 = 3;
+const FOLDER: u64 = 4;
 const FIRST_PEER: u64 = 16;
 
 /// See the head of the module.
@@ -88,6 +91,7 @@ pub(super) struct Control {
     link: Option<Link>,
     root: Option<EmbeddedRoot>,
     seeking: Seeking,
+    vigil: Vigil,
     joining: Option<Joining>,
     is_leaving: bool,
     /// Why joining fails before patience ends.
@@ -100,6 +104,8 @@ pub(super) struct Control {
     /// Announcements that are still to be sent to this root.
     backlog: VecDeque<Announcement>,
     questions: BTreeMap<u64, Question>,
+    /// The root was asked for a sign of life.
+    is_asking: bool,
 
     peers: HashMap<u64, WatchedPeer>,
     /// With so many peers it is time to look who is none any more.
@@ -198,7 +204,11 @@ impl Control {
         epoll.add(&shared.wake, readable(WAKE)).map_err(system("watch an eventfd"))?;
         epoll.add(&timer, readable(TIMER)).map_err(system("watch a timer"))?;
         let now = Instant::now();
-        let SessionConfig { dir, name, node, patience, root: role, observer, bells } = config;
+        let SessionConfig { dir, name, node, patience, root: role, root_timeout, observer, bells } = config;
+        let vigil = Vigil::new(&dir, root_timeout);
+        if let Some(folder) = vigil.folder() {
+            epoll.add(folder, readable(FOLDER)).map_err(system("watch the folder of the hive"))?;
+        }
         Ok(Control {
             shared,
             side,
@@ -222,6 +232,7 @@ impl Control {
                 successor: None,
                 jitter: node | 1,
             },
+            vigil,
             joining: Some(Joining { begun: now, patience, answer }),
             is_leaving: false,
             failure: None,
@@ -229,6 +240,7 @@ impl Control {
             told: BTreeMap::new(),
             backlog: VecDeque::new(),
             questions: BTreeMap::new(),
+            is_asking: false,
             peers: HashMap::new(),
             crowd: SPARE_PEERS,
             peer_tokens: HashMap::new(),
@@ -301,6 +313,7 @@ impl Control {
                     self.lose(Lost::Closed);
                 }
             }
+            FOLDER => self.folder_changed(),
             token => self.peer_is_gone(token),
         }
     }
@@ -475,7 +488,7 @@ impl Control {
             self.root = None;
         }
         for _ in 0..STEPS {
-            match Link::connect(self.dir.root_socket(), self.dir.owner()) {
+            match Link::connect(&self.dir) {
                 Connecting::Connected(link) => return self.greet(link),
                 Connecting::Busy => return Err(Lost::NotNow(self.no_listener())),
                 Connecting::Failed(error) => return Err(Lost::Never(error)),
@@ -507,12 +520,113 @@ impl Control {
     fn host(&mut self) -> Result<(), Lost> {
         let never = |doing| move |error| Lost::Never(JoinError::system(doing, error));
         match RootLock::try_take(&self.dir).map_err(never("take the lock file"))? {
-            Some(lock) => {
-                let root = EmbeddedRoot::start(&self.dir, lock, self.seeking.seen_epoch);
-                self.root = Some(root.map_err(never("host the root"))?);
+            Some(lock) => self.serve(lock),
+            None => Err(Lost::NotNow(self.no_listener())),
+        }
+    }
+
+    fn serve(&mut self, lock: RootLock) -> Result<(), Lost> {
+        match EmbeddedRoot::start(&self.dir, lock, self.seeking.seen_epoch) {
+            Ok(root) => {
+                self.root = Some(root);
                 Ok(())
             }
-            None => Err(Lost::NotNow(self.no_listener())),
+            Err(OpenError::Superseded) => Err(Lost::NotNow(self.no_listener())),
+            Err(OpenError::System(error)) => Err(Lost::Never(JoinError::system("host the root", error))),
+        }
+    }
+
+    // ---- a root that does not answer
+
+    /// Whether this node waits for a word of the root.
+    fn is_waiting(&self) -> bool {
+        match &self.link {
+            // A thread that drives waits by itself, and only for a moment.
+            Some(link) if link.is_driven => false,
+            Some(link) => {
+                !link.is_admitted || self.is_asking || !self.pending.is_empty() || !self.questions.is_empty()
+            }
+            None => true,
+        }
+    }
+
+    /// Does what is due because the root has said nothing for long.
+    fn keep_vigil(&mut self) {
+        match self.vigil.due(&self.dir) {
+            Due::Nothing => {}
+            Due::Doubt => raise_doubt(&self.dir),
+            Due::Replaced => {
+                self.is_succeeded();
+            }
+            Due::Silent(lock) => {
+                // It may be this process that stood still: what the root has said is read first, and counts.
+                self.link_ready(EpollFlags::EPOLLIN);
+                if self.vigil.alarm().is_some() && !self.is_succeeded() {
+                    self.succeed(lock);
+                }
+            }
+        }
+    }
+
+    /// True: another socket has taken the place of the one that this node is connected to, and it seeks anew.
+    fn is_succeeded(&mut self) -> bool {
+        let Some(link) = &self.link else { return false };
+        let is_there = FileId::at(self.dir.root_socket()).map_or(true, |now| now == link.found);
+        if !is_there {
+            tracing::debug!(node = %self.name, pid = link.pid, "the root has a successor");
+            self.seek_anew();
+        }
+        !is_there
+    }
+
+    fn seek_anew(&mut self) {
+        let path = self.dir.root_socket().to_owned();
+        self.lose(Lost::NotNow(WaitedFor::Root { path }));
+        (self.seeking.since, self.seeking.again, self.seeking.pause) =
+            (Instant::now(), Instant::now(), FIRST_PAUSE);
+    }
+
+    /// Takes the place of a root that does not answer, if this node may.
+    fn succeed(&mut self, lock: FileId) {
+        if self.role != RootRole::Embedded || !self.dir.is_ours() {
+            // Those who may were told.
+            return;
+        }
+        let taken = match RootLock::try_take(&self.dir) {
+            // Its process is gone, and another one, which serves nobody, was connected to.
+            Ok(Some(lock)) => Ok(Some(lock)),
+            Ok(None) => RootLock::supersede(&self.dir, lock),
+            Err(error) => Err(error),
+        };
+        match taken {
+            Ok(None) => self.seek_anew(),
+            Err(error) => tracing::error!(%error, "cannot supersede the root that does not answer"),
+            Ok(Some(lock)) => {
+                let pid = self.link.as_ref().map_or(0, |link| link.pid);
+                tracing::warn!(node = %self.name, pid, "the root does not answer; this node takes its place");
+                if let Some(own) = self.root.take() {
+                    own.abandon();
+                }
+                self.seek_anew();
+                match self.serve(lock) {
+                    Ok(()) => {}
+                    Err(Lost::Never(error)) if !self.seeking.was_admitted => self.failure = Some(error),
+                    Err(reason) => self.back_off(reason),
+                }
+            }
+        }
+    }
+
+    fn folder_changed(&mut self) {
+        let signs = self.vigil.signs(&self.dir);
+        if signs.is_replaced && self.is_succeeded() {
+            return;
+        }
+        let can_ask = self.link.as_ref().is_some_and(|link| link.is_admitted);
+        let lock = self.link.as_ref().and_then(|link| link.lock);
+        if signs.is_doubted && can_ask && self.vigil.join_doubt(lock) {
+            self.is_asking = true;
+            self.say(&ToRoot::AreYouThere, Vec::new());
         }
     }
 
@@ -563,6 +677,7 @@ impl Control {
     fn lose(&mut self, reason: Lost) {
         let Some(link) = self.link.take() else { return };
         link.unwatch(&self.epoll);
+        self.is_asking = false;
         self.told.clear();
         self.backlog.clear();
         let now = Instant::now();
@@ -704,8 +819,20 @@ impl Control {
         let seek = self.link.is_none().then_some(self.seeking.again);
         let patience = self.joining.as_ref().and_then(|joining| joining.begun.checked_add(joining.patience));
         let shortage = self.link.as_ref().filter(|link| link.is_short).map(|_| now + SHORTAGE_PAUSE);
-        let wanted = [seek, patience, shortage].into_iter().flatten().min();
-        if wanted == self.alarm && wanted.is_none_or(|alarm| alarm > now) {
+        if self.is_waiting() {
+            let lock = self.link.as_ref().map(|link| link.lock);
+            self.vigil.wait(|| lock.unwrap_or_else(|| FileId::at(self.dir.lock_file()).unwrap_or_default()));
+        } else {
+            self.vigil.rest();
+        }
+        let wanted = [seek, patience, shortage, self.vigil.alarm()].into_iter().flatten().min();
+        let is_set = match (wanted, self.alarm) {
+            (None, None) => true,
+            // It may ring early, and is then set again: what the root owes moves later with each of its answers.
+            (Some(wanted), Some(alarm)) => alarm > now && alarm <= wanted,
+            _ => false,
+        };
+        if is_set {
             return;
         }
         let set = match wanted {
@@ -761,6 +888,7 @@ pub(super) fn run(cell: &Cell, epoll: &Epoll, shared: Arc<Shared>) {
         if control.is_over() {
             break;
         }
+        control.keep_vigil();
         control.seek_when_due();
         control.hand_back();
         if control.is_over() {

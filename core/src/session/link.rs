@@ -1,6 +1,5 @@
 //! The connection to a root: its socket, its queue, and who is at the other end.
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::{io, sync::Arc};
 
 use nix::errno::Errno;
@@ -10,6 +9,8 @@ use rkyv::util::AlignedVec;
 
 use super::{Handle, JoinError};
 use crate::protocol::{Carrier, ToRoot, encode};
+use crate::root::lock::FileId;
+use crate::runtime_dir::RuntimeDir;
 use crate::socket::{Flushed, OutQueue, Passed, Peer, QueueBounds, SendFailure, Socket, is_gone};
 
 /// What may wait for a root that is busy. A root never waits for a node, so this fills only while it is stopped.
@@ -23,6 +24,10 @@ pub(super) struct Link {
     pub(super) pidfd: OwnedFd,
     /// The root's process as this process sees it.
     pub(super) pid: i32,
+    /// What had the socket's name just before it connected.
+    pub(super) found: Option<FileId>,
+    /// The lock file at that time.
+    pub(super) lock: Option<FileId>,
     /// Welcomed.
     pub(super) is_admitted: bool,
     pub(super) is_dedicated: bool,
@@ -50,8 +55,12 @@ pub(super) enum Connecting {
 
 impl Link {
     /// Connects to the root of the hive of `owner`: a process of anybody else is none, whatever it says.
-    pub(super) fn connect(path: &Path, owner: u32) -> Connecting {
+    pub(super) fn connect(dir: &RuntimeDir) -> Connecting {
+        let (path, owner) = (dir.root_socket(), dir.owner());
         let ourselves = geteuid().as_raw();
+        // Before, not after: if the socket is replaced in between, a later look finds another one, and connects once too often.
+        let found = FileId::at(path).unwrap_or_default();
+        let lock = FileId::at(dir.lock_file()).unwrap_or_default();
         let socket = match Socket::connect(path) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && owner != ourselves => {
@@ -76,6 +85,8 @@ impl Link {
             socket: Arc::new(socket),
             pidfd,
             pid,
+            found,
+            lock,
             is_admitted: false,
             is_dedicated: false,
             is_own: false,

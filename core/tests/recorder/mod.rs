@@ -225,6 +225,7 @@ impl Node {
             node: new_node_epoch(),
             patience: PATIENCE,
             root: RootRole::Embedded,
+            root_timeout: hivemind_core::root::DEFAULT_ROOT_TIMEOUT,
             observer: false,
             bells: handle(&format!("bells {name}")),
         };

@@ -103,9 +103,8 @@ pub const CASES: &[Case] = &[
         name: "root-stopped",
         about: "the root stopped under load and continued later, while somebody joins",
         count: 100,
-        ci_count: 0,
-        // Not before a root that does not answer is superseded.
-        by_default: false,
+        ci_count: 3,
+        by_default: true,
         run: root::run_stopped,
     },
     Case {

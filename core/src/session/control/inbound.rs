@@ -50,6 +50,9 @@ impl Control {
     }
 
     fn received(&mut self, length: usize, lost: bool, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
+        // Whatever it is, it is a sign of life.
+        self.vigil.is_heard();
+        self.is_asking = false;
         let bytes = self.buffer.bytes(length);
         let decoded = if lost { decode_unaccompanied(bytes) } else { decode(bytes, descriptors.len()) };
         let message: ToNode = decoded.map_err(|error| match error {
@@ -108,6 +111,7 @@ impl Control {
             ToNode::AttachRefused { subscriber, publisher, reason } => {
                 self.side.attach_refused(subscriber, publisher, &reason);
             }
+            ToNode::Alive => {}
             ToNode::Page { request, entries, next } => return self.page(request, entries, next),
             ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
             ToNode::Inspected { request, segment } => {
