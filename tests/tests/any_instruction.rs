@@ -1,23 +1,26 @@
 //! A process may die at any instruction: nothing torn, nothing leaked, nobody else stopped.
 //!
 //! The victim is walked instruction by instruction through what it does, and killed with SIGKILL after a random number of
-//! steps. First it is walked to the end once, so that the numbers cover the whole way.
+//! steps. First it is walked to the end once, so that the numbers cover the whole way. With `DEATHS=all` it dies after every
+//! number of steps, so at each instruction of the way: `tests/campaign instructions`.
 
 use hivemind::{Message, Node, Subscriber};
 use hivemind_core::protocol::new_node_epoch;
 use hivemind_tests::account::Account;
 use hivemind_tests::entry::{Checked, Entry, scatter};
 use hivemind_tests::hive::{Actor, Hive, lossy, reliable};
-use hivemind_tests::order::{Kind, Order};
+use hivemind_tests::order::{Kind, Order, Publish};
 use hivemind_tests::tracer::Walker;
 use hivemind_tests::{BOUND, until};
 use std::time::Duration;
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
-/// Deaths in each case, unless the environment variable `DEATHS` says more.
+/// Deaths in each case, unless the environment variable `DEATHS` says another number, or `all`.
 const DEATHS: u64 = 12;
 /// No way is longer; it only keeps a mistake here from walking for ever.
 const STEPS_MAX: u64 = 10_000_000;
+/// How long a reliable publisher waits for room.
+const BOUND_MS: u64 = BOUND.as_millis() as u64;
 
 /// Walks an actor through an order until it has answered or `steps` are done. Returns how many it were.
 fn walk(actor: &Actor, order: Order, steps: u64) -> u64 {
@@ -34,9 +37,10 @@ fn walk(actor: &Actor, order: Order, steps: u64) -> u64 {
     steps
 }
 
-/// Where to die: spread over a way, each at a random place of its part.
+/// Where to die: spread over a way, each at a random place of its part; with `all` after each number of steps.
 fn places(seed: u64, way: u64) -> impl Iterator<Item = u64> {
-    let deaths = std::env::var("DEATHS").ok().and_then(|deaths| deaths.parse().ok()).unwrap_or(DEATHS);
+    let wanted = std::env::var("DEATHS").unwrap_or_default();
+    let deaths = if wanted == "all" { way } else { wanted.parse().unwrap_or(DEATHS) };
     println!("seed {seed}, {deaths} deaths on a way of {way} instructions");
     (0..deaths).map(move |death| (death * way + scatter(seed ^ death) % way) / deaths)
 }
@@ -45,17 +49,20 @@ fn places(seed: u64, way: u64) -> impl Iterator<Item = u64> {
 fn a_publisher_killed_at_any_instruction_of_send_leaves_whole_messages_or_none() {
     let seed = new_node_epoch();
     // Inside the slot, and in chunks; of a ring so small that memory is taken back and used again on the way.
-    for (kind, length) in [(Kind::Bytes, 8), (Kind::Bytes, 100), (Kind::Typed, 8), (Kind::Typed, 100)] {
-        let hive = Hive::new(ACTOR);
-        let node = hive.node("listener").join().unwrap();
-        match kind {
-            Kind::Bytes => publisher_dies::<[u8]>(&hive, &node, kind, length, seed),
-            _ => publisher_dies::<Entry>(&hive, &node, kind, length, seed),
+    for make in [lossy, reliable] {
+        for (kind, length) in [(Kind::Bytes, 8), (Kind::Bytes, 100), (Kind::Typed, 8), (Kind::Typed, 100)] {
+            let hive = Hive::new(ACTOR);
+            let node = hive.node("listener").join().unwrap();
+            let publish = Publish { capacity: 4, ..make("entries", kind) };
+            match kind {
+                Kind::Bytes => publisher_dies::<[u8]>(&hive, &node, &publish, length, seed),
+                _ => publisher_dies::<Entry>(&hive, &node, &publish, length, seed),
+            }
         }
     }
 }
 
-fn publisher_dies<T>(hive: &Hive, node: &Node, kind: Kind, length: usize, seed: u64)
+fn publisher_dies<T>(hive: &Hive, node: &Node, publish: &Publish, length: usize, seed: u64)
 where
     T: Message + ?Sized,
     T::Read: Checked,
@@ -64,12 +71,12 @@ where
     let mut committed = [0; 4];
     let mut life = |steps| {
         let speaker = hive.actor("speaker");
-        let mut publish = lossy("entries", kind);
-        publish.capacity = 4;
-        let publisher = speaker.publish(publish);
+        let publisher = speaker.publish(publish.clone());
         publisher.await_subscribers(1);
-        publisher.attempt(10, length, 0).unwrap();
+        // A reliable one goes on as its messages are received.
+        speaker.begin(&publisher.sending(10, length, BOUND_MS));
         let mut account = drain(&mut subscriber, None);
+        speaker.answer().unwrap();
         assert_eq!((account.next, account.torn), (10, 0), "{account:?}");
         let walked = walk(&speaker, publisher.sending(3, length, 0), steps);
         speaker.kill();
@@ -89,10 +96,15 @@ where
         walked
     };
     let way = life(STEPS_MAX);
+    let mut deaths = 0;
     for place in places(seed, way) {
         life(place);
+        deaths += 1;
     }
-    println!("{kind:?}, {length} bytes: so often 0, 1, 2 or 3 messages were committed: {committed:?}");
+    let Publish { kind, reliable, .. } = publish;
+    let service = if *reliable { "reliable" } else { "lossy" };
+    println!("{service}, {kind:?}, {length} bytes: {deaths} deaths at {way} instructions");
+    println!("  so often 0, 1, 2 or 3 messages were committed: {committed:?}");
     assert!(committed[0] > 0 && committed[3] > 0, "the places of death do not cover the way: {committed:?}");
 }
 

@@ -18,6 +18,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
+use Verdict::{Kernel, Out, Root, Yes};
+
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 
 const OWNER: u32 = 47_110;
@@ -68,14 +70,7 @@ impl Shared {
 
     /// A process of this user, whose group has the same number, with these supplementary groups.
     fn spawn(&self, name: &str, user: u32, groups: &[u32]) -> Actor {
-        let mut command = Command::new("setpriv");
-        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
-        let list: Vec<String> = groups.iter().map(ToString::to_string).collect();
-        if list.is_empty() {
-            command.arg("--clear-groups");
-        } else {
-            command.arg(format!("--groups={}", list.join(",")));
-        }
+        let mut command = as_user(user, groups);
         command.arg(&self.program).env_remove("XDG_RUNTIME_DIR");
         command.env("HIVEMIND_DIR", &self.base).env("HIVEMIND_OWNER", OWNER.to_string());
         self.hive.spawn_with(command, name)
@@ -101,6 +96,19 @@ impl Shared {
         }
         std::fs::rename(new, self.folder().join(FILE_NAME)).unwrap();
     }
+}
+
+/// What is executed by a user, whose group has the same number, with these supplementary groups.
+fn as_user(user: u32, groups: &[u32]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+    let list: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    if list.is_empty() {
+        command.arg("--clear-groups");
+    } else {
+        command.arg(format!("--groups={}", list.join(",")));
+    }
+    command
 }
 
 fn attempt(actor: &Actor, name: &str) -> Result<Answer, Failure> {
@@ -169,6 +177,154 @@ fn everybody_may_do_what_the_policy_says_and_nothing_else() {
         denied(attempt(&other, name), &[&format!("user {user}"), &format!("allow user:{user} join")]);
     }
     assert_eq!(host.nodes(), ["alice", "host"]);
+}
+
+/// What comes of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It works.
+    Yes,
+    /// The root refuses, by what the kernel says of who asks.
+    Root,
+    /// The kernel refuses.
+    Kernel,
+    /// It cannot be tried: the root does not let the role in.
+    Out,
+}
+
+/// A role: its user, and its supplementary groups.
+const ROLES: [(&str, u32, &[u32]); 7] = [
+    ("owner", OWNER, &[]),
+    ("alice", ALICE, &[]),
+    ("robot", ROBOT, &[5, ROBOTS]),
+    ("both", ALICE, &[ROBOTS]),
+    ("of-the-group", ROBOTS, &[]),
+    ("other", OTHER, &[5, ALICE]),
+    ("admin", 0, &[]),
+];
+
+/// What each role may do, in the order of [`ROLES`]. The administrator owns every file of the machine, and no hive.
+const MATRIX: [(&str, [Verdict; ROLES.len()]); 14] = [
+    ("join", [Yes, Yes, Yes, Yes, Yes, Root, Root]),
+    ("publish sensors/x", [Yes, Yes, Root, Yes, Root, Out, Out]),
+    ("publish sensors/arm/x", [Yes, Root, Root, Root, Root, Out, Out]),
+    ("publish secret/x", [Yes, Root, Root, Root, Root, Out, Out]),
+    ("subscribe sensors/pose", [Yes, Root, Yes, Yes, Yes, Out, Out]),
+    ("subscribe sensors/arm/pose", [Yes, Root, Yes, Yes, Yes, Out, Out]),
+    ("subscribe secret", [Yes, Root, Root, Root, Root, Out, Out]),
+    ("subscribe **", [Yes, Root, Yes, Yes, Yes, Out, Out]),
+    ("write into sensors/pose", [Kernel, Root, Kernel, Kernel, Kernel, Out, Out]),
+    ("write into secret", [Kernel, Root, Root, Root, Root, Out, Out]),
+    ("write the policy", [Yes, Kernel, Kernel, Kernel, Kernel, Kernel, Yes]),
+    ("replace the policy", [Yes, Kernel, Kernel, Kernel, Kernel, Kernel, Yes]),
+    ("write the lock file", [Yes, Kernel, Kernel, Kernel, Kernel, Kernel, Yes]),
+    ("connect without a policy", [Yes, Kernel, Kernel, Kernel, Kernel, Kernel, Root]),
+];
+
+/// Every role tries every operation; who sees what under `**` is told by the test before this one.
+#[test]
+fn the_matrix_of_roles_and_operations_holds() {
+    let Some(hive) = Shared::new("the_matrix_of_roles_and_operations_holds") else { return };
+    hive.write(POLICY);
+    let host = hive.host();
+    for service in ["sensors/pose", "sensors/arm/pose", "secret"] {
+        publish(&host, service).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for (column, (role, user, groups)) in ROLES.into_iter().enumerate() {
+        let actor = hive.spawn(role, user, groups);
+        let mut inside = false;
+        for (operation, expected) in &MATRIX[..MATRIX.len() - 1] {
+            let by_file = ["write the", "replace the"].iter().any(|begin| operation.starts_with(begin));
+            let found = if by_file {
+                hive.file_operation(operation, user, groups)
+            } else if inside || *operation == "join" {
+                node_operation(&actor, role, operation)
+            } else {
+                Out
+            };
+            inside |= *operation == "join" && found == Yes;
+            println!("{role:14} {operation:28} {found:?}");
+            if found != expected[column] {
+                wrong.push(format!("{role}: {operation}: {found:?}, not {:?}", expected[column]));
+            }
+        }
+    }
+    // Without a policy the folder is closed before anybody could ask the root.
+    std::fs::remove_file(hive.folder().join(FILE_NAME)).unwrap();
+    until("the folder is closed", || {
+        (hive.folder().metadata().unwrap().mode() & 0o777 == 0o700).then_some(())
+    });
+    let (operation, expected) = MATRIX[MATRIX.len() - 1];
+    for (column, (role, user, groups)) in ROLES.into_iter().enumerate() {
+        let actor = hive.spawn("late", user, groups);
+        let found = node_operation(&actor, "late", "join");
+        println!("{role:14} {operation:28} {found:?}");
+        if found != expected[column] {
+            wrong.push(format!("{role}: {operation}: {found:?}, not {:?}", expected[column]));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What comes of it when a node does it.
+fn node_operation(actor: &Actor, role: &str, operation: &str) -> Verdict {
+    let (verb, object) = operation.split_once(' ').unwrap_or((operation, ""));
+    let outcome = match verb {
+        "join" => actor.attempt(&Order::Join(Join { patience_ms: 200, ..joining(role) })),
+        "publish" => publish(actor, &format!("{object}-{role}")),
+        "subscribe" => subscribe(actor, object),
+        "write" => {
+            let service = object.trim_start_matches("into ").to_owned();
+            let Answer::Attempts(said) = actor.tell(&Order::Tamper { service }) else {
+                panic!("it answers with its attempts");
+            };
+            if let [only] = &said[..] {
+                assert!(only.contains("refused: user"), "{said:#?}");
+                return Root;
+            }
+            assert!(said.len() >= 6, "{said:#?}");
+            return if said.iter().any(|attempt| attempt.contains("DONE")) { Yes } else { Kernel };
+        }
+        _ => panic!("there is no {operation}"),
+    };
+    match outcome {
+        Ok(_) => Yes,
+        Err(failure) if failure.variant.contains("NotAllowed") => Root,
+        Err(failure) => {
+            assert!(failure.text.contains("is closed to this user"), "{operation}: {failure:#?}");
+            Kernel
+        }
+    }
+}
+
+impl Shared {
+    /// What comes of it when a shell does it.
+    fn file_operation(&self, operation: &str, user: u32, groups: &[u32]) -> Verdict {
+        let script = match operation {
+            "write the policy" => "exec >>\"$1/policy\"",
+            // Puts the same content in its place.
+            "replace the policy" => {
+                "cp \"$1/policy\" \"$1/policy.$2\" && mv -f \"$1/policy.$2\" \"$1/policy\""
+            }
+            "write the lock file" => "exec >>\"$1/$3\"",
+            _ => panic!("there is no {operation}"),
+        };
+        let lock = std::fs::read_dir(self.folder()).unwrap().find_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.contains("lock").then_some(name)
+        });
+        let mut command = as_user(user, groups);
+        command.args(["sh", "-c", script, "sh"]).arg(self.folder());
+        command.arg(user.to_string()).arg(lock.expect("a root has its lock file"));
+        let output = command.output().unwrap();
+        if output.status.success() {
+            return Yes;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("ermission denied"), "{operation} as {user}: {said}");
+        Kernel
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@
 //! nothing torn, repeated or out of order; lost = 0 where the service is reliable
 //! ```
 //!
+//! With `--length` all messages have one length, and with `--slow` every subscriber sleeps now and then: `--length 8 --slow --subscribers 1
+//! --service lossy --form bytes` overtakes one slow reader as fast as small messages can be written.
+//!
 //! The exit status is 0 only if all of it held. Nothing here waits without a bound: a run in which nothing moves for
 //! [`PATIENCE`] fails. The processes are this program again, told in one JSON text what to do.
 
@@ -21,6 +24,7 @@ mod report;
 mod subscribe;
 
 use clap::{Parser, ValueEnum};
+use hivemind_tests::entry::{EXCEPTION_BYTES, PAYLOAD_MIN};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -52,6 +56,12 @@ struct Arguments {
     /// Only typed messages, or only plain bytes.
     #[arg(long)]
     form: Option<Form>,
+    /// All messages have so many bytes of payload, up to 1 MiB. Default: the mix.
+    #[arg(long, value_name = "BYTES", value_parser = length)]
+    length: Option<usize>,
+    /// Every subscriber sleeps now and then, so that a lossy service loses most messages.
+    #[arg(long)]
+    slow: bool,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -108,6 +118,16 @@ pub(crate) struct Job {
     pub(crate) seed: u64,
     pub(crate) delivery: Delivery,
     pub(crate) form: Form,
+    /// `None`: the mix.
+    pub(crate) length: Option<usize>,
+    /// Whether all subscribers sleep now and then.
+    pub(crate) slow: bool,
+}
+
+fn length(text: &str) -> Result<usize, String> {
+    let length = text.parse().map_err(|error| format!("{error}"))?;
+    let bounds = PAYLOAD_MIN..=EXCEPTION_BYTES;
+    bounds.contains(&length).then_some(length).ok_or(format!("not within {bounds:?}"))
 }
 
 fn main() -> ExitCode {
@@ -129,7 +149,8 @@ fn main() -> ExitCode {
             let wanted = arguments.service.is_none_or(|only| only == delivery)
                 && arguments.form.is_none_or(|only| only == form);
             if wanted {
-                let job = Job { messages: arguments.messages, seed, delivery, form };
+                let Arguments { messages, length, slow, .. } = arguments;
+                let job = Job { messages, seed, delivery, form, length, slow };
                 let run = count(&job, arguments.subscribers);
                 books.holds &= run.faults.is_empty();
                 if !arguments.json {
@@ -155,7 +176,8 @@ fn count(job: &Job, subscribers: usize) -> Run {
     let publisher = spawn(folder.path(), &Part::Publisher { job: job.clone(), subscribers });
     let readers: Vec<_> = (0..subscribers)
         .map(|number| {
-            let pace = [Pace::Fast, Pace::Working, Pace::Fast, Pace::Sleeping][number % 4];
+            let mix = [Pace::Fast, Pace::Working, Pace::Fast, Pace::Sleeping];
+            let pace = if job.slow { Pace::Sleeping } else { mix[number % 4] };
             (pace, spawn(folder.path(), &Part::Subscriber { job: job.clone(), number, pace }))
         })
         .collect();

@@ -67,7 +67,7 @@ fn publish<T: hivemind::Message + ?Sized>(
     let (mut bytes, mut waits) = (0, 0);
     let start = Instant::now();
     for number in 0..job.messages {
-        let length = source.mixed_length(number);
+        let length = job.length.unwrap_or_else(|| source.mixed_length(number));
         bytes += length as u64;
         let mut waiting = None;
         loop {

@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn faults(delivery: Delivery, change: impl FnOnce(&mut Received)) -> usize {
-        let job = Job { messages: 1000, seed: 1, delivery, form: Form::Bytes };
+        let job = Job { messages: 1000, seed: 1, delivery, form: Form::Bytes, length: None, slow: false };
         let mut pair = sound();
         change(&mut pair.received);
         let mut faults = Vec::new();
