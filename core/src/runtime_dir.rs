@@ -5,6 +5,8 @@
 //! └── <hive>                                                                    0700, ours; 0711 while the policy admits others
 //!     ├── root.sock       where the root of this hive listens                   0600; 0666 while the policy admits others
 //!     ├── root.lock       held by the process that hosts the root; says which epoch and process
+//!     ├── root.new        the next root.sock, for the moment before it gets that name
+//!     ├── root.heir       the next root.lock, while a root that does not answer is superseded
 //!     └── policy          who else may join, and what for; written by the owner (see `policy`)
 //! ```
 //!

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hivemind::{Filter, FilterError, HiveName, NameError, Node};
+use hivemind_core::root::MIN_ROOT_TIMEOUT;
 use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
 use tracing_subscriber::EnvFilter;
 
@@ -74,7 +75,11 @@ enum Command {
     ///
     /// A hive works without: then one of its nodes hosts the root, and another takes over when that one dies. A root of
     /// its own takes over from such a node in order.
-    Root,
+    Root {
+        /// Supersede a root that gives no answer for so long (stopped, hung, at a breakpoint); at least 0.05.
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_root_timeout, allow_negative_numbers = true)]
+        root_timeout: Duration,
+    },
     /// Show the nodes, services and subscriptions of a hive, with rates, lag and loss.
     ///
     /// Everything that moves is read from the segments themselves, twice, so that nobody is disturbed.
@@ -142,6 +147,14 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_root_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_seconds(text)?;
+    if timeout < MIN_ROOT_TIMEOUT {
+        return Err(format!("less than {} seconds", MIN_ROOT_TIMEOUT.as_secs_f64()));
+    }
+    Ok(timeout)
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -194,7 +207,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CommandError> {
     let place = cli.place;
     match cli.command {
-        Command::Root => root::run(&place)?,
+        Command::Root { root_timeout } => root::run(&place, root_timeout)?,
         Command::Ls { interval, json } => ls::run(&place, interval, json)?,
         Command::Echo { filter, count } => echo::run(&place, &filter, count)?,
         Command::Policy(command) => policy::run(&place, &command)?,

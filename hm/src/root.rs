@@ -1,9 +1,11 @@
 //! `hm root`: the root of a hive in a process of its own.
 //!
 //! It takes the root over from a node that hosts it, in order, and serves until Ctrl-C or SIGTERM; then a node takes it
-//! back. If it is killed instead, a node takes over as soon as the kernel says that it is dead.
+//! back. If it is killed instead, a node takes over as soon as the kernel says that it is dead. If it is stopped while somebody waits for it,
+//! it is superseded, and ends with that reason when it goes on.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use hivemind_core::root::{self, ServeOptions, StopHandle};
 use hivemind_core::runtime_dir::RuntimeDirError;
@@ -29,7 +31,7 @@ pub(crate) enum RootError {
 }
 
 /// Serves until Ctrl-C.
-pub(crate) fn run(place: &Place) -> Result<(), RootError> {
+pub(crate) fn run(place: &Place, root_timeout: Duration) -> Result<(), RootError> {
     let dir = place.runtime_dir()?;
     let handle = StopHandle::new().map_err(RootError::Signals)?;
     let stopper = handle.clone();
@@ -37,7 +39,9 @@ pub(crate) fn run(place: &Place) -> Result<(), RootError> {
     let (hive, socket, pid) = (dir.hive(), dir.root_socket().display(), std::process::id());
     let mut out = io::stdout();
     writeln!(out, "root of hive {hive}: process {pid}, socket {socket}; Ctrl-C hands it back")?;
-    root::serve_root(&dir, ServeOptions::default(), &handle)?;
+    let mut options = ServeOptions::default();
+    options.root_timeout = root_timeout;
+    root::serve_root(&dir, options, &handle)?;
     writeln!(out, "root of hive {hive}: stopped in order")?;
     Ok(())
 }

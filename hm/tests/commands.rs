@@ -3,7 +3,7 @@
 //! The other side of each test is a node in this very process. What is waited for is a line of output, the end of a
 //! program, or a peer; nothing sleeps.
 
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
@@ -85,8 +85,13 @@ fn sentence(output: &Output) -> &str {
 }
 
 fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
+fn signal(child: &Child, signal: &str) {
     let pid = child.id().to_string();
-    let status = Command::new("kill").args(["-INT", &pid]).status().expect("there is a kill command");
+    let status =
+        Command::new("kill").arg(format!("-{signal}")).arg(&pid).status().expect("there is a kill command");
     assert!(status.success());
 }
 
@@ -307,6 +312,32 @@ fn two_roots_of_their_own_are_one_too_many() {
     let output = hm(dir.path()).arg("root").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(sentence(&output).contains(&first.child.id().to_string()), "{}", sentence(&output));
+}
+
+/// A second one takes the place of a first that is stopped; that says so when it goes on, and ends.
+#[test]
+fn a_root_of_its_own_that_is_stopped_is_superseded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Running::start(hm(dir.path()).arg("root").stderr(Stdio::piped()));
+    first.line();
+    let watch = Node::builder("watch").dir(dir.path()).patience(LONG).observer().join().unwrap();
+    signal(&first.child, "STOP");
+    let mut second = Running::start(hm(dir.path()).args(["root", "--root-timeout", "0.1"]));
+    second.line();
+    while watch.root_pid() != Some(second.child.id() as i32) {
+        std::thread::yield_now();
+    }
+    signal(&first.child, "CONT");
+    assert_eq!(first.child.wait().unwrap().code(), Some(1));
+    let mut said = String::new();
+    first.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let expected = format!("superseded by process {}", second.child.id());
+    assert!(said.contains(&expected) && said.contains("start it again"), "{said}");
+    assert_eq!(watch.root_pid(), Some(second.child.id() as i32));
+
+    let output = hm(dir.path()).args(["root", "--root-timeout", "0.01"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("less than 0.05 seconds"), "{output:?}");
 }
 
 #[test]

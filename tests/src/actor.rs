@@ -13,7 +13,7 @@ use hivemind::{
     SubscriberError, Trust, WaitError,
 };
 use hivemind_core::name::HiveName;
-use hivemind_core::root::{ServeOptions, StopHandle, serve_root};
+use hivemind_core::root::{RootError, ServeOptions, StopHandle, serve_root};
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::SessionError;
 use memmap2::{Mmap, MmapMut};
@@ -58,7 +58,7 @@ struct Actor {
     held: Vec<HeldSample>,
     /// Mappings that are only there to be there.
     ballast: Vec<Mmap>,
-    root: Option<(StopHandle, JoinHandle<()>)>,
+    root: Option<(StopHandle, JoinHandle<Result<(), RootError>>)>,
 }
 
 /// A publisher, at hand or streaming.
@@ -134,6 +134,9 @@ fn variant(error: &(dyn Error + 'static)) -> String {
     }
     if error.is::<WaitError>() {
         return "Wait".to_owned();
+    }
+    if let Some(RootError::Superseded { .. }) = error.downcast_ref::<RootError>() {
+        return "Superseded".to_owned();
     }
     match error.downcast_ref::<SendError>() {
         Some(SendError::Full { .. }) => "Full".to_owned(),
@@ -217,6 +220,11 @@ impl Actor {
             Order::AwaitHosting => {
                 let node = self.node()?;
                 crate::until("this node hosts the root", || node.hosts_root().then_some(()));
+                Ok(Answer::Done)
+            }
+            Order::AwaitRootEnd => {
+                let (_, thread) = self.root.take().ok_or_else(|| mistake("no root was served"))?;
+                thread.join().expect("the root does not panic").map_err(failure)?;
                 Ok(Answer::Done)
             }
             Order::DropAll => {
@@ -337,9 +345,8 @@ impl Actor {
         let mut options = ServeOptions::default();
         options.patience = BOUND;
         let thread = std::thread::spawn(move || {
-            if let Err(error) = serve_root(&dir, options, &handle) {
-                eprintln!("the dedicated root ended: {error}");
-            }
+            serve_root(&dir, options, &handle)
+                .inspect_err(|error| eprintln!("the dedicated root ended: {error}"))
         });
         self.root = Some((stop, thread));
         Ok(Answer::Done)

@@ -137,6 +137,8 @@ pub enum Order {
     JoinAsGuest(Join),
     /// Wait until the own node hosts the root.
     AwaitHosting,
+    /// Wait until the root that it served has ended; answered with why.
+    AwaitRootEnd,
     /// Drop all that there is: samples, publishers, subscribers and the node.
     DropAll,
     /// Name those who are in the hive.

@@ -22,9 +22,9 @@
 //! ```
 //!
 //! The old holder asks [`RootLock::is_in_force`] when it goes on, and abdicates. Others cannot take the old file by mistake: who takes
-//! a lock looks at the name afterwards ([`RootLock::try_take`]), and the server looks again when it has written its epoch down. So if the old holder dies just before the rename and another process takes its lock, either that one finds the
-//! name gone and gives up, or its epoch was written before the rename, and the heir reads it and rises above it: no two roots
-//! have the same epoch.
+//! a lock looks at the name afterwards ([`RootLock::try_take`]), and the server looks again when it has written its epoch down. So if the
+//! old holder dies just before the rename and another process takes its lock, either that one finds the name gone and gives up, or its
+//! epoch was written before the rename, and the heir reads it and rises above it: no two roots have the same epoch.
 use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};

@@ -27,9 +27,9 @@ const LATEST_FROM_START_US: u64 = 30_000;
 const LATEST_UNDER_LOAD_US: u64 = 3_000;
 /// Messages that each node hears before it counts as load.
 const HEARD: u64 = 100;
-/// The only files that a hive leaves: the lock, the socket, and the socket of a root that died between binding it and giving it
-/// that name. The next start replaces both sockets.
-const LEFT: [&str; 3] = ["default/root.lock", "default/root.sock", "default/root.new"];
+/// The only files that a hive leaves: the lock and the socket, and what was to replace one of them when its maker died just before. The
+/// next start replaces the sockets, and the next heir uses that lock file.
+const LEFT: [&str; 4] = ["default/root.lock", "default/root.heir", "default/root.sock", "default/root.new"];
 
 /// Runs the case.
 pub(super) fn run(rounds: &mut Rounds<'_>) -> Row {

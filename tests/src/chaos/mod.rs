@@ -68,8 +68,6 @@ pub struct Case {
     pub count: u64,
     /// How often in CI; 0: not at all.
     pub ci_count: u64,
-    /// Whether it runs when nothing is said about it.
-    pub by_default: bool,
     run: fn(&mut Rounds<'_>) -> Row,
 }
 
@@ -80,7 +78,6 @@ pub const CASES: &[Case] = &[
         about: "a publisher killed at random instants under load, and started again at once under its name",
         count: 5_000,
         ci_count: 600,
-        by_default: true,
         run: publisher::run,
     },
     Case {
@@ -88,7 +85,6 @@ pub const CASES: &[Case] = &[
         about: "a subscriber killed while it holds samples of a reliable publisher that waits for it",
         count: 5_000,
         ci_count: 600,
-        by_default: true,
         run: subscriber::run,
     },
     Case {
@@ -96,7 +92,6 @@ pub const CASES: &[Case] = &[
         about: "the root killed under load, embedded and dedicated in turn, while somebody joins",
         count: 200,
         ci_count: 20,
-        by_default: true,
         run: root::run,
     },
     Case {
@@ -104,7 +99,6 @@ pub const CASES: &[Case] = &[
         about: "the root stopped under load and continued later, while somebody joins",
         count: 100,
         ci_count: 3,
-        by_default: true,
         run: root::run_stopped,
     },
     Case {
@@ -112,7 +106,6 @@ pub const CASES: &[Case] = &[
         about: "killed before and after every system call of join, create, grow, attach and take-over, while others race",
         count: 1,
         ci_count: 1,
-        by_default: true,
         run: points::run,
     },
     Case {
@@ -120,7 +113,6 @@ pub const CASES: &[Case] = &[
         about: "all processes of a hive killed at once; the next start is clean",
         count: 200,
         ci_count: 40,
-        by_default: true,
         run: everything::run,
     },
     Case {
@@ -128,7 +120,6 @@ pub const CASES: &[Case] = &[
         about: "a subscriber that is dead and not waited for is dead",
         count: 200,
         ci_count: 20,
-        by_default: true,
         run: judgement::zombie,
     },
     Case {
@@ -136,7 +127,6 @@ pub const CASES: &[Case] = &[
         about: "a subscriber that is stopped is alive: it keeps its name, its pins and its place",
         count: 100,
         ci_count: 10,
-        by_default: true,
         run: judgement::stopped,
     },
     Case {
@@ -144,7 +134,6 @@ pub const CASES: &[Case] = &[
         about: "a subscriber is dead though somebody else holds all its descriptors",
         count: 200,
         ci_count: 20,
-        by_default: true,
         run: judgement::kept_open,
     },
     Case {
@@ -152,7 +141,6 @@ pub const CASES: &[Case] = &[
         about: "a process that got the process-id of a dead one is not taken for it",
         count: 200,
         ci_count: 20,
-        by_default: true,
         run: judgement::reused,
     },
     Case {
@@ -160,7 +148,6 @@ pub const CASES: &[Case] = &[
         about: "subscriptions added and removed during full load",
         count: 10_000,
         ci_count: 500,
-        by_default: true,
         run: subscriptions::run,
     },
     Case {
@@ -168,7 +155,6 @@ pub const CASES: &[Case] = &[
         about: "churn at full load; what the long-lived have must not grow",
         count: 300,
         ci_count: 0,
-        by_default: true,
         run: hour::run,
     },
 ];
@@ -206,7 +192,7 @@ impl Rounds<'_> {
 }
 
 impl Campaign {
-    /// Runs the cases of these names, or all that run by default. `tell` hears each row when it is there.
+    /// Runs the cases of these names, or all; in CI, all that have a count for it. `tell` hears each row when it is there.
     ///
     /// # Errors
     /// Names that no case has.
@@ -216,8 +202,11 @@ impl Campaign {
             return Err(format!("no case is called {unknown}; the cases: {}", names.join(", ")));
         }
         let wanted = CASES.iter().filter(|case| {
-            let by_default = case.by_default && (!self.ci || case.ci_count > 0);
-            if only.is_empty() { by_default } else { only.iter().any(|name| name == case.name) }
+            if only.is_empty() {
+                !self.ci || case.ci_count > 0
+            } else {
+                only.iter().any(|name| name == case.name)
+            }
         });
         let mut rows = Vec::new();
         for case in wanted {
