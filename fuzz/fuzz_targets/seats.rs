@@ -52,6 +52,7 @@ fuzz_target!(|input: Input| {
         chunk_memory: 8192,
         reliable: input.reliable,
         history: input.history.into(),
+        retained: 0,
         bell: 0,
     };
     let bell = Arc::new(Bell::silent());

@@ -161,6 +161,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             chunk_memory: max_memory,
             reliable: self.reliable,
             history: self.history,
+            retained: 0,
             bell: 0,
         };
         let slots = config.slots().min(CAPACITY_MAX);

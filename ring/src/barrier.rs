@@ -120,6 +120,7 @@ mod tests {
             chunk_memory: 4096,
             reliable: false,
             history: 0,
+            retained: 0,
             bell: 0,
         };
         let writer = Writer::on_heap(&config, Arc::new(Bell::silent()));

@@ -272,6 +272,7 @@ mod tests {
             chunk_memory: 4096,
             reliable: false,
             history: 0,
+            retained: 0,
             bell: 0,
         };
         (Writer::on_heap(&config, Arc::clone(&bell)), bell)

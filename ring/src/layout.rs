@@ -120,7 +120,9 @@ pub struct RingHeader {
     pub history: AtomicU64,
     /// Line of this publisher in its node's doorbell segment.
     pub bell: AtomicU64,
-    padding: [AtomicU64; fill(2)],
+    /// How many of the last messages are never given up, so that they are readable when the publisher is gone.
+    pub retained: AtomicU64,
+    padding: [AtomicU64; fill(1)],
     /// Number of messages committed so far: stored after the stamp, so a stamp may be one ahead of it.
     pub head: AtomicU64,
     head_padding: [AtomicU64; fill(7)],
@@ -259,6 +261,7 @@ impl RingHeader {
             mode: word(),
             history: word(),
             bell: word(),
+            retained: word(),
             padding: zeros(),
             head: word(),
             head_padding: zeros(),

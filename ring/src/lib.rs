@@ -27,7 +27,7 @@
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
 //! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
-//! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `Writer::rescan` | the end of one side, in order |
+//! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
 //!
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
 //! the heap, under loom and in property tests.
@@ -58,6 +58,7 @@ mod orphans;
 #[cfg(not(loom))]
 pub mod os;
 pub mod reader;
+pub mod retained;
 #[cfg(not(loom))]
 pub mod segment;
 pub mod sync;

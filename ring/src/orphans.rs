@@ -119,6 +119,7 @@ mod tests {
             chunk_memory: 4096,
             reliable: false,
             history: 0,
+            retained: 0,
             bell: 0,
         };
         let mut writer = Writer::on_heap(&config, Arc::new(Bell::silent()));

@@ -54,6 +54,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 pub use anonymous::Anonymous;
+pub(crate) use anonymous::check_seals;
 pub use huge::{HUGE_PAGE_BYTES, HugePages};
 #[cfg(feature = "named-segments")]
 pub use named::Named;
@@ -719,7 +720,7 @@ fn map_with(
 }
 
 /// Another descriptor of the same object, closed on exec.
-fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
+pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
     descriptor.try_clone().map_err(|error| SegmentError::of("fcntl(F_DUPFD_CLOEXEC)", errno_of(&error), 0))
 }
 

@@ -96,6 +96,8 @@ pub struct Writer<M: Memory> {
     recycled: Vec<Chunk>,
     /// The pins of all readers, collected anew for each reclaim.
     pinned: Vec<u64>,
+    /// Whether `closed` in the header says so.
+    is_closed: bool,
     /// Not `Sync`, though all its parts are: two threads must not commit at once.
     one_thread: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -170,6 +172,8 @@ pub struct RingConfig {
     pub reliable: bool,
     /// Past messages that a late reader gets; at most `capacity - 1` are kept.
     pub history: u64,
+    /// Past messages that are kept for readers that come when the publisher is gone; at most `capacity - 1`.
+    pub retained: u64,
     /// Line in the node's doorbell segment.
     pub bell: u32,
 }
@@ -197,6 +201,7 @@ impl RingConfig {
             (&header.mode, if self.reliable { MODE_RELIABLE } else { 0 }),
             (&header.history, self.history.min(self.slots() - 1)),
             (&header.bell, u64::from(self.bell)),
+            (&header.retained, self.retained.min(self.slots() - 1)),
             (&header.magic, crate::layout::RING_MAGIC),
         ];
         for (word, value) in constants {
@@ -243,6 +248,7 @@ impl<M: Memory> Writer<M> {
             allocator: ChunkAllocator::new(chunk_memory),
             recycled: Vec::new(),
             pinned: Vec::new(),
+            is_closed: false,
             one_thread: std::marker::PhantomData,
         }
     }
@@ -348,6 +354,7 @@ impl<M: Memory> Writer<M> {
     #[inline(always)]
     fn commit(&mut self, words: &[u64], kind: u64, chunk: Option<Chunk>) -> usize {
         debug_assert!(self.next < self.limit, "a message is admitted before it is committed");
+        debug_assert!(!self.is_closed, "a publisher that has ended commits nothing");
         let sequence = self.next;
         let slots = self.ring.slots();
         let index = (sequence as usize) & (slots.len() - 1);
@@ -611,17 +618,21 @@ impl<M: Memory> Writer<M> {
     }
 
     /// The first message that may not be given up early: on a lossy ring, the next one; on a reliable ring, the first that
-    /// a reader has yet to read, or that belongs to the history which a late reader was promised.
+    /// a reader has yet to read, or that belongs to the history which a late reader was promised. What is retained stays on
+    /// either.
     fn keep_from(&mut self) -> u64 {
+        // Relaxed: a constant of this ring.
+        let retained = self.ring.header().retained.load(Ordering::Relaxed);
+        let keep_from = self.next.saturating_sub(retained);
         if !self.reliable {
-            return self.next;
+            return keep_from;
         }
         // edge attach: the last commit's barrier comes before this look. Who is not on the list yet sees a head of at least
         // `next`, and begins at `next - history` or later.
         self.refresh();
         // Relaxed: a constant of this ring.
         let history = self.ring.header().history.load(Ordering::Relaxed);
-        self.slowest().min(self.next.saturating_sub(history))
+        self.slowest().min(self.next.saturating_sub(history)).min(keep_from)
     }
 
     /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give up.
@@ -705,8 +716,13 @@ impl<M: Memory> Writer<M> {
     }
 }
 
-impl<M: Memory> Drop for Writer<M> {
-    fn drop(&mut self) {
+impl<M: Memory> Writer<M> {
+    /// Says that this publisher has ended. It is only to be dropped then: who reads from here on relies on it that nothing is
+    /// written any more.
+    pub fn close(&mut self) {
+        if std::mem::replace(&mut self.is_closed, true) {
+            return;
+        }
         // edge close: after the last message.
         self.ring.header().closed.store(1, strong!("close: writer ends", Release));
         // Pairs with the fence before a sleeper's last look.
@@ -714,5 +730,11 @@ impl<M: Memory> Drop for Writer<M> {
         if self.desk.wake_sleepers() {
             bell::ring(&self.bell.bell().commits);
         }
+    }
+}
+
+impl<M: Memory> Drop for Writer<M> {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -38,6 +38,7 @@ fn receive(bytes: &[u8]) -> Message<Heap> {
         chunk_memory: 16 << 20,
         reliable: false,
         history: 0,
+        retained: 0,
         bell: 0,
     };
     let bell = Arc::new(Bell::silent());

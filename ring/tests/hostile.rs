@@ -35,6 +35,7 @@ fn publisher(reliable: bool) -> (Writer<Heap>, Arc<Bell>) {
         chunk_memory: CHUNK_MEMORY,
         reliable,
         history: 2,
+        retained: 0,
         bell: 0,
     };
     let bell = Arc::new(Bell::silent());

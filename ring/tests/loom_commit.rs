@@ -7,7 +7,7 @@
 //! | commit: the stamp stored Relaxed, or the first look Relaxed    | a message of zeros       |
 //! | rewrite: the writer's or the reader's fence left out           | half of each of two      |
 //! | rewrite: no busy stamp, or no second look                      | half of each of two      |
-//! | close: `finished` looks Relaxed                                | the last message missing |
+//! | close: `finished` or `retained::closed` looks Relaxed          | the last message missing |
 #![cfg(loom)]
 
 mod loom_support;
@@ -100,5 +100,23 @@ fn a_message_in_a_chunk_is_whole() {
         let sending = loom::thread::spawn(move || publisher.send_chunk());
         subscriber.look(&chunks);
         assert!(sending.join().unwrap());
+    });
+}
+
+/// Who comes when a publisher has ended, and has no place at its desk, finds the last messages that it retained, whole.
+#[test]
+fn what_a_publisher_retained_is_there_for_who_sees_its_end() {
+    explore(|| {
+        let mut publisher = LOSSY.retaining(1).with_units(2).publisher();
+        let (door, chunks) = (publisher.door(), publisher.chunks.clone());
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            assert!(publisher.send_chunk());
+        });
+        if let Some(mut late) = Subscription::new().read_what_is_left(&door) {
+            assert_eq!(late.reader.first(), 1);
+            assert!(late.look(&chunks) && !late.reader.ready(), "the last message, and no other");
+        }
+        sending.join().unwrap();
     });
 }

@@ -115,6 +115,7 @@ impl World {
             chunk_memory: setup.chunk_memory,
             reliable: setup.reliable,
             history: setup.history,
+            retained: 0,
             bell: 0,
         };
         let bell = Arc::new(Bell::silent());

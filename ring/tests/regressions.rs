@@ -17,6 +17,7 @@ const CONFIG: RingConfig = RingConfig {
     chunk_memory: 64 * 64,
     reliable: false,
     history: 0,
+    retained: 0,
     bell: 0,
 };
 

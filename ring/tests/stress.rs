@@ -77,6 +77,7 @@ impl Publisher {
             chunk_memory,
             reliable,
             history: capacity / 2,
+            retained: 0,
             bell: 0,
         };
         let bell = Arc::new(Bell::silent());

@@ -84,6 +84,7 @@ mod threads {
             chunk_memory: CHUNK_MEMORY,
             reliable,
             history: 1,
+            retained: 0,
             bell: 0,
         };
         let bell = Arc::new(Bell::silent());

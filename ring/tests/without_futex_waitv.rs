@@ -55,6 +55,7 @@ fn sleep_where_it_is_refused(refusal: Errno) {
         chunk_memory: 4096,
         reliable: false,
         history: 0,
+        retained: 0,
         bell: 0,
     };
     let mut writer = Writer::on_heap(&config, Arc::clone(&bell));

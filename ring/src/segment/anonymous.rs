@@ -117,7 +117,7 @@ fn seals_for(sharing: Sharing) -> SealFlag {
 }
 
 /// Whether a stranger's descriptor is ordinary shared memory with the seals that `sharing` needs.
-fn check_seals(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), SegmentError> {
+pub(crate) fn check_seals(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), SegmentError> {
     let seals = match fcntl(descriptor, FcntlArg::F_GET_SEALS) {
         Ok(bits) => SealFlag::from_bits_retain(bits),
         // EINVAL: no object that can have seals. EBADF: opened as a mere path.

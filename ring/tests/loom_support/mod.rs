@@ -18,6 +18,7 @@ use hivemind_ring::bell::Bell;
 use hivemind_ring::layout::{INLINE_BYTES, INLINE_WORDS};
 use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Held, Reader, Seats, Taken};
+use hivemind_ring::retained;
 use hivemind_ring::sync::{Arc, Ordering, fence};
 use hivemind_ring::writer::{RingConfig, Writer};
 use loom::cell::UnsafeCell;
@@ -48,16 +49,21 @@ pub fn explore_deeper(more: isize, body: impl Fn() + Sync + Send + 'static) {
 pub struct Ring {
     pub reliable: bool,
     pub history: u64,
+    pub retained: u64,
     /// Units of chunk memory.
     pub units: u64,
 }
 
-pub const LOSSY: Ring = Ring { reliable: false, history: 0, units: 1 };
-pub const RELIABLE: Ring = Ring { reliable: true, history: 0, units: 1 };
+pub const LOSSY: Ring = Ring { reliable: false, history: 0, retained: 0, units: 1 };
+pub const RELIABLE: Ring = Ring { reliable: true, history: 0, retained: 0, units: 1 };
 
 impl Ring {
     pub fn with_history(self, history: u64) -> Self {
         Ring { history, ..self }
+    }
+
+    pub fn retaining(self, retained: u64) -> Self {
+        Ring { retained, ..self }
     }
 
     pub fn with_units(self, units: u64) -> Self {
@@ -74,6 +80,7 @@ impl Ring {
             chunk_memory: self.units * UNIT,
             reliable: self.reliable,
             history: self.history,
+            retained: self.retained,
             bell: 0,
         };
         let bell = Arc::new(Bell::silent());
@@ -240,6 +247,19 @@ impl Subscription {
             door.desk.attach(seats, seat, Arc::clone(&self.bell), (2, self.index)).expect("there is room");
         let (ring, bell) = (Arc::clone(&door.ring), Arc::clone(&door.bell));
         Reader::new(ring, bell, &self.seats, seat, first).expect("the first message is possible")
+    }
+
+    /// Reads what the publisher behind the door left, without a place at its desk, if it has ended.
+    pub fn read_what_is_left(self, door: &Door) -> Option<Subscriber> {
+        if !retained::closed(&*door.ring) {
+            return None;
+        }
+        let seat = self.seats.take((1, 1)).expect("there is a seat");
+        let first = retained::first(&*door.ring);
+        let (ring, bell) = (Arc::clone(&door.ring), Arc::clone(&door.bell));
+        let reader =
+            Reader::new(ring, bell, &self.seats, seat, first).expect("the first message is possible");
+        Some(Subscriber { reader, seats: self.seats, received: 0, newest: None })
     }
 
     pub fn attach(self, door: &Door) -> Subscriber {
