@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The head never changes its form, so peers of different versions can tell each other so. Descriptors travel beside
-//! the packet, in the order in which its [`Carrier`]s stand; to a node, `Attach` and `Attached` end with one more: the
+//! the packet, in the order in which its [`Carrier`]s stand; to a node, `Attach`, `Attached` and `Keep` end with one more: the
 //! pidfd of the peer. Every packet is a stranger's input: it is validated before it is read, a packet whose number
 //! of descriptors is not what it says is malformed, and texts and tables are bounded by the constants below.
 //!
@@ -21,6 +21,16 @@
 //! | seat       | `Attach` (+ reader)      | `Attach` (+ bells, pidfd)        | maps reader, registers pins   |
 //! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring)           |
 //!
+//! A publisher that retains messages is accepted when a *keeper* has its ring (`docs/decisions/0010-retained-services.md`). What
+//! it retained is offered by its keepers when it is gone, like publishers of their own:
+//!
+//! | step       | publisher's node         | root                             | keeper's node                           |
+//! | ---------- | ------------------------ | -------------------------------- | --------------------------------------- |
+//! | keep       | `Offer`, retained        | `Keep` (+ pidfd)                 | `Inspect`                               |
+//! | kept       | `Inspected` (+ ring)     | `Inspected` (+ ring), `Accepted` | `Kept`, or `NotKept`                    |
+//! | stand in   | is gone                  | `Gone`, if the root sees it first | `Offer`, stands for it                 |
+//! | let go     |                          | `Release`                        | closes it                               |
+//!
 //! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
@@ -29,6 +39,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -92,6 +103,13 @@ fn epoch_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
     hasher.finish()
 }
 
+/// Nanoseconds since the machine was started, the same in all its processes; 0 if it does not say.
+#[must_use]
+pub fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// How a segment reaches a peer.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
@@ -118,6 +136,21 @@ pub struct Offer {
     pub history: u32,
     /// Slots of the ring.
     pub capacity: u32,
+    /// How many of its last messages stay readable when the publisher is gone; 0: none.
+    pub retained: u32,
+    /// When the ring was made, in nanoseconds since the machine was started: tells which of two that retain messages is the later.
+    pub born: u64,
+    /// The ring of a publisher that is gone, kept by this node; `None`: it is this node's own.
+    pub stands_for: Option<Former>,
+}
+
+/// A publisher whose ring others keep.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// Which end of which life of a node.
+    pub publisher: EndId,
+    /// The name of that node.
+    pub node_name: String,
 }
 
 /// A type that a subscription insists on.
@@ -192,6 +225,12 @@ pub enum Entry {
         history: u32,
         /// Slots of the ring.
         capacity: u32,
+        /// Messages that stay readable when it is gone.
+        retained: u32,
+        /// Nodes that keep its ring for then.
+        keepers: u32,
+        /// It is gone, and this is what it retained.
+        stands_for: Option<Former>,
     },
     /// A subscription.
     Subscriber {
@@ -339,6 +378,16 @@ pub enum ToRoot {
         /// The segment.
         segment: Option<Carrier>,
     },
+    /// Answer to `Keep`, and said to a new root: this node has the ring.
+    Kept {
+        /// Whose.
+        publisher: EndId,
+    },
+    /// Answer to `Keep` or `Gone`: this node does not have the ring, or nothing is in it.
+    NotKept {
+        /// Whose.
+        publisher: EndId,
+    },
     /// Give a sign of life. Answered by `Alive`.
     AreYouThere,
     /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or `Refused`.
@@ -392,6 +441,8 @@ pub enum ToNode {
         history: u32,
         /// Slots of the ring.
         capacity: u32,
+        /// Who wrote the ring, if that retains messages: the publisher, or one that is gone and whose ring it keeps.
+        writer: Option<EndId>,
     },
     /// A service matches a pattern but has another type.
     Skipped {
@@ -442,6 +493,24 @@ pub enum ToNode {
         publisher: EndId,
         /// Why, in words.
         reason: String,
+    },
+    /// Keep the ring of `source`, until it is released or the publisher is gone and had sent nothing. The pidfd of the source's process.
+    /// Answered by `Kept`, `NotKept`, or `Offer` if the publisher is gone already.
+    Keep {
+        /// Who has the ring: the publisher, or another keeper.
+        source: EndId,
+        /// The publisher. `stands_for` says which; to be offered when it is gone, under a number of this node.
+        offer: Offer,
+    },
+    /// A publisher whose ring this node keeps has ended, or has left this root.
+    Gone {
+        /// Which.
+        publisher: EndId,
+    },
+    /// A ring need not be kept any more, and what it was offered as is forgotten.
+    Release {
+        /// Whose.
+        publisher: EndId,
     },
     /// A part of a listing.
     Page {
@@ -627,6 +696,10 @@ pub enum Table {
     Announced,
     /// Questions under way.
     Inquiries,
+    /// Publishers of one node that retain messages.
+    RetainedOfNode,
+    /// Publishers that retain messages, living and gone.
+    Retained,
     /// Bytes of a type description.
     SchemaBytes,
 }
@@ -641,6 +714,8 @@ impl fmt::Display for Table {
             Table::Pairs => "pairs of a publisher with a subscriber in the hive",
             Table::Announced => "connections announced ahead of a subscription",
             Table::Inquiries => "questions under way",
+            Table::RetainedOfNode => "publishers in one node that retain messages",
+            Table::Retained => "publishers that retain messages, living and gone,",
             Table::SchemaBytes => "bytes in a type description",
         })
     }
@@ -867,6 +942,7 @@ impl Message for ToNode {
                 carrier.descriptors() + bells.descriptors() + 1
             }
             ToNode::Inspected { segment, .. } => segment.descriptors(),
+            ToNode::Keep { .. } => 1,
             _ => 0,
         }
     }
@@ -879,6 +955,7 @@ impl Message for ToNode {
             ToNode::Inspected { segment, .. } => segment.is_bounded(),
             ToNode::Match { schema, .. } | ToNode::Skipped { schema, .. } => schema.len() <= MAX_SCHEMA,
             ToNode::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
+            ToNode::Keep { offer, .. } => offer.schema.len() <= MAX_SCHEMA && offer.stands_for.is_some(),
             _ => true,
         }
     }

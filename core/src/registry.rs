@@ -32,11 +32,12 @@ use crate::name::{NodeName, ServiceName};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Right, Table, ToNode, ToRoot, VERSION,
+    Former, MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Right, Table, ToNode, ToRoot, VERSION,
     bounded_reason,
 };
 
 mod listing;
+mod retained;
 mod rights;
 #[cfg(test)]
 mod tests;
@@ -63,6 +64,12 @@ pub struct Limits {
     pub inquiries: usize,
     /// Pairs between two nodes that are on their way: matched or attaching.
     pub lane: usize,
+    /// Publishers of one node that retain messages.
+    pub retained_of_node: usize,
+    /// Publishers of the hive that retain messages, living and gone.
+    pub retained: usize,
+    /// Rings that one node keeps for others.
+    pub kept_of_node: usize,
 }
 
 impl Default for Limits {
@@ -76,6 +83,9 @@ impl Default for Limits {
             announced: 262_144,
             inquiries: 1024,
             lane: 8,
+            retained_of_node: 64,
+            retained: 1024,
+            kept_of_node: 128,
         }
     }
 }
@@ -201,6 +211,8 @@ pub struct Registry {
     lanes: BTreeMap<Lane, Traffic>,
     inquiries: BTreeMap<u64, Inquiry>,
     next_inquiry: u64,
+    /// Publishers that retain messages, living and gone.
+    retained: BTreeMap<EndId, retained::Retained>,
 }
 
 #[derive(Debug)]
@@ -222,6 +234,10 @@ struct Admitted {
     /// Connections announced for subscribers that are still to be announced themselves.
     announced: BTreeMap<u32, Vec<Connected>>,
     announced_count: usize,
+    /// Publishers whose rings it keeps, or was asked to.
+    keeps: BTreeSet<EndId>,
+    /// It lacked something when it was asked to keep a ring.
+    keeps_no_more: bool,
 }
 
 /// A service lives as long as a publisher or an exact subscriber of it.
@@ -248,6 +264,9 @@ struct Publisher {
     reliable: bool,
     history: u32,
     capacity: u32,
+    retained: u32,
+    born: u64,
+    stands_for: Option<Former>,
 }
 
 #[derive(Debug)]
@@ -332,6 +351,7 @@ impl Registry {
             lanes: BTreeMap::new(),
             inquiries: BTreeMap::new(),
             next_inquiry: 1,
+            retained: BTreeMap::new(),
         }
     }
 
@@ -444,6 +464,8 @@ impl Registry {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
                 self.attach_failed(pair, reason, actions);
             }
+            ToRoot::Kept { publisher } => self.kept(client, publisher, actions),
+            ToRoot::NotKept { publisher } => self.not_kept(client, publisher, actions),
             ToRoot::Inspected { inquiry, segment } => self.inspected(client, inquiry, segment, actions),
             ToRoot::Hello { .. }
             | ToRoot::List { .. }
@@ -518,6 +540,8 @@ impl Registry {
             ends: BTreeSet::new(),
             announced: BTreeMap::new(),
             announced_count: 0,
+            keeps: BTreeSet::new(),
+            keeps_no_more: false,
         };
         let Some(entry) = self.clients.get_mut(&client) else { return };
         entry.admitted = Some(admitted);
@@ -526,6 +550,7 @@ impl Registry {
         }
         let RootIdentity { epoch, pid, dedicated } = self.root;
         actions.push(send(client, ToNode::Welcome { epoch, pid, dedicated }));
+        self.welcome_keeper(client, actions);
     }
 
     /// A node has seen a higher epoch, so the lock file has lost it. This root holds the lock, so it is the later one.
@@ -547,6 +572,7 @@ impl Registry {
 
     /// Forgets a client and everything of it.
     fn remove(&mut self, client: ClientId, actions: &mut Actions) {
+        let kept = self.stop_keeping(client);
         let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else {
             return;
         };
@@ -555,6 +581,7 @@ impl Registry {
         for index in ends {
             self.remove_end(self.end(client, index), &mut relieved, actions);
         }
+        self.replace_keeper(client, kept, actions);
         // Only now: what waited for an end of this client is gone, too.
         let Some(Client { admitted: Some(admitted), .. }) = self.clients.remove(&client) else { return };
         self.nodes.remove(&admitted.node);
@@ -590,6 +617,10 @@ impl Registry {
             Ok(service) => service,
             Err(refusal) => return actions.push(refuse(client, Some(request), refusal)),
         };
+        if !self.may_stand_for(client, &service, &offer, actions) {
+            return;
+        }
+        self.make_way(&service, offer.fingerprint, actions);
         let end = self.end(client, offer.index);
         let kind = Kind { fingerprint: offer.fingerprint, schema: offer.schema };
         let (wanting, skipping) = self.subscribers_of(&service, &kind);
@@ -601,11 +632,28 @@ impl Registry {
         let is_first = entry.publishers.is_empty();
         entry.publishers.insert(end);
         entry.kind.get_or_insert(kind);
-        let Offer { reliable, history, capacity, .. } = offer;
-        self.publishers
-            .insert(end, Publisher { client, service: service.clone(), reliable, history, capacity });
+        let Offer { reliable, history, capacity, retained, born, stands_for, .. } = offer;
+        let former = stands_for.as_ref().map(|former| former.publisher);
+        let service_of = service.clone();
+        let publisher = Publisher {
+            client,
+            service: service_of,
+            reliable,
+            history,
+            capacity,
+            retained,
+            born,
+            stands_for,
+        };
+        self.publishers.insert(end, publisher);
         self.admitted_mut(client).ends.insert(end.index);
-        actions.push(send(client, ToNode::Accepted { request }));
+        match former {
+            None if retained > 0 => self.begin_to_retain(client, end, request, actions),
+            _ => actions.push(send(client, ToNode::Accepted { request })),
+        }
+        if former.is_some_and(|former| !self.stands_for(client, end, former, actions)) {
+            return;
+        }
         for subscriber in wanting {
             self.pair_up(Pair { publisher: end, subscriber }, actions);
         }
@@ -623,7 +671,13 @@ impl Registry {
         self.check_right(client, Right::Publish, &offer.service, self.rights(client).publish(&service))?;
         check_schema(&offer.schema)?;
         self.check_index(client, offer.index)?;
-        self.check_type(&service, offer.fingerprint)?;
+        if !self.gives_way(&service, offer) {
+            self.check_type(&service, offer.fingerprint)?;
+        }
+        if let Some(former) = &offer.stands_for {
+            NodeName::parse(&former.node_name).map_err(|error| Refusal::Name { why: error.to_string() })?;
+        }
+        self.check_retained(client, offer)?;
         Ok(service)
     }
 
@@ -774,6 +828,11 @@ impl Registry {
             self.leave_service(&publisher.service, |service| {
                 service.publishers.remove(&end);
             });
+            match &publisher.stands_for {
+                Some(former) => self.stands_no_more(publisher.client, former.publisher, actions),
+                None if publisher.retained > 0 => self.has_ended(end, actions),
+                None => {}
+            }
         }
         if let Some(subscriber) = self.subscribers.remove(&end) {
             let range = (end, EndId::FIRST)..=(end, EndId::LAST);
@@ -854,16 +913,20 @@ impl Registry {
         let publisher = &self.publishers[&pair.publisher];
         let kind = self.services[&publisher.service].kind.clone();
         let Kind { fingerprint, schema } = kind.expect("a service with a publisher has a type");
+        let former = publisher.stands_for.as_ref();
+        let writer = former.map(|former| former.publisher);
         ToNode::Match {
             subscriber: pair.subscriber.index,
             publisher: pair.publisher,
-            node_name: self.name_of(publisher.client),
+            node_name: former
+                .map_or_else(|| self.name_of(publisher.client), |former| former.node_name.clone()),
             service: publisher.service.as_str().to_owned(),
             fingerprint,
             schema,
             reliable: publisher.reliable,
             history: publisher.history,
             capacity: publisher.capacity,
+            writer: writer.or((publisher.retained > 0).then_some(pair.publisher)),
         }
     }
 

@@ -145,6 +145,8 @@ pub struct Matched {
     pub history: u32,
     /// Slots of the ring.
     pub capacity: u32,
+    /// Who wrote the ring, if it retains messages: the publisher, or one that is gone and for which it stands.
+    pub writer: Option<EndId>,
 }
 
 /// A seat of a reader segment for a match.
@@ -154,6 +156,17 @@ pub struct Seating {
     pub seat: u32,
     /// The reader segment.
     pub reader: Handle,
+}
+
+/// Where a kept ring stands.
+#[derive(Debug)]
+pub enum Keeping {
+    /// It is kept for now.
+    Kept,
+    /// Its publisher is gone, and this is to be offered for it.
+    Offered(Offer),
+    /// Nothing is in it, and it is not kept any more.
+    Nothing,
 }
 
 /// A subscriber of another node (or of this one) wants to read a publisher of this node.
@@ -236,6 +249,38 @@ pub trait NodeSide: Send + Sync + 'static {
     /// The kernel says that the process of this node is gone.
     fn peer_gone(&self, node: u64);
 
+    /// Keep this ring, whose publisher `offer.stands_for` tells, for those who come when that is gone; if it is gone already, offer it now.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn keep(&self, offer: Offer, ring: Handle, is_gone: bool) -> Result<Keeping, String> {
+        let _ = (offer, ring, is_gone);
+        Err("this node keeps nothing".to_owned())
+    }
+
+    /// What the rings of this node's life are that is gone now: [`NodeSide::keep`] was called for them.
+    fn succeed(&self, node: u64) -> Vec<(EndId, Keeping)> {
+        let _ = node;
+        Vec::new()
+    }
+
+    /// The root does not know this publisher any more. Whether it is gone, its ring tells.
+    fn ended(&self, publisher: EndId) -> Keeping {
+        let _ = publisher;
+        Keeping::Kept
+    }
+
+    /// What a publisher retained is not wanted any more. The number under which it was offered, if it was.
+    fn released(&self, publisher: EndId) -> Option<u32> {
+        let _ = publisher;
+        None
+    }
+
+    /// The rings that are kept for publishers that still live.
+    fn kept(&self) -> Vec<EndId> {
+        Vec::new()
+    }
+
     /// The nodes with which this node has connections, or is about to. The processes of all others need not be watched. Asked at
     /// [`Session::forget`], which another thread may have called just before the latest attachment, and when there are many
     /// peers. `None`: not known; then what `forget` says is done, and nobody else is forgotten.
@@ -317,6 +362,8 @@ enum Command {
     Withdraw {
         index: u32,
     },
+    /// Nobody waits for what comes of it.
+    StandFor(Offer),
     Forget {
         node: u64,
     },
@@ -505,6 +552,12 @@ impl Session {
     pub fn withdraw(&self, index: u32) {
         // Refused only when the session has ended, and then the root has forgotten the end anyway.
         let _ = self.shared.push(Command::Withdraw { index });
+    }
+
+    /// Announces what a publisher of this node retained that has ended. Never waits; a refusal comes to [`NodeSide::refused`].
+    pub fn stand_for(&self, offer: Offer) {
+        // As above.
+        let _ = self.shared.push(Command::StandFor(offer));
     }
 
     /// There is no connection with this node left: its process need not be watched any more, unless

@@ -233,6 +233,9 @@ fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
                 reliable: true,
                 history: 0,
                 capacity: 1,
+                retained: 0,
+                born: 0,
+                stands_for: None,
             },
         });
         assert!(matches!(mute.hear(), Some(ToNode::Accepted { .. })));
@@ -264,6 +267,9 @@ fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
             reliable: true,
             history: 0,
             capacity: 1,
+            retained: 0,
+            born: 0,
+            stands_for: None,
         };
         slow.say(&ToRoot::Offer { request: index.into(), offer });
     }

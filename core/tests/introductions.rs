@@ -142,6 +142,9 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
         reliable: false,
         history: 0,
         capacity: 1,
+        retained: 0,
+        born: 0,
+        stands_for: None,
     });
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
@@ -149,7 +152,18 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
 
 fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
     let schema = vec![1, 2, 3];
-    Offer { index, service: service.into(), fingerprint, schema, reliable: false, history: 0, capacity: 64 }
+    Offer {
+        index,
+        service: service.into(),
+        fingerprint,
+        schema,
+        reliable: false,
+        history: 0,
+        capacity: 64,
+        retained: 0,
+        born: 0,
+        stands_for: None,
+    }
 }
 
 /// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is being made. When the

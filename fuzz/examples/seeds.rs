@@ -7,8 +7,8 @@ use std::error::Error;
 use std::path::Path;
 
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Message, Offer, Refusal, ToNode, ToRoot,
-    encode,
+    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Message, Offer, Refusal, ToNode,
+    ToRoot, encode,
 };
 use hivemind_core::schema::Schema;
 use hivemind_fuzz::join;
@@ -108,8 +108,12 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                 reliable: true,
                 history: 2,
                 capacity: 64,
+                retained: 3,
+                born: 77,
+                stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
             },
         },
+        ToRoot::Kept { publisher: end },
         ToRoot::Demand {
             request: 2,
             demand: Demand {
@@ -144,6 +148,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
             reliable: true,
             history: 2,
             capacity: 64,
+            writer: Some(end),
         },
         ToNode::Attach {
             publisher: 1,
@@ -172,6 +177,9 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                     reliable: false,
                     history: 0,
                     capacity: 8,
+                    retained: 3,
+                    keepers: 2,
+                    stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
                 },
             ],
             next: Some(Cursor::Connections(end, end)),

@@ -7,7 +7,7 @@
 use arbitrary::Arbitrary;
 use hivemind_core::policy::{Accounts, Credentials, Policy};
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Expected, Message, Offer, ToNode, ToRoot,
+    Carrier, Connected, Cursor, Demand, EndId, Expected, Former, Message, Offer, ToNode, ToRoot,
 };
 use hivemind_core::registry::{Action, ClientId, Event, Limits, Registry, RootIdentity};
 use libfuzzer_sys::fuzz_target;
@@ -31,6 +31,9 @@ enum Step {
 enum Saying {
     Hello { name: u8, node: u8, observer: bool, external: bool, rejoin: bool, hosts_root: bool, epoch: u64 },
     Offer { index: u8, service: u8, kind: u8, reliable: bool },
+    Retain { index: u8, service: u8, kind: u8, born: u8, former: Option<(u8, u8)> },
+    Kept { publisher: (u8, u8) },
+    NotKept { publisher: (u8, u8) },
     Connected { subscriber: u8, connections: Vec<(u8, u8, u8)> },
     Demand { index: u8, filter: u8, kind: Option<u8> },
     Withdraw { index: u8 },
@@ -68,7 +71,8 @@ fuzz_target!(|steps: Vec<Step>| {
                     1 => Credentials::of_user(1),
                     _ => Credentials { user: 2, groups: vec![7] },
                 };
-                Event::Connected { client: clients[client], pid: 1, credentials }
+                // Some are in the same process.
+                Event::Connected { client: clients[client], pid: client as i32 / 2, credentials }
             }
             Step::Leave(client) => {
                 let client = usize::from(client) % CLIENTS;
@@ -120,6 +124,9 @@ fn limits() -> Limits {
         pairs: 6,
         announced: 4,
         inquiries: 2,
+        retained_of_node: 2,
+        retained: 3,
+        kept_of_node: 2,
         ..Limits::default()
     }
 }
@@ -192,8 +199,29 @@ fn message(saying: Saying) -> ToRoot {
                 reliable,
                 history: kind.into(),
                 capacity: 8,
+                retained: 0,
+                born: 0,
+                stands_for: None,
             },
         },
+        Saying::Retain { index: which, service, kind, born, former } => ToRoot::Offer {
+            request: which.into(),
+            offer: Offer {
+                index: index(which),
+                service: SERVICES[usize::from(service) % SERVICES.len()].into(),
+                fingerprint: (kind % 2).into(),
+                schema: vec![kind % 2],
+                reliable: false,
+                history: 0,
+                capacity: 8,
+                retained: 3,
+                born: born.into(),
+                stands_for: former
+                    .map(|(node, which)| Former { publisher: end((node, which)), node_name: "a".into() }),
+            },
+        },
+        Saying::Kept { publisher } => ToRoot::Kept { publisher: end(publisher) },
+        Saying::NotKept { publisher } => ToRoot::NotKept { publisher: end(publisher) },
         Saying::Connected { subscriber, connections } => ToRoot::Connected {
             subscriber: index(subscriber),
             connections: connections

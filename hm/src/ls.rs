@@ -55,6 +55,11 @@ struct ServiceRow {
     node: String,
     publisher: String,
     reliable: bool,
+    /// Messages that stay readable when it is gone, and nodes that keep them.
+    retained: u32,
+    keepers: u32,
+    /// It is gone; `node` keeps what it retained for whoever comes.
+    former_node: Option<String>,
     capacity: u64,
     subscribers: usize,
     published: u64,
@@ -62,6 +67,23 @@ struct ServiceRow {
     /// Shared memory beyond the slots, backed by pages.
     memory_bytes: u64,
     blocked: bool,
+}
+
+impl ServiceRow {
+    fn kind(&self) -> String {
+        if let Some(former) = &self.former_node {
+            return format!("kept of {former}, which is gone");
+        }
+        let kind = match (self.reliable, self.blocked) {
+            (true, true) => "reliable, waits",
+            (true, false) => "reliable",
+            (false, _) => "lossy",
+        };
+        match self.retained {
+            0 => kind.to_owned(),
+            messages => format!("{kind}, retains {messages} ({} keepers)", self.keepers),
+        }
+    }
 }
 
 /// A line of the third table: one subscription and one publisher that it is attached to.
@@ -211,6 +233,9 @@ impl Report {
                 node: name(end.node),
                 publisher: end.to_string(),
                 reliable: view.reliable(),
+                retained: publisher.retained,
+                keepers: publisher.keepers,
+                former_node: publisher.stands_for.as_ref().map(|former| former.node_name.clone()),
                 capacity: view.capacity(),
                 subscribers: listing
                     .connections
@@ -326,12 +351,7 @@ impl Report {
                 row.service.clone(),
                 row.type_name.clone(),
                 row.node.clone(),
-                match (row.reliable, row.blocked) {
-                    (true, true) => "reliable, waits",
-                    (true, false) => "reliable",
-                    (false, _) => "lossy",
-                }
-                .to_owned(),
+                row.kind(),
                 Count(row.capacity).to_string(),
                 Count(row.published).to_string(),
                 per_second(row.per_second),

@@ -274,6 +274,33 @@ fn the_environment_says_where_the_hive_is() {
 }
 
 #[test]
+fn ls_shows_what_is_retained_who_keeps_it_and_of_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let (camera, _keeper) = (join(dir.path(), "camera"), join(dir.path(), "keeper"));
+    let mut poses = camera.publisher_builder::<Pose>("sensors/pose").retain(3).create().unwrap();
+    poses.send(&pose(1)).unwrap();
+    // Two nodes of one process do not keep for each other: they die together.
+    let output = hm(dir.path()).args(["ls", "--interval", "0"]).output().unwrap();
+    assert!(text(&output.stdout).contains("lossy, retains 3 (0 keepers)"), "{}", text(&output.stdout));
+    drop(poses);
+    let shown = loop {
+        let output = hm(dir.path()).args(["ls", "--interval", "0", "--json"]).output().unwrap();
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if shown["services"][0]["former_node"].is_string() {
+            break shown;
+        }
+    };
+    assert_eq!(
+        (&shown["services"][0]["former_node"], &shown["services"][0]["published"]),
+        (&"camera".into(), &1.into())
+    );
+    let output = hm(dir.path()).args(["ls", "--interval", "0"]).output().unwrap();
+    assert!(text(&output.stdout).contains("kept of camera, which is gone"), "{}", text(&output.stdout));
+    let output = hm(dir.path()).args(["echo", "**", "-n", "1"]).output().unwrap();
+    assert!(text(&output.stdout).contains("camera"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn a_root_of_its_own_takes_over_and_gives_back() {
     let dir = tempfile::tempdir().unwrap();
     let node = join(dir.path(), "camera");

@@ -13,22 +13,27 @@ use crate::trust::Trust;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
 use hivemind_core::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Matched, NodeSide,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, NodeSide,
     PUBLISHER_GONE, Seating,
 };
 use hivemind_ring::desk::Desk;
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::Backend;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+mod kept;
 
 /// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
 const REPORTS_MAX: usize = 256;
 /// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
 const BARRED_MAX: usize = 1024;
+/// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest: so that it does not get
+/// their messages twice when they are gone.
+const KNOWN_MAX: usize = 4096;
 
 /// All ends of a node.
 pub(crate) struct Hub {
@@ -55,6 +60,7 @@ pub(crate) struct Hub {
 pub(crate) struct Ends {
     publishers: HashMap<u32, PublisherEnd>,
     subscribers: HashMap<u32, Arc<SubscriberEnd>>,
+    kept: kept::Kept,
     /// Threads in [`Hub::wait_until`]. The system is not asked to wake them when there are none.
     waiters: usize,
 }
@@ -91,12 +97,38 @@ pub(crate) struct Inbox {
     live: HashMap<EndId, u32>,
     /// Publishers that this subscriber detached from because they were at fault.
     barred: HashSet<EndId>,
+    known: Known,
+}
+
+/// Publishers that retain messages and that a subscriber was attached to.
+#[derive(Default)]
+struct Known {
+    publishers: HashSet<EndId>,
+    in_order: VecDeque<EndId>,
+}
+
+impl Known {
+    /// False: it was known.
+    fn insert(&mut self, publisher: EndId) -> bool {
+        let is_new = self.publishers.insert(publisher);
+        if is_new {
+            self.in_order.push_back(publisher);
+            if self.in_order.len() > KNOWN_MAX
+                && let Some(oldest) = self.in_order.pop_front()
+            {
+                self.publishers.remove(&oldest);
+            }
+        }
+        is_new
+    }
 }
 
 /// A publisher that this subscriber is attached to from now on.
 pub(crate) struct Arrival {
     pub(crate) reader: Reader<Mapped>,
     pub(crate) origin: Origin,
+    /// The end that let us in: the publisher, or one that stands for it now that it is gone.
+    pub(crate) route: EndId,
     pub(crate) schema: Vec<u8>,
     /// Its publisher is not trusted.
     pub(crate) copies: bool,
@@ -105,7 +137,9 @@ pub(crate) struct Arrival {
 /// A publisher that was asked to attach this subscriber.
 struct Pending {
     seat: u32,
+    /// Whose messages.
     origin: Origin,
+    retains: bool,
     fingerprint: u128,
     schema: Vec<u8>,
 }
@@ -165,11 +199,22 @@ impl SubscriberEnd {
         }
     }
 
-    /// Takes a seat for a match; `None` when this publisher is not wanted. The error says why there is no seat.
-    fn seat(&self, origin: Origin, fingerprint: u128, schema: Vec<u8>) -> Result<Option<Seating>, String> {
-        let publisher = origin.publisher;
+    /// Takes a seat for a match with `publisher`; `None` when it is not wanted. The error says why there is no seat.
+    fn seat(
+        &self,
+        publisher: EndId,
+        origin: Origin,
+        retains: bool,
+        fingerprint: u128,
+        schema: Vec<u8>,
+    ) -> Result<Option<Seating>, String> {
         let mut inbox = self.inbox();
         if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
+            return Ok(None);
+        }
+        // Who got its messages while it lived, or from another keeper, has them all.
+        let is_gone = publisher != origin.publisher;
+        if is_gone && inbox.known.publishers.contains(&origin.publisher) {
             return Ok(None);
         }
         let reader = match self.seats.memory().segment().handle() {
@@ -189,7 +234,7 @@ impl SubscriberEnd {
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
-        inbox.pending.insert(publisher, Pending { seat, origin, fingerprint, schema });
+        inbox.pending.insert(publisher, Pending { seat, origin, retains, fingerprint, schema });
         Ok(Some(Seating { seat, reader }))
     }
 
@@ -379,8 +424,8 @@ impl Hub {
         to: AttachedTo,
     ) -> Result<(Reader<Mapped>, bool), String> {
         let announced = Announced {
-            node: to.publisher.node,
-            index: to.publisher.index,
+            node: pending.origin.publisher.node,
+            index: pending.origin.publisher.index,
             fingerprint: pending.fingerprint,
         };
         let ring =
@@ -397,7 +442,8 @@ impl Hub {
 
 impl NodeSide for Hub {
     fn roll_call(&self) -> Vec<Announcement> {
-        let ends = lock(&self.ends);
+        let mut ends = lock(&self.ends);
+        ends.kept.look_for_ended(|| self.new_index());
         let offers = ends.publishers.values().map(|end| Announcement::Offer(end.offer.clone()));
         let demands = ends.subscribers.values().map(|end| {
             let mut demand = end.demand.clone();
@@ -409,7 +455,8 @@ impl NodeSide for Hub {
                 .collect();
             Announcement::Demand(demand)
         });
-        offers.chain(demands).collect()
+        let stand_for = ends.kept.offers().cloned().map(Announcement::Offer);
+        offers.chain(stand_for).chain(demands).collect()
     }
 
     fn matched(&self, m: Matched) -> Option<Seating> {
@@ -421,7 +468,8 @@ impl NodeSide for Hub {
             return None;
         }
         let names = crate::names::keep_service(m.service).and_then(|service| {
-            Ok(Origin { service, node: crate::names::keep_node(m.node_name)?, publisher: m.publisher })
+            let publisher = m.writer.unwrap_or(m.publisher);
+            Ok(Origin { service, node: crate::names::keep_node(m.node_name)?, publisher })
         });
         let origin = match names {
             Ok(origin) => origin,
@@ -430,7 +478,7 @@ impl NodeSide for Hub {
                 return None;
             }
         };
-        match end.seat(origin, m.fingerprint, m.schema) {
+        match end.seat(m.publisher, origin, m.writer.is_some(), m.fingerprint, m.schema) {
             Ok(seating) => seating,
             Err(reason) => {
                 end.not_attached(origin, reason);
@@ -442,6 +490,9 @@ impl NodeSide for Hub {
     fn attach(&self, a: AttachRequest) -> Result<AttachReply, String> {
         let (desk, ring) = {
             let ends = lock(&self.ends);
+            if let Some(reply) = ends.kept.attach(a.publisher) {
+                return reply;
+            }
             let end = ends.publishers.get(&a.publisher).ok_or(PUBLISHER_GONE)?;
             (Arc::clone(&end.desk), Arc::clone(&end.ring))
         };
@@ -467,13 +518,22 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
-        let publisher = a.publisher;
+        let route = a.publisher;
         match self.open_ring(&end, &pending, a) {
-            Ok((reader, copies)) => end.put(|inbox| {
-                inbox.live.insert(publisher, pending.seat);
-                let Pending { origin, schema, .. } = pending;
-                inbox.arrivals.push(Arrival { reader, origin, schema, copies });
-            }),
+            Ok((reader, copies)) => {
+                let is_new = !pending.retains || end.inbox().known.insert(pending.origin.publisher);
+                if !is_new && route != pending.origin.publisher {
+                    // Another keeper was faster.
+                    drop(reader);
+                    end.seats.leave(pending.seat);
+                    return;
+                }
+                end.put(|inbox| {
+                    inbox.live.insert(route, pending.seat);
+                    let Pending { origin, schema, .. } = pending;
+                    inbox.arrivals.push(Arrival { reader, origin, route, schema, copies });
+                });
+            }
             Err(reason) => {
                 end.seats.leave(pending.seat);
                 end.not_attached(pending.origin, reason);
@@ -514,6 +574,9 @@ impl NodeSide for Hub {
 
     fn inspect(&self, index: u32) -> Option<Handle> {
         let ends = lock(&self.ends);
+        if ends.kept.has_offered(index) {
+            return ends.kept.inspect(index);
+        }
         let publisher = ends.publishers.get(&index).map(|end| end.ring.segment().handle());
         let subscriber = ends.subscribers.get(&index).map(|end| end.seats.memory().segment().handle());
         publisher.or(subscriber)?.ok()
@@ -559,10 +622,35 @@ impl NodeSide for Hub {
             let inbox = end.inbox();
             nodes.extend(inbox.live.keys().chain(inbox.pending.keys()).map(|publisher| publisher.node));
         }
+        nodes.extend(ends.kept.writers().map(|writer| writer.node));
         Some(nodes)
     }
 
+    fn keep(&self, offer: Offer, ring: Handle, is_gone: bool) -> Result<Keeping, String> {
+        self.keep_ring(offer, ring, is_gone)
+    }
+
+    fn succeed(&self, node: u64) -> Vec<(EndId, Keeping)> {
+        self.succeed_to(node)
+    }
+
+    fn ended(&self, publisher: EndId) -> Keeping {
+        self.has_ended(publisher)
+    }
+
+    fn released(&self, publisher: EndId) -> Option<u32> {
+        self.let_go(publisher)
+    }
+
+    fn kept(&self) -> Vec<EndId> {
+        lock(&self.ends).kept.writers().collect()
+    }
+
     fn refused(&self, index: u32, error: &AnnounceError) {
+        if let Some(service) = lock(&self.ends).kept.refused(index) {
+            tracing::debug!(service, %error, "what a publisher retained is not wanted any more");
+            return;
+        }
         let name = {
             let ends = lock(&self.ends);
             let service = ends.publishers.get(&index).map(|end| end.offer.service.clone());

@@ -5,7 +5,7 @@ use crate::hub::PublisherEnd;
 use crate::message::Message;
 use crate::node::Inner;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{EndId, Offer};
+use hivemind_core::protocol::{EndId, Offer, since_boot};
 use hivemind_core::schema::Schema;
 use hivemind_ring::archive;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
@@ -35,6 +35,7 @@ const LEAVING_RECHECK: Duration = Duration::from_millis(20);
 pub struct Publisher<T: Message + ?Sized> {
     outlet: Outlet,
     index: u32,
+    retained: u64,
     prefaulted: Option<Prefaulted>,
     huge: Option<HugePages>,
     inner: Arc<Inner>,
@@ -62,6 +63,7 @@ pub struct PublisherBuilder<T: ?Sized> {
     service: String,
     capacity: u64,
     history: u64,
+    retained: u64,
     reliable: bool,
     max_message: Option<u64>,
     max_memory: Option<u64>,
@@ -77,6 +79,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             service: service.to_owned(),
             capacity: CAPACITY,
             history: 0,
+            retained: 0,
             reliable: false,
             max_message: None,
             max_memory: None,
@@ -97,6 +100,20 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     #[must_use]
     pub fn history(mut self, messages: u64) -> Self {
         self.history = messages;
+        self
+    }
+
+    /// How many of its last messages stay readable when the publisher is gone, for subscribers that come later; less than the
+    /// capacity. Default 0.
+    ///
+    /// Up to two other nodes of the same user keep the ring (and this one, if its process goes on), so they survive the death of this process
+    /// as long as one of those lives; `hm ls` tells how many there are. A later life of the node (of the same name) replaces what this one
+    /// has left as soon as it has ended itself with a message. Memory for what is retained is never given up for newer messages: a
+    /// publisher whose [`max_memory`](Self::max_memory) is too small for them says [`SendError::MemoryOut`]. A segment with a name
+    /// (feature `named-segments`) ends with its process, so nothing of it stays.
+    #[must_use]
+    pub fn retain(mut self, messages: u64) -> Self {
+        self.retained = messages;
         self
     }
 
@@ -161,7 +178,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             chunk_memory: max_memory,
             reliable: self.reliable,
             history: self.history,
-            retained: 0,
+            retained: self.retained,
             bell: 0,
         };
         let slots = config.slots().min(CAPACITY_MAX);
@@ -173,6 +190,9 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             reliable: self.reliable,
             history: self.history.min(slots - 1) as u32,
             capacity: slots as u32,
+            retained: self.retained.min(slots - 1) as u32,
+            born: since_boot(),
+            stands_for: None,
         };
         let session = self.inner.session();
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
@@ -190,7 +210,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             session.withdraw(index);
         })?;
         let outlet = Outlet { writer, scratch: Arena::with_capacity(0), service, expected: 0 };
-        Ok(Publisher { outlet, index, prefaulted, huge, inner: self.inner, message: PhantomData })
+        let retained = self.retained;
+        Ok(Publisher { outlet, index, retained, prefaulted, huge, inner: self.inner, message: PhantomData })
     }
 
     /// Makes the ring and lists the publisher.
@@ -416,7 +437,18 @@ impl<T: Message + ?Sized> std::fmt::Debug for Publisher<T> {
 impl<T: Message + ?Sized> Drop for Publisher<T> {
     fn drop(&mut self) {
         // The writer, dropped after this, says in shared memory that it is closed: no root is needed for that.
+        let retained = self.retained > 0;
+        if retained {
+            // Who stands for it reads on when it says so.
+            self.outlet.writer.close();
+        }
+        let kept = retained
+            .then(|| self.inner.hub.keep_own(self.index, self.inner.session().name().as_str()))
+            .flatten();
         self.inner.hub.remove_publisher(self.index);
         self.inner.session().withdraw(self.index);
+        if let Some(offer) = kept {
+            self.inner.session().stand_for(offer);
+        }
     }
 }

@@ -341,6 +341,8 @@ pub(crate) struct Intake {
 pub(crate) struct Connection {
     reader: Reader<Mapped>,
     pub(crate) origin: Origin,
+    /// See [`Arrival::route`].
+    route: EndId,
     /// The schema's bytes, as announced.
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
@@ -536,7 +538,7 @@ impl Intake {
     fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
         let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
-        self.end.bar(origin.publisher);
+        self.end.bar(self.connections[turn].route);
         self.end_connection(turn);
         detached(&origin, reason)
     }
@@ -549,10 +551,10 @@ impl Intake {
             self.ended.pop_front();
         }
         self.ended.push_back(connection.status(true));
-        let publisher = connection.origin.publisher;
-        self.end.detached(publisher, connection.reader.seat());
+        let route = connection.route;
+        self.end.detached(route, connection.reader.seat());
         drop(connection);
-        self.inner.session().forget(publisher.node);
+        self.inner.session().forget(route.node);
     }
 
     /// Takes over what the control thread put into the inbox.
@@ -567,17 +569,19 @@ impl Intake {
         };
         // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
         for (publisher, reason) in revoked {
-            let is_it = |connection: &Connection| connection.origin.publisher == publisher;
+            let is_it = |connection: &Connection| connection.route == publisher;
             if let Some(turn) = self.connections.iter().position(is_it) {
                 self.problems.push_back((self.connections[turn].origin, reason));
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, schema, copies } in arrivals {
-            self.connections.push(Connection { reader, origin, schema, gone: false, copies, invalid: 0 });
+        for Arrival { reader, origin, route, schema, copies } in arrivals {
+            // One that others stand for is gone.
+            let gone = route != origin.publisher;
+            self.connections.push(Connection { reader, origin, route, schema, gone, copies, invalid: 0 });
         }
         for connection in &mut self.connections {
-            connection.gone |= gone.contains(&connection.origin.publisher.node);
+            connection.gone |= gone.contains(&connection.route.node);
         }
         if self.last_call.is_none() && self.inner.hub.leaving() {
             // A lag beyond the largest ring is a lie.
@@ -695,7 +699,7 @@ impl Drop for Intake {
         self.inner.hub.remove_subscriber(self.index);
         self.inner.session().withdraw(self.index);
         for connection in &self.connections {
-            self.inner.session().forget(connection.origin.publisher.node);
+            self.inner.session().forget(connection.route.node);
         }
     }
 }

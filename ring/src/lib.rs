@@ -48,6 +48,8 @@ pub mod archive;
 pub mod barrier;
 pub mod bell;
 pub mod desk;
+#[cfg(not(loom))]
+pub mod kept;
 pub mod layout;
 pub mod line;
 #[cfg(not(loom))]

@@ -24,6 +24,7 @@
 use crate::layout::{KIND_BUSY, SEQUENCE_MAX};
 use crate::memory::RingMemory;
 use crate::sync::{Ordering, strong};
+use std::ops::Range;
 
 /// Whether the publisher has ended in order: it has committed its last message, and writes nothing any more.
 pub fn closed(ring: &impl RingMemory) -> bool {
@@ -37,69 +38,21 @@ pub fn first(ring: &impl RingMemory) -> u64 {
     let header = ring.header();
     let slots = ring.slots();
     // Relaxed, all: nobody writes any more, and the caller has learned so by the edge close, or from the kernel.
-    let head = header.head.load(Ordering::Relaxed).min(SEQUENCE_MAX);
-    let stamp = slots[(head & (slots.len() as u64 - 1)) as usize].stamp.load(Ordering::Relaxed);
-    let end = head + u64::from(is_committed(stamp, head));
-    let retained = header.retained.load(Ordering::Relaxed).min(slots.len() as u64 - 1);
+    let words = [&header.head, &header.tail, &header.retained].map(|word| word.load(Ordering::Relaxed));
+    let stamp = |slot: u64| slots[slot as usize].stamp.load(Ordering::Relaxed);
+    range(words, slots.len() as u64, stamp).start
+}
+
+/// What is readable, from `head`, `tail` and `retained` of the header, and the stamps of so many slots (a power of two).
+pub(crate) fn range([head, tail, retained]: [u64; 3], slots: u64, stamp: impl Fn(u64) -> u64) -> Range<u64> {
+    let head = head.min(SEQUENCE_MAX - 1);
+    let end = head + u64::from(is_committed(stamp(head & (slots - 1)), head));
     // What was withdrawn for want of memory comes before the last `retained`.
-    let tail = header.tail.load(Ordering::Relaxed).min(end);
-    end.saturating_sub(retained).max(tail).min(SEQUENCE_MAX)
+    let first = end.saturating_sub(retained.min(slots - 1)).max(tail.min(end));
+    first..end
 }
 
 /// Whether the stamp is that of message `sequence`, committed.
 fn is_committed(stamp: u64, sequence: u64) -> bool {
     stamp >> 8 == sequence + 1 && stamp & 0xFF != KIND_BUSY
-}
-
-#[cfg(not(loom))]
-pub use kept::KeptRing;
-
-#[cfg(not(loom))]
-mod kept {
-    use super::is_committed;
-    use crate::layout::{RingHeader, SLOTS_OFFSET, Slot};
-    use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
-    use nix::sys::uio::pread;
-    use std::mem::offset_of;
-    use std::os::fd::OwnedFd;
-
-    /// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped, and its messages are
-    /// not looked at.
-    #[derive(Debug)]
-    pub struct KeptRing {
-        descriptor: OwnedFd,
-    }
-
-    impl KeptRing {
-        /// Keeps what a stranger sent, if it is shared memory that only its publisher writes.
-        ///
-        /// # Errors
-        /// [`SegmentError`]: what it is instead.
-        pub fn new(descriptor: OwnedFd) -> Result<Self, SegmentError> {
-            check_seals(&descriptor, Sharing::SingleWriter)?;
-            Ok(KeptRing { descriptor })
-        }
-
-        /// Another descriptor of it, to be handed on.
-        ///
-        /// # Errors
-        /// [`SegmentError`]: this process is out of descriptors, mostly.
-        pub fn descriptor(&self) -> Result<OwnedFd, SegmentError> {
-            duplicate(&self.descriptor)
-        }
-
-        /// Whether its publisher has committed nothing, as far as its memory says. Memory that cannot be read holds nothing.
-        #[must_use]
-        pub fn is_empty(&self) -> bool {
-            self.word(offset_of!(RingHeader, head) as u64) == 0
-                && !is_committed(self.word(SLOTS_OFFSET + offset_of!(Slot, stamp) as u64), 0)
-        }
-
-        fn word(&self, offset: u64) -> u64 {
-            let mut bytes = [0; 8];
-            // Fits: an offset within the header or the first slot. Short or failed: zeros.
-            let _read = pread(&self.descriptor, &mut bytes, offset as i64);
-            u64::from_le_bytes(bytes)
-        }
-    }
 }

@@ -28,6 +28,7 @@ impl Publisher {
             chunk_memory: 8 << 10,
             reliable,
             history,
+            retained: 0,
             bell: 0,
         };
         let bell = Arc::new(Bell::silent());

@@ -36,6 +36,12 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Does what standard input says until it ends.
 pub fn act() {
+    // A root or a control thread that panics must not go unnoticed because others take its work over.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
     let mut actor = Actor::default();
     let mut output = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
@@ -513,8 +519,8 @@ fn create<T: Message + ?Sized>(
     publish: &Publish,
     ahead: Option<(u64, bool)>,
 ) -> Result<Publisher<T>, Failure> {
-    let mut builder =
-        node.publisher_builder(&publish.service).capacity(publish.capacity).history(publish.history);
+    let mut builder = node.publisher_builder(&publish.service);
+    builder = builder.capacity(publish.capacity).history(publish.history).retain(publish.retained);
     if publish.reliable {
         builder = builder.reliable();
     }

@@ -53,6 +53,7 @@ pub fn lossy(service: &str, kind: Kind) -> Publish {
         reliable: false,
         capacity: 256,
         history: 0,
+        retained: 0,
         max_memory: None,
     }
 }

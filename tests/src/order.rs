@@ -243,6 +243,8 @@ pub struct Publish {
     pub capacity: u64,
     /// For late subscribers.
     pub history: u64,
+    /// For those that come when it is gone.
+    pub retained: u64,
     /// Bytes; `None`: the default.
     pub max_memory: Option<u64>,
 }

@@ -179,6 +179,9 @@ fn offer(service: &str, index: u32) -> Offer {
         reliable: false,
         history: 0,
         capacity: 16,
+        retained: 0,
+        born: 0,
+        stands_for: None,
     }
 }
 

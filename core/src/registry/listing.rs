@@ -8,7 +8,7 @@ use super::{ConnectionInfo, Cursor, EndId, PairState, Registry};
 use crate::protocol::{Entry, NodeInfo, PAGE_BYTES};
 
 /// What an entry takes in a packet besides its texts.
-const ENTRY_BYTES: usize = 80;
+const ENTRY_BYTES: usize = 112;
 
 struct Page {
     entries: Vec<Entry>,
@@ -21,7 +21,9 @@ impl Page {
         let texts = match &entry {
             Entry::Node(node) => node.name.len(),
             Entry::Service { service, schema, .. } => service.len() + schema.len(),
-            Entry::Publisher { service, .. } => service.len(),
+            Entry::Publisher { service, stands_for, .. } => {
+                service.len() + stands_for.as_ref().map_or(0, |former| former.node_name.len())
+            }
             Entry::Subscriber { filter, expected, .. } => {
                 filter.len() + expected.as_ref().map_or(0, |expected| expected.schema.len())
             }
@@ -108,6 +110,10 @@ impl Registry {
                 reliable: publisher.reliable,
                 history: publisher.history,
                 capacity: publisher.capacity,
+                retained: publisher.retained,
+                keepers: self
+                    .keepers_of(publisher.stands_for.as_ref().map_or(*end, |former| former.publisher)),
+                stands_for: publisher.stands_for.clone(),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Publishers(after));

@@ -1,4 +1,6 @@
 //! The registry against a world of obedient and of hostile nodes.
+mod retained;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -54,6 +56,9 @@ fn offer(index: u32, service: &str, fingerprint: u128) -> ToRoot {
         reliable: false,
         history: 0,
         capacity: 8,
+        retained: 0,
+        born: 0,
+        stands_for: None,
     };
     ToRoot::Offer { request: index.into(), offer }
 }
@@ -104,6 +109,9 @@ fn kind_of(message: &ToNode) -> &'static str {
         ToNode::Leaving { .. } => "leaving",
         ToNode::HandedOver => "handed over",
         ToNode::Alive => "alive",
+        ToNode::Keep { .. } => "keep",
+        ToNode::Gone { .. } => "gone",
+        ToNode::Release { .. } => "release",
     }
 }
 
@@ -411,6 +419,7 @@ fn every_table_has_a_bound_and_says_so() {
         announced: 2,
         inquiries: 1,
         lane: 8,
+        ..Limits::default()
     };
     let mut registry = Registry::new(ROOT, limits, Policy::owner_only(OWNER));
     let table = |actions: &[Action]| match refusal(actions) {
@@ -448,6 +457,9 @@ fn every_table_has_a_bound_and_says_so() {
             reliable: false,
             history: 0,
             capacity: 0,
+            retained: 0,
+            born: 0,
+            stands_for: None,
         },
     };
     assert_eq!(table(&said(&mut registry, 3, large)), Table::SchemaBytes);
@@ -844,6 +856,13 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
             subscriber,
             reason: "no".into(),
         }),
+        (0u32..4, 0..SERVICES.len(), 5..7u128, 0u64..3, prop::option::of(end.clone())).prop_map(
+            |(index, service, kind, born, former)| {
+                retained::offer(index, SERVICES[service], kind, born, former)
+            }
+        ),
+        end.clone().prop_map(|publisher| ToRoot::Kept { publisher }),
+        end.clone().prop_map(|publisher| ToRoot::NotKept { publisher }),
         end.prop_map(|end| ToRoot::Inspect { request: 0, end }),
         (0u64..6, prop::option::of(carrier))
             .prop_map(|(inquiry, segment)| ToRoot::Inspected { inquiry, segment }),
@@ -862,12 +881,13 @@ proptest! {
     fn hostile_clients_harm_nobody(
         steps in prop::collection::vec((1u64..6, 0u8..12, any_message()), 1..200),
     ) {
-        let limits = Limits { clients: 4, clients_of_a_guest: 2, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1 };
+        let limits = Limits { clients: 4, clients_of_a_guest: 2, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1, retained_of_node: 2, retained: 3, kept_of_node: 2 };
         let mut registry = Registry::new(ROOT, limits, Policy::owner_only(OWNER));
         for (client, kind, message) in steps {
             let actions = match kind {
                 0 if !registry.clients.contains_key(&client) => {
-                    registry.handle(Event::Connected { client, pid: 1, credentials: owner() })
+                    let pid = client as i32 / 2;
+                    registry.handle(Event::Connected { client, pid, credentials: owner() })
                 }
                 1 => registry.handle(Event::Gone { client }),
                 2 => registry.handle(Event::DescriptorsLost { client, message }),
@@ -880,7 +900,8 @@ proptest! {
             }
             prop_assert!(registry.clients.len() <= 4 && registry.pairs.len() <= 5);
             prop_assert!(registry.publishers.len() + registry.subscribers.len() <= 6);
-            prop_assert!(registry.inquiries.len() <= 2);
+            prop_assert!(registry.inquiries.len() <= 2 && registry.retained.len() <= 3);
+            retained::assert_sound(&registry);
         }
         for client in 1..6 {
             drop(registry.handle(Event::Gone { client }));
@@ -890,5 +911,6 @@ proptest! {
         prop_assert!(registry.subscribers.is_empty() && registry.patterns.is_empty());
         prop_assert!(registry.pairs.is_empty() && registry.pairs_of_subscribers.is_empty());
         prop_assert!(registry.inquiries.is_empty() && registry.lanes.is_empty());
+        prop_assert!(registry.retained.is_empty());
     }
 }

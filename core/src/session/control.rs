@@ -36,7 +36,7 @@ use super::{
     SessionConfig, SessionError, Shared, WaitedFor,
 };
 use crate::name::NodeName;
-use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Refusal, Right, ToRoot};
+use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Offer, Refusal, Right, ToRoot};
 use crate::remedy::with_remedy;
 use crate::root::EmbeddedRoot;
 use crate::root::lock::{FileId, RootLock, last_holder, raise_doubt};
@@ -153,8 +153,21 @@ enum Told {
 }
 
 enum Question {
-    List { collector: Collector, after: Cursor, reply: Reply<Listing, SessionError> },
-    Inspect { end: EndId, reply: Reply<Handle, SessionError> },
+    List {
+        collector: Collector,
+        after: Cursor,
+        reply: Reply<Listing, SessionError>,
+    },
+    Inspect {
+        end: EndId,
+        reply: Reply<Handle, SessionError>,
+    },
+    /// For a ring that this node is to keep.
+    Keep {
+        source: EndId,
+        offer: Box<Offer>,
+        pidfd: OwnedFd,
+    },
 }
 
 /// Where the state lies, for the control thread and for those that drive; empty when the thread has ended.
@@ -370,6 +383,7 @@ impl Control {
                 }
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
+                Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
                 Command::Forget { node } => forgotten.push(node),
                 Command::Leave => self.is_leaving = true,
             }
@@ -425,7 +439,9 @@ impl Control {
     fn ask(&mut self, request: u64) {
         let message = match self.questions.get(&request) {
             Some(Question::List { after, .. }) => ToRoot::List { request, after: after.clone() },
-            Some(Question::Inspect { end, .. }) => ToRoot::Inspect { request, end: *end },
+            Some(Question::Inspect { end, .. } | Question::Keep { source: end, .. }) => {
+                ToRoot::Inspect { request, end: *end }
+            }
             None => return,
         };
         self.say(&message, Vec::new());
@@ -680,6 +696,8 @@ impl Control {
         self.is_asking = false;
         self.told.clear();
         self.backlog.clear();
+        // The next root asks anew.
+        self.questions.retain(|_, question| !matches!(question, Question::Keep { .. }));
         let now = Instant::now();
         {
             let mut status = self.shared.status();
@@ -743,6 +761,9 @@ impl Control {
         self.backlog.clear();
         for announcement in self.side.roll_call() {
             self.tell(announcement);
+        }
+        for publisher in self.side.kept() {
+            self.say(&ToRoot::Kept { publisher }, Vec::new());
         }
         self.announce_who_waits();
         let questions: Vec<u64> = self.questions.keys().copied().collect();
@@ -808,6 +829,9 @@ impl Control {
         if let Some(&node) = self.peer_tokens.get(&token) {
             self.forget(node);
             self.side.peer_gone(node);
+            for (publisher, keeping) in self.side.succeed(node) {
+                self.keeps(publisher, keeping);
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What there is in a hive, put together from pages.
 use std::collections::BTreeMap;
 
-use crate::protocol::{ConnectionInfo, EndId, Entry, NodeInfo};
+use crate::protocol::{ConnectionInfo, EndId, Entry, Former, NodeInfo};
 use crate::schema::Schema;
 
 /// More lines than any registry holds; a root that sends more is no root.
@@ -56,6 +56,12 @@ pub struct PublisherInfo {
     pub history: u32,
     /// Slots of its ring.
     pub capacity: u32,
+    /// Messages that stay readable when it is gone.
+    pub retained: u32,
+    /// Nodes that keep its ring for then.
+    pub keepers: u32,
+    /// It is gone, and this is what it retained, kept by the node of `end`; who it was.
+    pub stands_for: Option<Former>,
 }
 
 /// A subscription.
@@ -96,7 +102,7 @@ impl Collector {
                 self.type_names.insert(service.clone(), type_name.clone());
                 listing.services.push(ServiceInfo { service, fingerprint, type_name, schema });
             }
-            Entry::Publisher { end, service, reliable, history, capacity } => {
+            Entry::Publisher { end, service, reliable, history, capacity, retained, keepers, stands_for } => {
                 let type_name = self.type_names.get(&service).cloned().unwrap_or_default();
                 listing.publishers.push(PublisherInfo {
                     end,
@@ -105,6 +111,9 @@ impl Collector {
                     reliable,
                     history,
                     capacity,
+                    retained,
+                    keepers,
+                    stands_for,
                 });
             }
             Entry::Subscriber { end, filter, expected } => {

@@ -256,6 +256,9 @@ impl Node {
             reliable: false,
             history: 0,
             capacity: 64,
+            retained: 0,
+            born: 0,
+            stands_for: None,
         };
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);

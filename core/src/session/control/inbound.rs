@@ -7,13 +7,14 @@ use nix::sys::epoll::EpollFlags;
 use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::{
-    Cursor, DecodeError, EndId, Entry, MAX_EPOCH, Refusal, ToNode, ToRoot, bounded_reason, decode,
+    Cursor, DecodeError, EndId, Entry, MAX_EPOCH, Offer, Refusal, ToNode, ToRoot, bounded_reason, decode,
     decode_unaccompanied,
 };
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachRequest, AttachedTo, JoinError, Matched, SessionError, WaitedFor,
+    AnnounceError, Announcement, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
+    SessionError, WaitedFor,
 };
 use crate::socket::Packet;
 
@@ -116,8 +117,34 @@ impl Control {
             ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
             ToNode::Inspected { request, segment } => {
                 let handle = uncarry(segment, &mut descriptors);
-                if let Some(Question::Inspect { reply, .. }) = self.questions.remove(&request) {
-                    let _ = reply.send(handle.ok_or(SessionError::Descriptors));
+                match self.questions.remove(&request) {
+                    Some(Question::Inspect { reply, .. }) => {
+                        drop(reply.send(handle.ok_or(SessionError::Descriptors)));
+                    }
+                    Some(Question::Keep { source, offer, pidfd }) => {
+                        self.keep(source, &offer, handle, pidfd);
+                    }
+                    Some(Question::List { .. }) | None => {}
+                }
+            }
+            ToNode::Keep { source, offer } => {
+                let Some(pidfd) = descriptors.next() else {
+                    return Err(Lost::Nonsense("descriptors are missing"));
+                };
+                let request = self.shared.new_request();
+                self.questions.insert(request, Question::Keep { source, offer: Box::new(offer), pidfd });
+                self.ask(request);
+            }
+            ToNode::Gone { publisher } => {
+                let keeping = self.side.ended(publisher);
+                if !matches!(keeping, Keeping::Kept) {
+                    self.keeps(publisher, keeping);
+                }
+            }
+            ToNode::Release { publisher } => {
+                // The root has forgotten it already.
+                if let Some(index) = self.side.released(publisher) {
+                    self.told.remove(&index);
                 }
             }
             ToNode::Welcome { .. }
@@ -167,7 +194,40 @@ impl Control {
         match self.questions.remove(&request) {
             Some(Question::List { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Inspect { reply, .. }) => drop(reply.send(Err(refusal.into()))),
+            Some(Question::Keep { offer, .. }) => self.cannot_keep(&offer, &refusal.to_string()),
             None => {}
+        }
+    }
+
+    // ---- rings that are kept for others
+
+    /// The ring that this node was asked to keep has come.
+    fn keep(&mut self, source: EndId, offer: &Offer, ring: Option<Handle>, pidfd: OwnedFd) {
+        let Some(publisher) = writer_of(offer) else { return };
+        let Some(ring) = ring else { return self.cannot_keep(offer, "its descriptor is missing") };
+        let is_gone = source != publisher;
+        match self.side.keep(offer.clone(), ring, is_gone) {
+            Err(reason) => return self.cannot_keep(offer, &reason),
+            Ok(keeping) => self.keeps(publisher, keeping),
+        }
+        if !is_gone && let Err(error) = self.watch_peer(publisher.node, pidfd) {
+            self.side.released(publisher);
+            self.cannot_keep(offer, &format!("cannot watch its process: {error}"));
+        }
+    }
+
+    fn cannot_keep(&mut self, offer: &Offer, reason: &str) {
+        let Some(publisher) = writer_of(offer) else { return };
+        tracing::debug!(service = %offer.service, %publisher, reason, "not kept");
+        self.say(&ToRoot::NotKept { publisher }, Vec::new());
+    }
+
+    /// Tells the root where a ring stands that this node keeps.
+    pub(super) fn keeps(&mut self, publisher: EndId, keeping: Keeping) {
+        match keeping {
+            Keeping::Kept => self.say(&ToRoot::Kept { publisher }, Vec::new()),
+            Keeping::Offered(offer) => self.tell(Announcement::Offer(offer)),
+            Keeping::Nothing => self.say(&ToRoot::NotKept { publisher }, Vec::new()),
         }
     }
 
@@ -184,6 +244,7 @@ impl Control {
             reliable,
             history,
             capacity,
+            writer,
         } = message
         else {
             return Ok(());
@@ -198,6 +259,7 @@ impl Control {
             reliable,
             history,
             capacity,
+            writer,
         };
         // A match for an end that was withdrawn crosses the withdrawal.
         let seating = if self.told.contains_key(&subscriber) { self.side.matched(matched) } else { None };
@@ -281,11 +343,14 @@ impl Control {
             ToNode::Attached { subscriber, publisher, .. } => {
                 self.side.attach_refused(subscriber, publisher, &reason);
             }
-            ToNode::Inspected { request, .. } => {
-                if let Some(Question::Inspect { reply, .. }) = self.questions.remove(&request) {
-                    let _ = reply.send(Err(SessionError::Descriptors));
+            ToNode::Inspected { request, .. } => match self.questions.remove(&request) {
+                Some(Question::Inspect { reply, .. }) => {
+                    drop(reply.send(Err(SessionError::Descriptors)));
                 }
-            }
+                Some(Question::Keep { offer, .. }) => self.cannot_keep(&offer, &reason),
+                Some(Question::List { .. }) | None => {}
+            },
+            ToNode::Keep { ref offer, .. } => self.cannot_keep(offer, &reason),
             // No other message brings any.
             _ => {}
         }
@@ -322,4 +387,9 @@ impl Control {
         };
         self.say(&ToRoot::Inspected { inquiry, segment }, descriptors);
     }
+}
+
+/// Whose ring is to be kept.
+fn writer_of(offer: &Offer) -> Option<EndId> {
+    offer.stands_for.as_ref().map(|former| former.publisher)
 }

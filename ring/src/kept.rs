@@ -1,0 +1,67 @@
+//! A ring that a node keeps for others: a descriptor, of which a few words are read with a system call.
+
+use crate::layout::{CAPACITY_MAX, LINE_BYTES, RingHeader, SLOTS_OFFSET, Slot};
+use crate::retained::range;
+use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
+use crate::sync::{Ordering, fence};
+use nix::sys::uio::pread;
+use std::mem::offset_of;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+/// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped, and its messages are
+/// not looked at.
+#[derive(Debug)]
+pub struct KeptRing {
+    descriptor: OwnedFd,
+}
+
+impl KeptRing {
+    /// Keeps what a stranger sent, if it is shared memory that only its publisher writes.
+    ///
+    /// # Errors
+    /// [`SegmentError`]: what it is instead.
+    pub fn new(descriptor: OwnedFd) -> Result<Self, SegmentError> {
+        check_seals(&descriptor, Sharing::SingleWriter)?;
+        Ok(KeptRing { descriptor })
+    }
+
+    /// Another descriptor of it, to be handed on.
+    ///
+    /// # Errors
+    /// [`SegmentError`]: this process is out of descriptors, mostly.
+    pub fn descriptor(&self) -> Result<OwnedFd, SegmentError> {
+        duplicate(&self.descriptor)
+    }
+
+    /// Whether its publisher has ended in order, as [`crate::retained::closed`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let closed = self.word(offset_of!(RingHeader, closed) as u64) != 0;
+        // edge close. Acquire: the last commit comes before it.
+        fence(Ordering::Acquire);
+        closed
+    }
+
+    /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody writes any more. None in memory that
+    /// cannot be read or is no ring.
+    #[must_use]
+    pub fn messages(&self) -> Range<u64> {
+        let slots = self.word(offset_of!(RingHeader, capacity) as u64);
+        if !slots.is_power_of_two() || slots > CAPACITY_MAX {
+            return 0..0;
+        }
+        let [head, tail, retained] =
+            [offset_of!(RingHeader, head), offset_of!(RingHeader, tail), offset_of!(RingHeader, retained)]
+                .map(|offset| self.word(offset as u64));
+        let stamp = |slot: u64| self.word(SLOTS_OFFSET + slot * LINE_BYTES + offset_of!(Slot, stamp) as u64);
+        range([head, tail, retained], slots, stamp)
+    }
+
+    fn word(&self, offset: u64) -> u64 {
+        let mut bytes = [0; 8];
+        // Fits: an offset within the header or the first slot. Short or failed: zeros.
+        let _read = pread(&self.descriptor, &mut bytes, offset as i64);
+        u64::from_le_bytes(bytes)
+    }
+}
