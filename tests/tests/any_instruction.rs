@@ -78,12 +78,15 @@ where
         let mut account = drain(&mut subscriber, None);
         speaker.answer().unwrap();
         assert_eq!((account.next, account.torn), (10, 0), "{account:?}");
+        // A lossy one has not waited for the subscriber so far; from here on at most three come, which the ring holds.
+        let missed = account.missed;
+        assert!(missed == 0 || !publish.reliable, "{account:?}");
         let walked = walk(&speaker, publisher.sending(3, length, 0), steps);
         speaker.kill();
         account = drain(&mut subscriber, Some(account));
         assert_eq!(
             (account.missed, account.torn, account.disordered),
-            (0, 0, 0),
+            (missed, 0, 0),
             "after {walked} steps: {account:?}"
         );
         committed[(account.next - 10) as usize] += 1;
