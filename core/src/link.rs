@@ -19,5 +19,6 @@
 //!
 //! If the process dies, its links close; the hosts at the other ends keep what stands for it for a while, and then end it.
 
+pub mod frame;
 pub mod local;
 pub mod transport;
