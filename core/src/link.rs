@@ -19,5 +19,8 @@
 //!
 //! If the process dies, its links close; the hosts at the other ends keep what stands for it for a while, and then end it.
 
+pub mod frame;
+pub mod greeting;
 pub mod local;
+pub mod session;
 pub mod transport;

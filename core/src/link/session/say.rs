@@ -1,0 +1,142 @@
+//! What the control frames say: archives, validated and bounded before the session sees them.
+#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+
+use rkyv::rancor;
+use rkyv::rancor::ResultExt as _;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::link::frame::{CONTROL_MAX, HEADER, Header, Kind};
+use crate::link::local::Candidate;
+use crate::protocol::{EndId, MAX_REASON, MAX_SCHEMA};
+
+/// How much of what is wanted one frame names, in bytes of filters; more goes into further frames.
+pub(super) const WANTED_BYTES: usize = 16 * 1024;
+/// Bytes that one filter counts beside its text.
+pub(super) const WANTED_EACH: usize = 64;
+
+/// What subscribers want.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interest {
+    /// True: what was said before counts no more once this set is complete.
+    pub(super) first: bool,
+    /// True: the set is complete.
+    pub(super) last: bool,
+    /// Filter, and the fingerprint of the type it insists on.
+    pub(super) wanted: Vec<(String, Option<u128>)>,
+}
+
+/// A stream.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    pub(super) publisher: EndId,
+    pub(super) node: String,
+    pub(super) service: String,
+    pub(super) fingerprint: u128,
+    pub(super) schema: Vec<u8>,
+    pub(super) reliable: bool,
+    pub(super) history: u32,
+    pub(super) capacity: u32,
+    /// The number of the first message that can be sent.
+    pub(super) first: u64,
+    /// The number after the last one, when that is known already.
+    pub(super) end: Option<u64>,
+}
+
+impl Open {
+    pub(super) fn of(candidate: &Candidate, first: u64, end: Option<u64>) -> Open {
+        Open {
+            publisher: candidate.publisher,
+            node: candidate.node.as_str().to_owned(),
+            service: candidate.service.as_str().to_owned(),
+            fingerprint: candidate.fingerprint,
+            schema: candidate.schema.clone(),
+            reliable: candidate.reliable,
+            history: candidate.history,
+            capacity: candidate.capacity,
+            first,
+            end,
+        }
+    }
+}
+
+/// The answer to `Open`; with `Refused` also a later change of mind.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Send from the number on that the header says.
+    Yes,
+    /// Nothing more, please.
+    Refused { reason: String },
+    /// Everything up to the end has arrived.
+    Over,
+}
+
+/// How much may be sent, counted from the `Open` on this connection; what has arrived says the sequence of the header.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) struct Credit {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
+/// Why the link closes.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bye {
+    pub(super) reason: String,
+}
+
+/// The payload of a control frame.
+pub(super) trait Say: Sized {
+    fn append(&self, payload: AlignedVec) -> AlignedVec;
+    fn parse(archive: &[u8]) -> Option<Self>;
+    fn is_bounded(&self) -> bool;
+}
+
+macro_rules! say {
+    ($name:ident, $this:ident => $bounded:expr) => {
+        impl Say for $name {
+            fn append(&self, payload: AlignedVec) -> AlignedVec {
+                // Writing to memory that grows cannot fail: there are no shared pointers and no fixed bounds.
+                rkyv::api::high::to_bytes_in::<_, rancor::Panic>(self, payload).always_ok()
+            }
+
+            fn parse(archive: &[u8]) -> Option<$name> {
+                rkyv::from_bytes::<$name, rancor::Failure>(archive).ok()
+            }
+
+            fn is_bounded(&self) -> bool {
+                let $this = self;
+                $bounded
+            }
+        }
+    };
+}
+
+say!(Interest, this => this.wanted.len() <= CONTROL_MAX as usize / 16);
+say!(Open, this => this.schema.len() <= MAX_SCHEMA);
+say!(Opened, this => !matches!(this, Opened::Refused { reason } if reason.len() > MAX_REASON));
+say!(Credit, _this => true);
+say!(Bye, this => this.reason.len() <= MAX_REASON);
+
+/// Appends a whole frame to `out`.
+pub(super) fn append<S: Say>(kind: Kind, stream: u32, sequence: u64, say: &S, out: &mut Vec<u8>) {
+    let payload = say.append(AlignedVec::new());
+    // What we say is bounded by what it is made of: names, a schema, a cut reason, a counted set of filters.
+    assert!(payload.len() <= CONTROL_MAX as usize, "a {kind} frame of {} bytes", payload.len());
+    let header = Header::control(kind, stream, sequence, payload.len() as u32);
+    out.extend_from_slice(&header.encode(&payload));
+    out.extend_from_slice(&payload);
+}
+
+/// Appends a frame without payload to `out`.
+pub(super) fn append_bare(kind: Kind, stream: u32, sequence: u64, out: &mut Vec<u8>) {
+    let bytes: [u8; HEADER] = Header::control(kind, stream, sequence, 0).encode(&[]);
+    out.extend_from_slice(&bytes);
+}
+
+/// Reads the payload of a control frame, wherever it lies.
+pub(super) fn read<S: Say>(payload: &[u8]) -> Option<S> {
+    let mut aligned = AlignedVec::<16>::with_capacity(payload.len());
+    aligned.extend_from_slice(payload);
+    let say = S::parse(&aligned)?;
+    say.is_bounded().then_some(say)
+}
