@@ -17,7 +17,9 @@ use hivemind_core::filter::Filter;
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role, may_forward};
 use hivemind_core::link::local::{Candidate, Via};
-use hivemind_core::link::session::{Action, Arrived, Interest, Out, Place, Session, Settings, Violation, Wanted};
+use hivemind_core::link::session::{
+    Action, Arrived, Interest, Out, Place, Session, Settings, Violation, Wanted,
+};
 use hivemind_core::protocol::EndId;
 
 const QUICK: u64 = 1500;
@@ -93,7 +95,7 @@ impl Publication {
             return self.capacity;
         }
         let slowest = self.cursors.values().copied().chain(self.has_subscriber.then_some(self.read)).min();
-        self.capacity - (self.published - slowest.unwrap_or(self.published))
+        self.capacity.saturating_sub(self.published - slowest.unwrap_or(self.published))
     }
 
     fn publish(&mut self, message: Message) {
@@ -132,6 +134,10 @@ struct Export {
 struct Import {
     publication: usize,
     building: Vec<u8>,
+    /// Lost before the message that is built.
+    lost: u64,
+    /// What arrived and has no room yet: lost before it, and the message, unless there was no memory for it.
+    waiting: VecDeque<(u64, Option<Vec<u8>>)>,
     /// The number of the message minus the number here; constant, or something was not counted.
     shift: Option<u64>,
 }
@@ -218,15 +224,7 @@ impl World {
             input: Vec::new(),
         };
         let ends = pairs.iter().flat_map(|(a, b)| [end(*a, *b), end(*b, *a)]).collect();
-        World {
-            random,
-            now: Duration::ZERO,
-            hosts,
-            ends,
-            connections: Vec::new(),
-            lossless,
-            received: 0,
-        }
+        World { random, now: Duration::ZERO, hosts, ends, connections: Vec::new(), lossless, received: 0 }
     }
 
     fn run(mut self) -> u64 {
@@ -311,6 +309,14 @@ impl World {
             let more = publication.published - publication.read;
             publication.read += self.random.below(more as usize + 1) as u64;
         }
+        for end in 0..self.ends.len() {
+            if self.ends[end].host == host {
+                for import in self.ends[end].imports.keys().copied().collect::<Vec<_>>() {
+                    self.commit_waiting(end, import);
+                }
+                self.act(end);
+            }
+        }
     }
 
     fn change_wanted(&mut self, host: usize) {
@@ -370,6 +376,7 @@ impl World {
             this.session.disconnected(self.now);
             for import in this.imports.values_mut() {
                 import.building.clear();
+                import.waiting.clear();
             }
             self.act(end);
         }
@@ -454,7 +461,8 @@ impl World {
                 }
             }
             end.exports.retain(|id, export| {
-                !export.held.is_empty() || host.publications[export.publication].cursors.contains_key(&(at, *id))
+                !export.held.is_empty()
+                    || host.publications[export.publication].cursors.contains_key(&(at, *id))
             });
             self.act(at);
         }
@@ -557,14 +565,11 @@ impl World {
             let end = &mut self.ends[at];
             let stands = end.imports.get_mut(&import).expect("an import that is open");
             if let Some(begin) = begin {
-                let publication = &mut self.hosts[end.host].publications[stands.publication];
-                if begin.lost > 0 {
-                    assert!(!(self.lossless && publication.candidate.reliable), "a reliable service lost messages");
-                    publication.skip(begin.lost);
-                    end.session.skipped(import, begin.lost);
-                }
+                let reliable = self.hosts[end.host].publications[stands.publication].candidate.reliable;
+                assert!(begin.lost == 0 || !(self.lossless && reliable), "a reliable service lost messages");
+                stands.lost = begin.lost;
                 stands.building.clear();
-                if !publication.candidate.reliable && self.random.one_in(50) {
+                if !reliable && self.random.one_in(50) {
                     end.session.not_taken(import);
                 }
             }
@@ -575,38 +580,53 @@ impl World {
         match self.ends[at].session.arrived() {
             Arrived::Part => {}
             Arrived::Whole { import } => {
-                let room = self.commit(at, import);
-                self.ends[at].session.committed(import, room);
+                let stands = self.ends[at].imports.get_mut(&import).expect("an import that is open");
+                let whole = std::mem::take(&mut stands.building);
+                stands.waiting.push_back((stands.lost, Some(whole)));
+                self.commit_waiting(at, import);
             }
             Arrived::Missed { import } => {
-                let end = &mut self.ends[at];
-                let publication = &mut self.hosts[end.host].publications[end.imports[&import].publication];
-                publication.skip(1);
-                end.session.missed(import, publication.room());
+                let stands = self.ends[at].imports.get_mut(&import).expect("an import that is open");
+                stands.waiting.push_back((stands.lost, None));
+                self.commit_waiting(at, import);
             }
         }
         self.act(at);
         Ok(true)
     }
 
-    fn commit(&mut self, at: usize, import: u32) -> u64 {
-        let end = &mut self.ends[at];
-        let stands = end.imports.get_mut(&import).expect("an import that is open");
-        let host = &mut self.hosts[end.host];
-        let publication = &mut host.publications[stands.publication];
-        assert!(publication.room() > 0, "more came than there was room for");
-        let bytes = Rc::new(std::mem::take(&mut stands.building));
-        let whose = publication.candidate.publisher;
-        let sequence = u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"));
-        assert_eq!(bytes, message(whose, sequence, bytes.len() - 24), "a message is not what was sent");
-        let shift = sequence.wrapping_sub(publication.published);
-        assert_eq!(*stands.shift.get_or_insert(shift), shift, "a gap was not counted");
-        let ledger = host.ledgers.entry(whose).or_default();
-        assert!(ledger.last.is_none_or(|last| last < sequence), "a message came twice or out of order");
-        ledger.last = Some(sequence);
-        publication.publish(bytes);
-        self.received += 1;
-        publication.room()
+    fn commit_waiting(&mut self, at: usize, import: u32) {
+        loop {
+            let end = &mut self.ends[at];
+            let Some(stands) = end.imports.get_mut(&import) else { return };
+            let host = &mut self.hosts[end.host];
+            let publication = &mut host.publications[stands.publication];
+            if publication.room() == 0 {
+                return end.session.room(import, 0);
+            }
+            let Some((lost, waiting)) = stands.waiting.pop_front() else {
+                return end.session.room(import, publication.room());
+            };
+            publication.skip(lost);
+            end.session.skipped(import, lost);
+            let Some(bytes) = waiting.map(Rc::new) else {
+                publication.skip(1);
+                end.session.missed(import, publication.room());
+                continue;
+            };
+            let whose = publication.candidate.publisher;
+            let sequence = u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"));
+            assert_eq!(bytes, message(whose, sequence, bytes.len() - 24), "a message is not what was sent");
+            let shift = sequence.wrapping_sub(publication.published);
+            assert_eq!(*stands.shift.get_or_insert(shift), shift, "a gap was not counted");
+            let ledger = host.ledgers.entry(whose).or_default();
+            assert!(ledger.last.is_none_or(|last| last < sequence), "a message came twice or out of order");
+            ledger.last = Some(sequence);
+            publication.publish(bytes);
+            self.received += 1;
+            end.session.committed(import, publication.room());
+            self.act(at);
+        }
     }
 
     fn act(&mut self, at: usize) {
@@ -656,7 +676,10 @@ impl World {
         host.publications.push(Publication::new(candidate, true));
         let publication = host.publications.len() - 1;
         let room = host.publications[publication].room();
-        self.ends[at].imports.insert(import, Import { publication, building: Vec::new(), shift: None });
+        self.ends[at].imports.insert(
+            import,
+            Import { publication, building: Vec::new(), lost: 0, waiting: VecDeque::new(), shift: None },
+        );
         self.ends[at].session.opened(import, Ok(room));
     }
 
@@ -688,28 +711,32 @@ impl World {
                     publication.read = publication.published;
                 }
             }
-            for end in &mut self.ends {
-                let host = &self.hosts[end.host];
-                for (import, stands) in &end.imports {
-                    end.session.room(*import, host.publications[stands.publication].room());
+            for end in 0..self.ends.len() {
+                for import in self.ends[end].imports.keys().copied().collect::<Vec<_>>() {
+                    self.commit_waiting(end, import);
                 }
             }
             if self.is_settled() {
                 return;
             }
         }
+        for end in &self.ends {
+            println!("{} to {}: {:#?}", end.host, end.peer, end.session);
+        }
         panic!("something did not arrive");
     }
 
     /// Everything that lives is announced at every host that can be reached, and read to its end.
     fn is_settled(&self) -> bool {
-        let all = |publication: &Publication| publication.cursors.values().all(|at| *at == publication.published);
+        let last =
+            |publication: &Publication| publication.ring.back().map_or(0, |(sequence, _)| sequence + 1);
+        let all = |publication: &Publication| publication.cursors.values().all(|at| *at >= last(publication));
         self.ends.iter().all(|end| end.exports.values().all(|export| export.held.is_empty()))
             && self.hosts.iter().enumerate().all(|(at, host)| {
-                host.publications.iter().filter(|publication| publication.alive).all(|publication| {
-                    let last = host.publications.iter().filter(|there| there.alive).count();
-                    last > 0 && all(publication) && self.is_everywhere(at, publication)
-                })
+                host.publications
+                    .iter()
+                    .filter(|publication| publication.alive)
+                    .all(|publication| all(publication) && self.is_everywhere(at, publication))
             })
     }
 

@@ -279,7 +279,9 @@ pub enum FrameError {
         stream: u32,
     },
     /// No message has such a number. The peer is damaged or hostile.
-    #[error("a frame with the sequence number {sequence}, which no message has; the peer is damaged or hostile")]
+    #[error(
+        "a frame with the sequence number {sequence}, which no message has; the peer is damaged or hostile"
+    )]
     Sequence {
         /// The number.
         sequence: u64,
@@ -301,7 +303,9 @@ pub enum FrameError {
         total: u32,
     },
     /// What came is not what was sent. Look at the network in between.
-    #[error("a frame with the checksum {expected:08x} that counts {counted:08x}; look at the network in between")]
+    #[error(
+        "a frame with the checksum {expected:08x} that counts {counted:08x}; look at the network in between"
+    )]
     Checksum {
         /// What the header says.
         expected: u32,

@@ -62,7 +62,9 @@ pub enum GreetingError {
     #[error("what is connected here speaks no protocol of links; check the address")]
     Foreign,
     /// Another version. Use programs of one version on both hosts.
-    #[error("the other host speaks version {theirs} of links, this one {VERSION}; use programs of one version")]
+    #[error(
+        "the other host speaks version {theirs} of links, this one {VERSION}; use programs of one version"
+    )]
     Version {
         /// What the other host speaks.
         theirs: u32,
@@ -98,7 +100,8 @@ impl Hello {
     pub fn encode(&self) -> Vec<u8> {
         assert!(is_host_name(&self.host), "the name of a host is checked when it is configured");
         // Writing to memory that grows cannot fail: there are no shared pointers and no fixed bounds.
-        let archive = rkyv::api::high::to_bytes_in::<_, rancor::Panic>(self, AlignedVec::<16>::new()).always_ok();
+        let archive =
+            rkyv::api::high::to_bytes_in::<_, rancor::Panic>(self, AlignedVec::<16>::new()).always_ok();
         let mut payload = Vec::with_capacity(HEAD + archive.len());
         payload.extend_from_slice(&MAGIC);
         payload.extend_from_slice(&VERSION.to_le_bytes());
@@ -114,7 +117,9 @@ impl Hello {
     /// # Errors
     /// [`GreetingError`], to be said to the peer and logged.
     pub fn judge(payload: &[u8], us: &Hello, proved: Option<&str>) -> Result<Hello, GreetingError> {
-        let Some((head, archive)) = payload.split_at_checked(HEAD) else { return Err(GreetingError::Foreign) };
+        let Some((head, archive)) = payload.split_at_checked(HEAD) else {
+            return Err(GreetingError::Foreign);
+        };
         if head[..4] != MAGIC {
             return Err(GreetingError::Foreign);
         }

@@ -196,7 +196,9 @@ pub enum Violation {
         stream: u32,
     },
     /// A number that goes back or beyond what was sent: a frame was replayed, or left out.
-    #[error("a {kind} frame for message {sequence} of stream {stream}, {expected} is the next; a frame was replayed or lost")]
+    #[error(
+        "a {kind} frame for message {sequence} of stream {stream}, {expected} is the next; a frame was replayed or lost"
+    )]
     Sequence {
         /// What the frame is for.
         kind: Kind,
@@ -208,7 +210,9 @@ pub enum Violation {
         expected: u64,
     },
     /// A part of a message that does not follow the one before.
-    #[error("bytes {offset} and on of message {sequence}, {expected} is the next; a frame was replayed or lost")]
+    #[error(
+        "bytes {offset} and on of message {sequence}, {expected} is the next; a frame was replayed or lost"
+    )]
     Offset {
         /// Which message.
         sequence: u64,

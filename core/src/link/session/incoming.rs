@@ -165,7 +165,11 @@ impl Session {
                     return Err(Violation::Sequence { kind, stream, sequence, expected });
                 }
                 if header.offset != partial.offset {
-                    return Err(Violation::Offset { sequence, offset: header.offset, expected: partial.offset });
+                    return Err(Violation::Offset {
+                        sequence,
+                        offset: header.offset,
+                        expected: partial.offset,
+                    });
                 }
                 None
             }
@@ -443,7 +447,8 @@ impl Session {
     fn open_import(&mut self, stream: u32, candidate: Box<Candidate>, first: u64) {
         if self.incoming.len() >= STREAMS_MAX {
             // Fewer streams than that are connected, so one is kept from an earlier connection.
-            let kept = self.incoming.iter().find(|(_, incoming)| incoming.stream == 0).map(|(import, _)| *import);
+            let kept =
+                self.incoming.iter().find(|(_, incoming)| incoming.stream == 0).map(|(import, _)| *import);
             self.close_incoming(kept.expect("an import without a stream"));
         }
         let import = self.next_import;

@@ -399,10 +399,10 @@ impl Session {
             self.actions.push_back(Action::Release { export, below: u64::MAX });
             if self.peer.is_some() {
                 let publisher = outgoing.candidate.publisher;
-                let waiting = |other: &Outgoing| {
-                    other.candidate.publisher == publisher && other.state == State::Closed
-                };
-                let waiting = self.outgoing.iter().find(|(_, other)| waiting(other)).map(|(export, _)| *export);
+                let waiting =
+                    |other: &Outgoing| other.candidate.publisher == publisher && other.state == State::Closed;
+                let waiting =
+                    self.outgoing.iter().find(|(_, other)| waiting(other)).map(|(export, _)| *export);
                 self.open_due.extend(waiting);
             }
         }
