@@ -19,8 +19,10 @@
 //!
 //! If the process dies, its links close; the hosts at the other ends keep what stands for it for a while, and then end it.
 
+pub mod engine;
 pub mod frame;
 pub mod greeting;
+pub mod keys;
 pub mod local;
 pub mod session;
 pub mod transport;

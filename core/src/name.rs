@@ -238,6 +238,15 @@ impl Default for HiveName {
     }
 }
 
+/// The longest name of a host, in bytes.
+pub const MAX_HOST_NAME: usize = 255;
+
+/// Whether this can be the name of a host: 1 to [`MAX_HOST_NAME`] visible ASCII characters.
+#[must_use]
+pub fn is_host_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_HOST_NAME && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

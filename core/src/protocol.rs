@@ -142,6 +142,21 @@ pub struct Offer {
     pub born: u64,
     /// The ring of a publisher that is gone, kept by this node; `None`: it is this node's own.
     pub stands_for: Option<Former>,
+    /// It publishes what a publisher of another host does.
+    pub via: Option<Remote>,
+}
+
+/// A publisher of another host.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The host, as its link knows it.
+    pub host: String,
+    /// True: that host is a node without shared memory, which counts as part of this host.
+    pub leaf: bool,
+    /// The publisher, at that host.
+    pub publisher: EndId,
+    /// The name of its node.
+    pub node_name: String,
 }
 
 /// A publisher whose ring others keep.
@@ -182,6 +197,8 @@ pub struct Demand {
     pub expected: Option<Expected>,
     /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see [`ToRoot::Connected`].)
     pub connected: Vec<Connected>,
+    /// It reads for another host, whose wishes are not this host's.
+    pub link: bool,
 }
 
 /// Where a listing goes on.
@@ -231,6 +248,8 @@ pub enum Entry {
         keepers: u32,
         /// It is gone, and this is what it retained.
         stands_for: Option<Former>,
+        /// It is on another host.
+        via: Option<Remote>,
     },
     /// A subscription.
     Subscriber {
@@ -240,6 +259,8 @@ pub enum Entry {
         filter: String,
         /// The type it insists on, as a description.
         expected: Option<Expected>,
+        /// It reads for another host.
+        link: bool,
     },
     /// An established connection.
     Connection(ConnectionInfo),
@@ -388,6 +409,13 @@ pub enum ToRoot {
         /// Whose.
         publisher: EndId,
     },
+    /// What this subscription declined it may want now: match it anew.
+    Rematch {
+        /// The end of this node.
+        subscriber: u32,
+    },
+    /// Tell me by `Changed`, once, when there are other publishers or subscriptions than now.
+    Watch,
     /// Give a sign of life. Answered by `Alive`.
     AreYouThere,
     /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or `Refused`.
@@ -443,6 +471,8 @@ pub enum ToNode {
         capacity: u32,
         /// Who wrote the ring, if that retains messages: the publisher, or one that is gone and whose ring it keeps.
         writer: Option<EndId>,
+        /// It is on another host.
+        via: Option<Remote>,
     },
     /// A service matches a pattern but has another type.
     Skipped {
@@ -540,6 +570,8 @@ pub enum ToNode {
         /// A process, or 0.
         successor: i32,
     },
+    /// Something has changed since `Watch`.
+    Changed,
     /// Answer to `AreYouThere`.
     Alive,
     /// The lock is free, the socket closed: take over.
@@ -987,6 +1019,7 @@ mod tests {
                 filter: "sensors/*".into(),
                 expected: Some(Expected { fingerprint: u128::MAX - 5, schema: vec![1, 2, 3] }),
                 connected: vec![Connected { publisher: EndId { node: 9, index: 1 }, seat: 4 }],
+                link: false,
             },
         }
     }

@@ -28,12 +28,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::filter::Filter;
-use crate::name::{NodeName, ServiceName};
+use crate::name::{NodeName, ServiceName, is_host_name};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    Former, MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Right, Table, ToNode, ToRoot, VERSION,
-    bounded_reason,
+    Former, MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table, ToNode, ToRoot,
+    VERSION, bounded_reason,
 };
 
 mod listing;
@@ -213,6 +213,8 @@ pub struct Registry {
     next_inquiry: u64,
     /// Publishers that retain messages, living and gone.
     retained: BTreeMap<EndId, retained::Retained>,
+    /// Who wants to be told of the next change.
+    watchers: BTreeSet<ClientId>,
 }
 
 #[derive(Debug)]
@@ -267,6 +269,7 @@ struct Publisher {
     retained: u32,
     born: u64,
     stands_for: Option<Former>,
+    via: Option<Remote>,
 }
 
 #[derive(Debug)]
@@ -274,6 +277,7 @@ struct Subscriber {
     client: ClientId,
     filter: Filter,
     expected: Option<Expected>,
+    link: bool,
     /// Connections that it brought along, until their publisher announces itself too.
     announced: BTreeMap<EndId, u32>,
     /// How many those were; they count against the bound of the node until this subscriber is gone.
@@ -352,6 +356,7 @@ impl Registry {
             inquiries: BTreeMap::new(),
             next_inquiry: 1,
             retained: BTreeMap::new(),
+            watchers: BTreeSet::new(),
         }
     }
 
@@ -425,6 +430,7 @@ impl Registry {
             (_, None) => self.expel(client, malformed("a message before `Hello`"), actions),
             (ToRoot::Hello { .. }, _) => self.expel(client, malformed("a second `Hello`"), actions),
             (ToRoot::AreYouThere, _) => actions.push(send(client, ToNode::Alive)),
+            (ToRoot::Watch, _) => drop(self.watchers.insert(client)),
             (ToRoot::List { request, after }, _) => {
                 let (entries, next) = self.page(after);
                 actions.push(send(client, ToNode::Page { request, entries, next }));
@@ -464,6 +470,7 @@ impl Registry {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
                 self.attach_failed(pair, reason, actions);
             }
+            ToRoot::Rematch { subscriber } => self.rematch(self.end(client, subscriber), actions),
             ToRoot::Kept { publisher } => self.kept(client, publisher, actions),
             ToRoot::NotKept { publisher } => self.not_kept(client, publisher, actions),
             ToRoot::Inspected { inquiry, segment } => self.inspected(client, inquiry, segment, actions),
@@ -471,6 +478,7 @@ impl Registry {
             | ToRoot::List { .. }
             | ToRoot::Inspect { .. }
             | ToRoot::AreYouThere
+            | ToRoot::Watch
             | ToRoot::HandOver
             | ToRoot::Leave => unreachable!("handled by the caller"),
         }
@@ -572,6 +580,7 @@ impl Registry {
 
     /// Forgets a client and everything of it.
     fn remove(&mut self, client: ClientId, actions: &mut Actions) {
+        self.watchers.remove(&client);
         let kept = self.stop_keeping(client);
         let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else {
             return;
@@ -632,7 +641,7 @@ impl Registry {
         let is_first = entry.publishers.is_empty();
         entry.publishers.insert(end);
         entry.kind.get_or_insert(kind);
-        let Offer { reliable, history, capacity, retained, born, stands_for, .. } = offer;
+        let Offer { reliable, history, capacity, retained, born, stands_for, via, .. } = offer;
         let former = stands_for.as_ref().map(|former| former.publisher);
         let service_of = service.clone();
         let publisher = Publisher {
@@ -644,9 +653,11 @@ impl Registry {
             retained,
             born,
             stands_for,
+            via,
         };
         self.publishers.insert(end, publisher);
         self.admitted_mut(client).ends.insert(end.index);
+        self.has_changed(actions);
         match former {
             None if retained > 0 => self.begin_to_retain(client, end, request, actions),
             _ => actions.push(send(client, ToNode::Accepted { request })),
@@ -673,6 +684,12 @@ impl Registry {
         self.check_index(client, offer.index)?;
         if !self.gives_way(&service, offer) {
             self.check_type(&service, offer.fingerprint)?;
+        }
+        if let Some(Remote { host, node_name, .. }) = &offer.via {
+            NodeName::parse(node_name).map_err(|error| Refusal::Name { why: error.to_string() })?;
+            if !is_host_name(host) || offer.retained > 0 || offer.stands_for.is_some() {
+                return Err(malformed("a publisher of another host that no link announces"));
+            }
         }
         if let Some(former) = &offer.stands_for {
             NodeName::parse(&former.node_name).map_err(|error| Refusal::Name { why: error.to_string() })?;
@@ -722,7 +739,9 @@ impl Registry {
         let end = self.end(client, demand.index);
         let announced = brought.iter().map(|connected| (connected.publisher, connected.seat)).collect();
         let expected = demand.expected;
-        let subscriber = Subscriber { client, filter: filter.clone(), expected, announced, brought: count };
+        let link = demand.link;
+        let subscriber =
+            Subscriber { client, filter: filter.clone(), expected, link, announced, brought: count };
         let (wanted, skipped) = self.publishers_for(&subscriber);
         let barred = self.barred_of(&subscriber);
         if let Err(refusal) = self.room_for_pairs(wanted.len()) {
@@ -742,6 +761,7 @@ impl Registry {
         }
         self.subscribers.insert(end, subscriber);
         self.admitted_mut(client).ends.insert(end.index);
+        self.has_changed(actions);
         actions.push(send(client, ToNode::Accepted { request }));
         for publisher in wanted {
             self.pair_up(Pair { publisher, subscriber: end }, actions);
@@ -812,6 +832,7 @@ impl Registry {
 
     /// Forgets an end and its pairs; `relieved` gets the lanes that may have room now.
     fn remove_end(&mut self, end: EndId, relieved: &mut BTreeSet<Lane>, actions: &mut Actions) {
+        self.has_changed(actions);
         if let Some(publisher) = self.publishers.remove(&end) {
             let least = Pair { publisher: end, subscriber: EndId::FIRST };
             let most = Pair { publisher: end, subscriber: EndId::LAST };
@@ -896,6 +917,30 @@ impl Registry {
         Lane { subscriber, publisher: self.publishers[&pair.publisher].client }
     }
 
+    /// Matches anew what a subscription has declined.
+    fn rematch(&mut self, subscriber: EndId, actions: &mut Actions) {
+        let range = (subscriber, EndId::FIRST)..=(subscriber, EndId::LAST);
+        let pairs: Vec<Pair> = self
+            .pairs_of_subscribers
+            .range(range)
+            .map(|(subscriber, publisher)| Pair { publisher: *publisher, subscriber: *subscriber })
+            .filter(|pair| self.pairs.get(pair) == Some(&PairState::Failed))
+            .collect();
+        for pair in pairs {
+            self.pairs.insert(pair, PairState::Waiting);
+            let lane = self.lane_of(pair);
+            self.lanes.entry(lane).or_default().waiting.insert(pair);
+            self.release(lane, actions);
+        }
+    }
+
+    /// Tells those who watch that there are other ends now.
+    fn has_changed(&mut self, actions: &mut Actions) {
+        for client in std::mem::take(&mut self.watchers) {
+            actions.push(send(client, ToNode::Changed));
+        }
+    }
+
     /// Sends the `Match` of waiting pairs while their lane has room.
     fn release(&mut self, lane: Lane, actions: &mut Actions) {
         while let Some(traffic) = self.lanes.get_mut(&lane) {
@@ -915,11 +960,15 @@ impl Registry {
         let Kind { fingerprint, schema } = kind.expect("a service with a publisher has a type");
         let former = publisher.stands_for.as_ref();
         let writer = former.map(|former| former.publisher);
+        let node_name = match (former, &publisher.via) {
+            (Some(former), _) => former.node_name.clone(),
+            (None, Some(via)) => via.node_name.clone(),
+            (None, None) => self.name_of(publisher.client),
+        };
         ToNode::Match {
             subscriber: pair.subscriber.index,
             publisher: pair.publisher,
-            node_name: former
-                .map_or_else(|| self.name_of(publisher.client), |former| former.node_name.clone()),
+            node_name,
             service: publisher.service.as_str().to_owned(),
             fingerprint,
             schema,
@@ -927,6 +976,7 @@ impl Registry {
             history: publisher.history,
             capacity: publisher.capacity,
             writer: writer.or((publisher.retained > 0).then_some(pair.publisher)),
+            via: publisher.via.clone(),
         }
     }
 

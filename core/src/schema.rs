@@ -212,6 +212,16 @@ impl Schema {
         json::write(self, archive, bounds, out)
     }
 
+    /// Whether these bytes are an archive of this type, as far as [`Schema::to_json`] would find out. Takes nothing and writes nothing; arrays of
+    /// numbers cost no more than a look at their bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] when the archive is corrupt or of another type, or goes beyond [`JsonBounds::default`].
+    pub fn check_archive(&self, archive: &[u8]) -> Result<(), DecodeError> {
+        json::check(self, archive, &JsonBounds::default())
+    }
+
     /// Accepts a table when it keeps all rules; every `Schema` comes from here.
     fn check(root: TypeRef, types: Vec<TypeDef>) -> Result<Schema, SchemaError> {
         let layouts = wire::check(root, &types)?;

@@ -44,7 +44,7 @@ pub use hivemind_ring::segment::Handle;
 
 use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
-use crate::protocol::{Demand, EndId, MAX_SCHEMA, Offer};
+use crate::protocol::{Demand, EndId, MAX_SCHEMA, Offer, Remote};
 use crate::runtime_dir::RuntimeDir;
 
 mod control;
@@ -147,6 +147,8 @@ pub struct Matched {
     pub capacity: u32,
     /// Who wrote the ring, if it retains messages: the publisher, or one that is gone and for which it stands.
     pub writer: Option<EndId>,
+    /// It is on another host.
+    pub via: Option<Remote>,
 }
 
 /// A seat of a reader segment for a match.
@@ -276,6 +278,9 @@ pub trait NodeSide: Send + Sync + 'static {
         None
     }
 
+    /// There are other publishers or subscriptions than when [`Session::watch`] asked; or another root.
+    fn changed(&self) {}
+
     /// The rings that are kept for publishers that still live.
     fn kept(&self) -> Vec<EndId> {
         Vec::new()
@@ -364,6 +369,10 @@ enum Command {
     },
     /// Nobody waits for what comes of it.
     StandFor(Offer),
+    Rematch {
+        index: u32,
+    },
+    Watch,
     Forget {
         node: u64,
     },
@@ -552,6 +561,18 @@ impl Session {
     pub fn withdraw(&self, index: u32) {
         // Refused only when the session has ended, and then the root has forgotten the end anyway.
         let _ = self.shared.push(Command::Withdraw { index });
+    }
+
+    /// What this subscription declined it may want now. Never waits.
+    pub fn rematch(&self, index: u32) {
+        // As above.
+        let _ = self.shared.push(Command::Rematch { index });
+    }
+
+    /// Asks to be told by [`NodeSide::changed`], once, when there are other publishers or subscriptions. Never waits.
+    pub fn watch(&self) {
+        // As above.
+        let _ = self.shared.push(Command::Watch);
     }
 
     /// Announces what a publisher of this node retained that has ended. Never waits; a refusal comes to [`NodeSide::refused`].

@@ -236,6 +236,7 @@ fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
                 retained: 0,
                 born: 0,
                 stands_for: None,
+                via: None,
             },
         });
         assert!(matches!(mute.hear(), Some(ToNode::Accepted { .. })));
@@ -270,6 +271,7 @@ fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
             retained: 0,
             born: 0,
             stands_for: None,
+            via: None,
         };
         slow.say(&ToRoot::Offer { request: index.into(), offer });
     }
@@ -306,7 +308,7 @@ fn a_subscriber_that_never_answers_delays_nobody() {
     let (_base, dir) = hive();
     let host = Node::join(&dir, "host");
     let mute = Raw::hello(dir.root_socket(), "mute", 5);
-    let demand = Demand { index: 1, filter: "**".into(), expected: None, connected: Vec::new() };
+    let demand = Demand { index: 1, filter: "**".into(), expected: None, connected: Vec::new(), link: false };
     mute.say(&ToRoot::Demand { request: 1, demand });
     for index in 0..200 {
         host.offer(index, &format!("a/{index}"), 5).unwrap();
@@ -437,7 +439,7 @@ fn named_segments_travel_as_names() {
     drop(handle("unused"));
     camera.offer(1, "a", 5).unwrap();
     let raw = Raw::hello(dir.root_socket(), "raw", new_node_epoch());
-    let demand = Demand { index: 1, filter: "a".into(), expected: None, connected: Vec::new() };
+    let demand = Demand { index: 1, filter: "a".into(), expected: None, connected: Vec::new(), link: false };
     raw.say(&ToRoot::Demand { request: 1, demand });
     assert!(matches!(raw.hear(), Some(ToNode::Accepted { .. })));
     assert!(matches!(raw.hear(), Some(ToNode::Match { .. })));

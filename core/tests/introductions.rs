@@ -145,6 +145,7 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
         retained: 0,
         born: 0,
         stands_for: None,
+        via: None,
     });
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
@@ -163,6 +164,7 @@ fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
         retained: 0,
         born: 0,
         stands_for: None,
+        via: None,
     }
 }
 

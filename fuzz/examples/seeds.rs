@@ -120,7 +120,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                 index: 2,
                 filter: "sensors/*".to_owned(),
                 expected: Some(expected.clone()),
-                connected: Vec::new(),
+                connected: Vec::new(), link: false
             },
         },
         ToRoot::Connected { subscriber: 2, connections: vec![Connected { publisher: end, seat: 1 }; 3] },

@@ -201,7 +201,7 @@ fn message(saying: Saying) -> ToRoot {
                 capacity: 8,
                 retained: 0,
                 born: 0,
-                stands_for: None,
+                stands_for: None, via: None
             },
         },
         Saying::Retain { index: which, service, kind, born, former } => ToRoot::Offer {
@@ -237,7 +237,7 @@ fn message(saying: Saying) -> ToRoot {
                 filter: FILTERS[usize::from(filter) % FILTERS.len()].into(),
                 expected: kind
                     .map(|kind| Expected { fingerprint: (kind % 2).into(), schema: vec![kind % 2] }),
-                connected: Vec::new(),
+                connected: Vec::new(), link: false
             },
         },
         Saying::Withdraw { index: which } => ToRoot::Withdraw { index: index(which) },

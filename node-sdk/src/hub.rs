@@ -11,7 +11,7 @@
 use crate::sample::Origin;
 use crate::trust::Trust;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
+use hivemind_core::protocol::{Connected, Demand, EndId, Offer, Remote};
 use hivemind_core::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, NodeSide,
     PUBLISHER_GONE, Seating,
@@ -77,6 +77,7 @@ pub(crate) struct SubscriberEnd {
     pub(crate) demand: Demand,
     pub(crate) seats: Seats<Mapped>,
     trust: Trust,
+    gate: Option<Arc<dyn Gate>>,
     inbox: Mutex<Inbox>,
     /// Counts what was put into the inbox; the subscriber compares it before each look at its readers.
     news: AtomicU64,
@@ -127,8 +128,10 @@ impl Known {
 pub(crate) struct Arrival {
     pub(crate) reader: Reader<Mapped>,
     pub(crate) origin: Origin,
-    /// The end that let us in: the publisher, or one that stands for it now that it is gone.
+    /// The end that let us in: the publisher, or one that stands for it now that it is gone, or because it is on another host.
     pub(crate) route: EndId,
+    /// It is gone.
+    pub(crate) gone: bool,
     pub(crate) schema: Vec<u8>,
     /// Its publisher is not trusted.
     pub(crate) copies: bool,
@@ -137,11 +140,28 @@ pub(crate) struct Arrival {
 /// A publisher that was asked to attach this subscriber.
 struct Pending {
     seat: u32,
+    suitor: Suitor,
+}
+
+/// A publisher that a subscription means.
+struct Suitor {
+    /// The end that lets us in.
+    route: EndId,
     /// Whose messages.
     origin: Origin,
+    /// Who made the ring.
+    writer: EndId,
     retains: bool,
+    /// Its maker is gone, and `route` stands for it.
+    is_gone: bool,
     fingerprint: u128,
     schema: Vec<u8>,
+}
+
+/// Chooses among the publishers that a subscription means.
+pub(crate) trait Gate: Send + Sync {
+    /// Called by the control thread; must not block.
+    fn admits(&self, matched: &Matched) -> bool;
 }
 
 /// Locks; a panic of another holder does not matter, since all critical sections leave their data whole at each step.
@@ -150,8 +170,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SubscriberEnd {
-    pub(crate) fn new(demand: Demand, seats: Seats<Mapped>, trust: Trust) -> Self {
-        SubscriberEnd { demand, seats, trust, inbox: Mutex::default(), news: AtomicU64::new(0) }
+    pub(crate) fn new(
+        demand: Demand,
+        seats: Seats<Mapped>,
+        trust: Trust,
+        gate: Option<Arc<dyn Gate>>,
+    ) -> Self {
+        SubscriberEnd { demand, seats, trust, gate, inbox: Mutex::default(), news: AtomicU64::new(0) }
     }
 
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -199,22 +224,15 @@ impl SubscriberEnd {
         }
     }
 
-    /// Takes a seat for a match with `publisher`; `None` when it is not wanted. The error says why there is no seat.
-    fn seat(
-        &self,
-        publisher: EndId,
-        origin: Origin,
-        retains: bool,
-        fingerprint: u128,
-        schema: Vec<u8>,
-    ) -> Result<Option<Seating>, String> {
+    /// Takes a seat for a match; `None` when it is not wanted. The error says why there is no seat.
+    fn seat(&self, suitor: Suitor) -> Result<Option<Seating>, String> {
+        let publisher = suitor.route;
         let mut inbox = self.inbox();
         if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
             return Ok(None);
         }
         // Who got its messages while it lived, or from another keeper, has them all.
-        let is_gone = publisher != origin.publisher;
-        if is_gone && inbox.known.publishers.contains(&origin.publisher) {
+        if suitor.is_gone && inbox.known.publishers.contains(&suitor.writer) {
             return Ok(None);
         }
         let reader = match self.seats.memory().segment().handle() {
@@ -234,7 +252,7 @@ impl SubscriberEnd {
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
-        inbox.pending.insert(publisher, Pending { seat, origin, retains, fingerprint, schema });
+        inbox.pending.insert(publisher, Pending { seat, suitor });
         Ok(Some(Seating { seat, reader }))
     }
 
@@ -424,9 +442,9 @@ impl Hub {
         to: AttachedTo,
     ) -> Result<(Reader<Mapped>, bool), String> {
         let announced = Announced {
-            node: pending.origin.publisher.node,
-            index: pending.origin.publisher.index,
-            fingerprint: pending.fingerprint,
+            node: pending.suitor.writer.node,
+            index: pending.suitor.writer.index,
+            fingerprint: pending.suitor.fingerprint,
         };
         let ring =
             MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
@@ -467,9 +485,17 @@ impl NodeSide for Hub {
             tracing::warn!(service = %m.service, "matched with a service of another type; ignored");
             return None;
         }
+        if end.gate.as_ref().is_some_and(|gate| !gate.admits(&m)) {
+            return None;
+        }
+        let writer = m.writer.unwrap_or(m.publisher);
         let names = crate::names::keep_service(m.service).and_then(|service| {
-            let publisher = m.writer.unwrap_or(m.publisher);
-            Ok(Origin { service, node: crate::names::keep_node(m.node_name)?, publisher })
+            Ok(match m.via {
+                Some(Remote { host, publisher, .. }) => {
+                    Origin { service, node: crate::names::keep_remote_node(host, m.node_name)?, publisher }
+                }
+                None => Origin { service, node: crate::names::keep_node(m.node_name)?, publisher: writer },
+            })
         });
         let origin = match names {
             Ok(origin) => origin,
@@ -478,7 +504,9 @@ impl NodeSide for Hub {
                 return None;
             }
         };
-        match end.seat(m.publisher, origin, m.writer.is_some(), m.fingerprint, m.schema) {
+        let (route, retains, is_gone) = (m.publisher, m.writer.is_some(), writer != m.publisher);
+        let Matched { fingerprint, schema, .. } = m;
+        match end.seat(Suitor { route, origin, writer, retains, is_gone, fingerprint, schema }) {
             Ok(seating) => seating,
             Err(reason) => {
                 end.not_attached(origin, reason);
@@ -521,22 +549,23 @@ impl NodeSide for Hub {
         let route = a.publisher;
         match self.open_ring(&end, &pending, a) {
             Ok((reader, copies)) => {
-                let is_new = !pending.retains || end.inbox().known.insert(pending.origin.publisher);
-                if !is_new && route != pending.origin.publisher {
+                let Pending { seat, suitor } = pending;
+                let is_new = !suitor.retains || end.inbox().known.insert(suitor.writer);
+                if !is_new && suitor.is_gone {
                     // Another keeper was faster.
                     drop(reader);
-                    end.seats.leave(pending.seat);
+                    end.seats.leave(seat);
                     return;
                 }
                 end.put(|inbox| {
-                    inbox.live.insert(route, pending.seat);
-                    let Pending { origin, schema, .. } = pending;
-                    inbox.arrivals.push(Arrival { reader, origin, route, schema, copies });
+                    inbox.live.insert(route, seat);
+                    let Suitor { origin, is_gone: gone, schema, .. } = suitor;
+                    inbox.arrivals.push(Arrival { reader, origin, route, gone, schema, copies });
                 });
             }
             Err(reason) => {
                 end.seats.leave(pending.seat);
-                end.not_attached(pending.origin, reason);
+                end.not_attached(pending.suitor.origin, reason);
             }
         }
         self.notify();
@@ -555,9 +584,9 @@ impl NodeSide for Hub {
         end.seats.leave(pending.seat);
         // One that ended before it heard of us has nothing for us.
         if reason == PUBLISHER_GONE {
-            tracing::debug!(service = %pending.origin.service, %publisher, reason, "not attached");
+            tracing::debug!(service = %pending.suitor.origin.service, %publisher, reason, "not attached");
         } else {
-            end.not_attached(pending.origin, reason.to_owned());
+            end.not_attached(pending.suitor.origin, reason.to_owned());
         }
     }
 

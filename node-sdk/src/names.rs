@@ -4,7 +4,7 @@
 //! A name is kept once and never freed. A stranger could flood a process with names, so there is a bound.
 
 use hivemind_core::name::{NodeName, ServiceName};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -13,6 +13,16 @@ const NAMES_MAX: usize = 65_536;
 
 static SERVICES: LazyLock<Mutex<HashSet<&'static ServiceName>>> = LazyLock::new(Mutex::default);
 static NODES: LazyLock<Mutex<HashSet<&'static NodeName>>> = LazyLock::new(Mutex::default);
+
+/// Nodes of other hosts: the names are other ones than those of the nodes here, by their addresses.
+static REMOTE_NODES: LazyLock<Mutex<Remotes>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct Remotes {
+    nodes: HashMap<(String, NodeName), &'static NodeName>,
+    /// By the address of the name.
+    hosts: HashMap<usize, &'static str>,
+}
 
 /// The process has met as many names as it keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +35,32 @@ pub(crate) fn keep_service(name: ServiceName) -> Result<&'static ServiceName, Na
 
 pub(crate) fn keep_node(name: NodeName) -> Result<&'static NodeName, NamesOut> {
     keep(&NODES, name)
+}
+
+/// The name of a node of another host.
+pub(crate) fn keep_remote_node(host: String, name: NodeName) -> Result<&'static NodeName, NamesOut> {
+    let mut remotes = REMOTE_NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let whose = (host, name);
+    if let Some(kept) = remotes.nodes.get(&whose) {
+        return Ok(kept);
+    }
+    if remotes.nodes.len() >= NAMES_MAX {
+        return Err(NamesOut);
+    }
+    let kept: &'static NodeName = Box::leak(Box::new(whose.1.clone()));
+    let host: &'static str = Box::leak(whose.0.clone().into_boxed_str());
+    remotes.hosts.insert(address(kept), host);
+    remotes.nodes.insert(whose, kept);
+    Ok(kept)
+}
+
+/// The host of a node whose name is kept; `None`: this one.
+pub(crate) fn host_of(node: &'static NodeName) -> Option<&'static str> {
+    REMOTE_NODES.lock().unwrap_or_else(PoisonError::into_inner).hosts.get(&address(node)).copied()
+}
+
+fn address(name: &'static NodeName) -> usize {
+    std::ptr::from_ref(name).addr()
 }
 
 fn keep<T: Eq + Hash + 'static>(names: &Mutex<HashSet<&'static T>>, name: T) -> Result<&'static T, NamesOut> {
@@ -48,5 +84,15 @@ mod tests {
     fn a_name_is_kept_once() {
         let name = || ServiceName::parse("sensors/pose").unwrap();
         assert!(std::ptr::eq(keep_service(name()).unwrap(), keep_service(name()).unwrap()));
+    }
+
+    #[test]
+    fn nodes_of_one_name_on_several_hosts_are_several() {
+        let name = || NodeName::parse("camera").unwrap();
+        let there = keep_remote_node("there".to_owned(), name()).unwrap();
+        assert!(std::ptr::eq(there, keep_remote_node("there".to_owned(), name()).unwrap()));
+        let elsewhere = keep_remote_node("elsewhere".to_owned(), name()).unwrap();
+        let here = keep_node(name()).unwrap();
+        assert_eq!([here, there, elsewhere].map(host_of), [None, Some("there"), Some("elsewhere")]);
     }
 }

@@ -193,6 +193,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             retained: self.retained.min(slots - 1) as u32,
             born: since_boot(),
             stands_for: None,
+            via: None,
         };
         let session = self.inner.session();
         // Taking much memory ahead takes long, so the root hears of it only when that is done.

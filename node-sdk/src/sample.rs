@@ -17,6 +17,13 @@ pub struct Origin {
     pub publisher: EndId,
 }
 
+impl Origin {
+    /// The host of the publisher's node; `None`: this one.
+    pub fn host(&self) -> Option<&'static str> {
+        crate::names::host_of(self.node)
+    }
+}
+
 /// A received message, readable in place until dropped. It dereferences to the archived type (or to `[u8]`).
 ///
 /// A message that lies in a chunk of its publisher stays pinned there as long as the sample lives, also when the publisher

@@ -385,11 +385,17 @@ impl Intake {
         let filter = Filter::parse(filter)?;
         let hub = &inner.hub;
         let index = hub.new_index();
-        let demand = Demand { index, filter: filter.as_str().to_owned(), expected, connected: Vec::new() };
+        let demand = Demand {
+            index,
+            filter: filter.as_str().to_owned(),
+            expected,
+            connected: Vec::new(),
+            link: gate.is_some(),
+        };
         inner.session().demand_while(demand.clone(), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
-            let end = Arc::new(SubscriberEnd::new(demand, seats, trust));
+            let end = Arc::new(SubscriberEnd::new(demand, seats, trust, gate));
             hub.add_subscriber(index, Arc::clone(&end));
             // From here on drop takes it back, also when the root refuses.
             Ok(Intake {
@@ -575,9 +581,7 @@ impl Intake {
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, schema, copies } in arrivals {
-            // One that others stand for is gone.
-            let gone = route != origin.publisher;
+        for Arrival { reader, origin, route, gone, schema, copies } in arrivals {
             self.connections.push(Connection { reader, origin, route, schema, gone, copies, invalid: 0 });
         }
         for connection in &mut self.connections {

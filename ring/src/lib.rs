@@ -49,6 +49,8 @@ pub mod barrier;
 pub mod bell;
 pub mod desk;
 #[cfg(not(loom))]
+pub mod draft;
+#[cfg(not(loom))]
 pub mod kept;
 pub mod layout;
 pub mod line;

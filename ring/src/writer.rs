@@ -351,6 +351,25 @@ impl<M: Memory> Writer<M> {
         self.commit(&[chunk.offset(), length], KIND_CHUNK, Some(chunk))
     }
 
+    /// Uses up a sequence number for a message that does not exist, so that every reader counts one as lost: what was lost before it came
+    /// here. Call [`Writer::admit`] first. Never blocks.
+    pub fn skip(&mut self) {
+        self.commit(&[], KIND_WITHDRAWN, None);
+    }
+
+    /// How many messages can be committed before a reader has read on. On a lossy ring nobody waits: the number of slots.
+    pub fn room(&mut self) -> u64 {
+        if !self.reliable {
+            return self.ring.slots().len() as u64;
+        }
+        // A look at all cursors once in half a ring, as when sending.
+        if self.limit.saturating_sub(self.next) < self.ring.slots().len() as u64 / 2 && self.rescan().is_err()
+        {
+            return 0;
+        }
+        if self.admit().is_ok() { self.limit - self.next } else { 0 }
+    }
+
     #[inline(always)]
     fn commit(&mut self, words: &[u64], kind: u64, chunk: Option<Chunk>) -> usize {
         debug_assert!(self.next < self.limit, "a message is admitted before it is committed");

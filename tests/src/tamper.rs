@@ -31,7 +31,8 @@ pub fn tamper(folder: &Path, service: &str) -> Vec<String> {
     stranger
         .send(&packet(&hello(&format!("tamper-{node:x}"), node)), &[bells.as_fd()])
         .expect("the root listens");
-    let demand = Demand { index: 0, filter: service.to_owned(), expected: None, connected: Vec::new() };
+    let demand =
+        Demand { index: 0, filter: service.to_owned(), expected: None, connected: Vec::new(), link: false };
     // Cut off already: then what it said before is still to be heard.
     let _ = stranger.send(&packet(&ToRoot::Demand { request: 0, demand }), &[]);
     let ring = loop {

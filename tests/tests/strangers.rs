@@ -182,6 +182,7 @@ fn offer(service: &str, index: u32) -> Offer {
         retained: 0,
         born: 0,
         stands_for: None,
+        via: None,
     }
 }
 
@@ -192,7 +193,7 @@ fn withdrawn_offer(service: &str, index: u32) -> ToRoot {
 fn demand(filter: &str, index: u32) -> Demand {
     let schema = hivemind::schema::Schema::of::<u64>();
     let expected = Some(Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() });
-    Demand { index, filter: filter.to_owned(), expected, connected: Vec::new() }
+    Demand { index, filter: filter.to_owned(), expected, connected: Vec::new(), link: false }
 }
 
 /// A program that is no root sits at the root's place. Nodes that join are told what is wrong within their patience, and once it has

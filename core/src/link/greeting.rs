@@ -21,11 +21,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::link::frame::{Header, Kind};
 use crate::link::local::Candidate;
+use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
 pub const VERSION: u32 = 1;
-/// The longest name of a host, in bytes.
-pub const MAX_HOST_NAME: usize = 255;
 /// The longest payload of a hello, in bytes: more is not read from somebody that nobody knows yet.
 pub const MAX_HELLO: u32 = 1024;
 
@@ -86,12 +85,6 @@ pub enum GreetingError {
     /// Two leaves have nothing to say to each other. Link them with a host.
     #[error("both ends are nodes without shared memory; link them with a host")]
     TwoLeaves,
-}
-
-/// A host name: 1 to [`MAX_HOST_NAME`] visible ASCII characters.
-#[must_use]
-pub fn is_host_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_HOST_NAME && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl Hello {
@@ -179,6 +172,7 @@ mod tests {
     use super::*;
     use crate::link::frame::HEADER;
     use crate::link::local::Via;
+    use crate::name::MAX_HOST_NAME;
     use crate::protocol::EndId;
 
     fn host(name: &str, epoch: u64, role: Role) -> Hello {

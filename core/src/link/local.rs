@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
-use crate::protocol::{EndId, Expected};
+use crate::protocol::EndId;
 
 /// Where a publisher that stands for a remote one really is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +97,9 @@ pub trait Exports: Send {
     /// Attachments that began or ended since the last call, appended to `changes`.
     fn changes(&mut self, changes: &mut Vec<ExportChange>);
 
+    /// All attachments that have not ended.
+    fn ids(&self) -> Vec<ExportId>;
+
     /// The next message of one publisher. Never blocks.
     fn poll(&mut self, id: ExportId) -> Polled<Self::Message>;
 
@@ -181,26 +183,5 @@ pub trait Import: Send {
     fn skip(&mut self, messages: u64);
 
     /// How many messages it could take now: for a reliable service, until the slowest subscriber has read; else the ring's capacity.
-    fn room(&self) -> u64;
-}
-
-/// What the subscribers of this host want, without those of links themselves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DemandChange {
-    /// A subscription.
-    Begun {
-        /// Of whom.
-        subscriber: EndId,
-        /// Which services.
-        filter: Filter,
-        /// Which type; `None`: any.
-        expected: Option<Expected>,
-    },
-    /// It is gone.
-    Ended {
-        /// Which.
-        subscriber: EndId,
-    },
-    /// The root changed: forget everything; what there is is said anew.
-    Anew,
+    fn room(&mut self) -> u64;
 }

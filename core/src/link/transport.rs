@@ -4,6 +4,12 @@
 //! engine waits at [`Transport::descriptor`]. Whatever is below (plain TCP, TLS, a Unix stream, one day an engine such as zenoh)
 //! passes the same conformance test.
 
+mod address;
+pub mod plain;
+pub mod tls;
+
+pub use address::{Address, AddressError};
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;

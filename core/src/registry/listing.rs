@@ -8,7 +8,7 @@ use super::{ConnectionInfo, Cursor, EndId, PairState, Registry};
 use crate::protocol::{Entry, NodeInfo, PAGE_BYTES};
 
 /// What an entry takes in a packet besides its texts.
-const ENTRY_BYTES: usize = 112;
+const ENTRY_BYTES: usize = 160;
 
 struct Page {
     entries: Vec<Entry>,
@@ -21,8 +21,10 @@ impl Page {
         let texts = match &entry {
             Entry::Node(node) => node.name.len(),
             Entry::Service { service, schema, .. } => service.len() + schema.len(),
-            Entry::Publisher { service, stands_for, .. } => {
-                service.len() + stands_for.as_ref().map_or(0, |former| former.node_name.len())
+            Entry::Publisher { service, stands_for, via, .. } => {
+                service.len()
+                    + stands_for.as_ref().map_or(0, |former| former.node_name.len())
+                    + via.as_ref().map_or(0, |via| via.host.len() + via.node_name.len())
             }
             Entry::Subscriber { filter, expected, .. } => {
                 filter.len() + expected.as_ref().map_or(0, |expected| expected.schema.len())
@@ -114,6 +116,7 @@ impl Registry {
                 keepers: self
                     .keepers_of(publisher.stands_for.as_ref().map_or(*end, |former| former.publisher)),
                 stands_for: publisher.stands_for.clone(),
+                via: publisher.via.clone(),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Publishers(after));
@@ -129,6 +132,7 @@ impl Registry {
                 end: *end,
                 filter: subscriber.filter.as_str().to_owned(),
                 expected: subscriber.expected.clone(),
+                link: subscriber.link,
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Subscribers(after));

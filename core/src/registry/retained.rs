@@ -235,6 +235,7 @@ impl Registry {
             retained: 0,
             born: publisher.born,
             stands_for: Some(former),
+            via: None,
         };
         Some((source, offer))
     }

@@ -59,6 +59,7 @@ fn offer(index: u32, service: &str, fingerprint: u128) -> ToRoot {
         retained: 0,
         born: 0,
         stands_for: None,
+        via: None,
     };
     ToRoot::Offer { request: index.into(), offer }
 }
@@ -67,7 +68,7 @@ fn demand(index: u32, filter: &str, fingerprint: Option<u128>) -> ToRoot {
     let expected = fingerprint.map(|fingerprint| Expected { fingerprint, schema: vec![fingerprint as u8] });
     ToRoot::Demand {
         request: index.into(),
-        demand: Demand { index, filter: filter.into(), expected, connected: Vec::new() },
+        demand: Demand { index, filter: filter.into(), expected, connected: Vec::new(), link: false },
     }
 }
 
@@ -109,6 +110,7 @@ fn kind_of(message: &ToNode) -> &'static str {
         ToNode::Leaving { .. } => "leaving",
         ToNode::HandedOver => "handed over",
         ToNode::Alive => "alive",
+        ToNode::Changed => "changed",
         ToNode::Keep { .. } => "keep",
         ToNode::Gone { .. } => "gone",
         ToNode::Release { .. } => "release",
@@ -151,6 +153,39 @@ fn a_publisher_and_a_subscriber_meet_in_four_steps() {
     assert_eq!(*publisher, end(1, 7));
     let all = [Attachment::FromMessage(0), Attachment::BellsOf(1), Attachment::PidfdOf(1)];
     assert_eq!(attachments[..], all);
+}
+
+#[test]
+fn what_was_declined_is_matched_anew_when_it_is_wanted() {
+    let mut registry = registry();
+    join(&mut registry, 1);
+    join(&mut registry, 2);
+    drop(said(&mut registry, 1, offer(7, "a", 5)));
+    drop(said(&mut registry, 1, offer(8, "b", 5)));
+    drop(said(&mut registry, 2, demand(4, "**", None)));
+    let declined = ToRoot::Declined { subscriber: 4, publisher: end(1, 7) };
+    drop(said(&mut registry, 2, declined));
+    // The other is under way and is not matched twice.
+    let actions = said(&mut registry, 2, ToRoot::Rematch { subscriber: 4 });
+    let [Action::Send { to: 2, message: ToNode::Match { publisher, .. }, .. }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(*publisher, end(1, 7));
+    assert_eq!(summary(&said(&mut registry, 2, attach(4, end(1, 7)))), [(1, "attach")]);
+}
+
+#[test]
+fn who_watches_is_told_once_that_there_are_other_ends() {
+    let mut registry = registry();
+    join(&mut registry, 1);
+    join(&mut registry, 2);
+    assert_eq!(summary(&said(&mut registry, 2, ToRoot::Watch)), []);
+    assert_eq!(summary(&said(&mut registry, 1, offer(7, "a", 5))), [(2, "changed"), (1, "accepted")]);
+    assert_eq!(summary(&said(&mut registry, 1, offer(8, "a", 5))), [(1, "accepted")]);
+    drop(said(&mut registry, 2, ToRoot::Watch));
+    assert_eq!(summary(&said(&mut registry, 1, ToRoot::Withdraw { index: 8 })), [(2, "changed")]);
+    drop(said(&mut registry, 2, ToRoot::Watch));
+    assert_eq!(summary(&registry.handle(Event::Gone { client: 1 })), [(2, "changed")]);
 }
 
 #[test]
@@ -460,6 +495,7 @@ fn every_table_has_a_bound_and_says_so() {
             retained: 0,
             born: 0,
             stands_for: None,
+            via: None,
         },
     };
     assert_eq!(table(&said(&mut registry, 3, large)), Table::SchemaBytes);
@@ -868,6 +904,8 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
             .prop_map(|(inquiry, segment)| ToRoot::Inspected { inquiry, segment }),
         Just(ToRoot::HandOver),
         Just(ToRoot::AreYouThere),
+        Just(ToRoot::Watch),
+        (0u32..4).prop_map(|subscriber| ToRoot::Rematch { subscriber }),
         Just(ToRoot::Leave),
     ]
 }
@@ -911,6 +949,6 @@ proptest! {
         prop_assert!(registry.subscribers.is_empty() && registry.patterns.is_empty());
         prop_assert!(registry.pairs.is_empty() && registry.pairs_of_subscribers.is_empty());
         prop_assert!(registry.inquiries.is_empty() && registry.lanes.is_empty());
-        prop_assert!(registry.retained.is_empty());
+        prop_assert!(registry.retained.is_empty() && registry.watchers.is_empty());
     }
 }

@@ -384,6 +384,8 @@ impl Control {
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
                 Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
+                Command::Rematch { index } => self.say(&ToRoot::Rematch { subscriber: index }, Vec::new()),
+                Command::Watch => self.say(&ToRoot::Watch, Vec::new()),
                 Command::Forget { node } => forgotten.push(node),
                 Command::Leave => self.is_leaving = true,
             }
@@ -762,6 +764,7 @@ impl Control {
         for announcement in self.side.roll_call() {
             self.tell(announcement);
         }
+        self.side.changed();
         for publisher in self.side.kept() {
             self.say(&ToRoot::Kept { publisher }, Vec::new());
         }

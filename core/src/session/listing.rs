@@ -1,7 +1,7 @@
 //! What there is in a hive, put together from pages.
 use std::collections::BTreeMap;
 
-use crate::protocol::{ConnectionInfo, EndId, Entry, Former, NodeInfo};
+use crate::protocol::{ConnectionInfo, EndId, Entry, Former, NodeInfo, Remote};
 use crate::schema::Schema;
 
 /// More lines than any registry holds; a root that sends more is no root.
@@ -62,6 +62,8 @@ pub struct PublisherInfo {
     pub keepers: u32,
     /// It is gone, and this is what it retained, kept by the node of `end`; who it was.
     pub stands_for: Option<Former>,
+    /// It is on another host, and `end` publishes here what it does.
+    pub via: Option<Remote>,
 }
 
 /// A subscription.
@@ -73,6 +75,10 @@ pub struct SubscriberInfo {
     pub filter: String,
     /// The name of the type it insists on; `None`: it takes any.
     pub type_name: Option<String>,
+    /// The fingerprint of that type.
+    pub fingerprint: Option<u128>,
+    /// It reads for another host.
+    pub link: bool,
 }
 
 /// A listing that is being put together.
@@ -102,7 +108,17 @@ impl Collector {
                 self.type_names.insert(service.clone(), type_name.clone());
                 listing.services.push(ServiceInfo { service, fingerprint, type_name, schema });
             }
-            Entry::Publisher { end, service, reliable, history, capacity, retained, keepers, stands_for } => {
+            Entry::Publisher {
+                end,
+                service,
+                reliable,
+                history,
+                capacity,
+                retained,
+                keepers,
+                stands_for,
+                via,
+            } => {
                 let type_name = self.type_names.get(&service).cloned().unwrap_or_default();
                 listing.publishers.push(PublisherInfo {
                     end,
@@ -114,11 +130,13 @@ impl Collector {
                     retained,
                     keepers,
                     stands_for,
+                    via,
                 });
             }
-            Entry::Subscriber { end, filter, expected } => {
+            Entry::Subscriber { end, filter, expected, link } => {
+                let fingerprint = expected.as_ref().map(|expected| expected.fingerprint);
                 let type_name = expected.map(|expected| type_name(&expected.schema, expected.fingerprint));
-                listing.subscribers.push(SubscriberInfo { end, filter, type_name });
+                listing.subscribers.push(SubscriberInfo { end, filter, type_name, fingerprint, link });
             }
             Entry::Connection(connection) => listing.connections.push(connection),
         }

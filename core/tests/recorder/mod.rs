@@ -259,6 +259,7 @@ impl Node {
             retained: 0,
             born: 0,
             stands_for: None,
+            via: None,
         };
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
@@ -280,7 +281,7 @@ impl Node {
         expected: Option<(u128, Vec<u8>)>,
     ) -> Result<(), AnnounceError> {
         let expected = expected.map(|(fingerprint, schema)| Expected { fingerprint, schema });
-        let demand = Demand { index, filter: filter.into(), expected, connected: Vec::new() };
+        let demand = Demand { index, filter: filter.into(), expected, connected: Vec::new(), link: false };
         let announcement = Announcement::Demand(demand.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
         let answer = self.session.demand(demand);

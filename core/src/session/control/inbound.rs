@@ -113,6 +113,7 @@ impl Control {
                 self.side.attach_refused(subscriber, publisher, &reason);
             }
             ToNode::Alive => {}
+            ToNode::Changed => self.side.changed(),
             ToNode::Page { request, entries, next } => return self.page(request, entries, next),
             ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
             ToNode::Inspected { request, segment } => {
@@ -245,6 +246,7 @@ impl Control {
             history,
             capacity,
             writer,
+            via,
         } = message
         else {
             return Ok(());
@@ -260,6 +262,7 @@ impl Control {
             history,
             capacity,
             writer,
+            via,
         };
         // A match for an end that was withdrawn crosses the withdrawal.
         let seating = if self.told.contains_key(&subscriber) { self.side.matched(matched) } else { None };

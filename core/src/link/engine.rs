@@ -1,0 +1,569 @@
+//! Runs one link: moves bytes between a connection, the rules ([`Session`]) and the hive of this host.
+//!
+//! ```text
+//!   hive ─▶ Exports ─▶ sending thread ──▶ │           │ ─▶ receiving thread ─▶ Imports ─▶ hive
+//!                          │ ▲            │ Transport │            │ ▲
+//!                          ▼ │            └───────────┘            ▼ │
+//!                         Session, behind one lock, for the rules alone
+//! ```
+//!
+//! The sending thread owns the exports and every message that may have to be sent again; it sleeps at the hive's doorbells. The
+//! receiving thread owns the imports; it sleeps at the socket. Neither holds the lock of the session while it waits for anything. A
+//! payload goes from the ring to the socket, and from the socket into memory of the ring of its import, without a stop in between, unless it is
+//! short and came with others, or its ring has no room.
+//!
+//! Connections come and go ([`Engine::connect`]); each has a number, and whatever one thread still has of an older one is dropped
+//! when it sees another number. If the process dies here, the other host sees the end of the connection and keeps what it has for a
+//! while; nothing that was committed is torn, because a message is committed as a whole.
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::link::frame::{HEADER, Header};
+use crate::link::greeting::{Hello, may_forward};
+use crate::link::local::{Candidate, ExportChange, ExportId, Exports, Imports, Polled, Waker};
+use crate::link::session::{Action, Now, Out, Session, Settings, Totals, Violation, Wanted};
+use crate::link::transport::{Peer, Transport};
+
+mod receive;
+
+use receive::Receiver;
+
+/// Frames that are given to the socket at once, and about how many bytes.
+const BATCH_FRAMES: usize = 128;
+const BATCH_BYTES: usize = 256 * 1024;
+/// The system takes so many pieces with one call.
+const PIECES_MAX: usize = 256;
+/// A thread that waits for the socket looks this often whether the connection is still the one that it means.
+const LOOK_MS: u16 = 100;
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Asked about every publisher that the other host wants, beside what the rules say: does the policy let it cross?
+pub type Permit = Arc<dyn Fn(&Candidate, &Hello) -> bool + Send + Sync>;
+
+/// One link, with its two threads. Dropped, it ends: the other host is told so, and what stood for its publishers is gone.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the two threads and the owner share.
+struct Shared {
+    /// For people: which link.
+    name: String,
+    state: Mutex<State>,
+    begun: Instant,
+    is_over: AtomicBool,
+    sender: Arc<dyn Waker>,
+    receiver: EventFd,
+}
+
+struct State {
+    session: Session,
+    connection: Option<Connection>,
+    /// The number of the latest connection.
+    number: u64,
+    to_sender: VecDeque<Action>,
+    to_receiver: VecDeque<Action>,
+    /// Why the last connection ended.
+    ended: Option<String>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    number: u64,
+    transport: Arc<Mutex<Box<dyn Transport>>>,
+    peer: Peer,
+}
+
+/// How a link is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Who is connected; `None`: nobody.
+    pub peer: Option<Peer>,
+    /// Who that says it is.
+    pub hello: Option<Hello>,
+    /// What it has carried.
+    pub totals: Totals,
+    /// Why the last connection ended.
+    pub ended: Option<String>,
+    /// What the other host wants.
+    pub wanted: Vec<Wanted>,
+}
+
+impl Engine {
+    /// A link without a connection. `name` is for people.
+    ///
+    /// # Errors
+    /// The system gives no descriptor or no thread.
+    pub fn start<E, I>(
+        name: &str,
+        settings: Settings,
+        exports: E,
+        imports: I,
+        permit: Permit,
+    ) -> io::Result<Engine>
+    where
+        E: Exports + 'static,
+        I: Imports + 'static,
+        I::Import: 'static,
+    {
+        let receiver = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let state = State {
+            session: Session::new(settings),
+            connection: None,
+            number: 0,
+            to_sender: VecDeque::new(),
+            to_receiver: VecDeque::new(),
+            ended: None,
+        };
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            state: Mutex::new(state),
+            begun: Instant::now(),
+            is_over: AtomicBool::new(false),
+            sender: exports.waker(),
+            receiver,
+        });
+        let mut engine = Engine { shared: Arc::clone(&shared), threads: Vec::new() };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let sending = Arc::clone(&shared);
+        engine.threads.push(
+            thread("hm-link-send")
+                .spawn(move || Sender { shared: sending, exports, held: BTreeMap::new(), permit }.run())?,
+        );
+        engine.threads.push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports).run())?);
+        Ok(engine)
+    }
+
+    /// A connection stands, and both ends have said who they are. It takes the place of an older one.
+    pub fn connect(&self, transport: Box<dyn Transport>, hello: Hello) {
+        let peer = transport.peer().clone();
+        tracing::info!(link = %self.shared.name, %peer, %hello, "linked");
+        let now = self.shared.now();
+        {
+            let mut state = self.shared.lock();
+            if let Some(old) = state.connection.take() {
+                lock(&old.transport).close();
+            }
+            state.number += 1;
+            let number = state.number;
+            state.connection = Some(Connection { number, transport: Arc::new(Mutex::new(transport)), peer });
+            state.ended = None;
+            state.session.connected(hello, now);
+            state.dispatch();
+        }
+        self.shared.wake_both();
+    }
+
+    /// Whether there is a connection.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.shared.lock().connection.is_some()
+    }
+
+    /// What the subscribers of this host want, the whole set. Surplus is left out, and logged.
+    pub fn want(&self, wanted: Vec<Wanted>) {
+        let surplus = self.shared.lock().session.want(wanted);
+        if surplus > 0 {
+            tracing::warn!(link = %self.shared.name, surplus, "too many filters for one link; these are left out");
+        }
+        self.shared.sender.wake();
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let state = self.shared.lock();
+        Status {
+            peer: state.connection.as_ref().map(|connection| connection.peer.clone()),
+            hello: state.session.peer().cloned(),
+            totals: state.session.totals(),
+            ended: state.ended.clone(),
+            wanted: state.session.interest_of_peer().wanted().to_vec(),
+        }
+    }
+
+    /// Says farewell, and ends the connection.
+    pub fn hang_up(&self, reason: &str) {
+        let number = self.shared.lock().number;
+        self.shared.end(number, reason, Some(reason));
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.hang_up("the host leaves");
+        // Release: the threads see it when they wake.
+        self.shared.is_over.store(true, Ordering::Release);
+        self.shared.wake_both();
+        for thread in self.threads.drain(..) {
+            // A panic of that thread has been reported by it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// Gives each thread what the session wants of it.
+    fn dispatch(&mut self) {
+        while let Some(action) = self.session.next_action() {
+            match action {
+                Action::Want(_) | Action::Release { .. } => self.to_sender.push_back(action),
+                Action::Open { .. } | Action::Reopen { .. } | Action::Close { .. } => {
+                    self.to_receiver.push_back(action);
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.number == number)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn now(&self) -> Now {
+        self.begun.elapsed()
+    }
+
+    fn is_over(&self) -> bool {
+        // Acquire: pairs with the store in `drop`.
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    fn wake_both(&self) {
+        self.sender.wake();
+        self.wake_receiver();
+    }
+
+    fn wake_receiver(&self) {
+        // Fails only when it is set already.
+        let _ = self.receiver.write(1);
+    }
+
+    /// Ends a connection, if it is still the present one. `farewell` is said to the peer.
+    fn end(&self, number: u64, reason: &str, farewell: Option<&str>) {
+        let connection = {
+            let mut state = self.lock();
+            if !state.is_current(number) {
+                return;
+            }
+            let connection = state.connection.take();
+            state.session.disconnected(self.now());
+            state.ended = Some(reason.to_owned());
+            state.dispatch();
+            connection
+        };
+        if let Some(Connection { transport, peer, .. }) = connection {
+            tracing::warn!(link = %self.name, %peer, reason, "the connection of a link ends");
+            let mut transport = lock(&transport);
+            if let Some(farewell) = farewell {
+                write_all(&mut **transport, &Session::farewell(farewell), FAREWELL);
+            }
+            transport.close();
+        }
+        self.wake_both();
+    }
+
+    fn end_for(&self, number: u64, violation: &Violation) {
+        let reason = violation.to_string();
+        // Who has said farewell is not told why it did.
+        let farewell = (!matches!(violation, Violation::Bye { .. })).then_some(&*reason);
+        self.end(number, &reason, farewell);
+    }
+}
+
+/// As much as goes within the time.
+fn write_all(transport: &mut dyn Transport, mut bytes: &[u8], patience: Duration) {
+    let begun = Instant::now();
+    while !bytes.is_empty() || transport.wants_write() {
+        let outcome = if bytes.is_empty() {
+            transport.flush().map(|()| 0)
+        } else {
+            transport.write(&[IoSlice::new(bytes)])
+        };
+        match outcome {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < patience => {
+                wait(transport.descriptor(), PollFlags::POLLOUT, None, 20);
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Waits for a descriptor, or for `other`, at most so long.
+fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, other: Option<BorrowedFd<'_>>, milliseconds: u16) {
+    let mut wanted = vec![PollFd::new(descriptor, flags)];
+    wanted.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
+    // Whatever it says, the next look tells.
+    let _ = poll(&mut wanted, PollTimeout::from(milliseconds));
+}
+
+/// The sending thread.
+struct Sender<E: Exports> {
+    shared: Arc<Shared>,
+    exports: E,
+    /// What may have to be sent again.
+    held: BTreeMap<ExportId, VecDeque<(u64, E::Message)>>,
+    permit: Permit,
+}
+
+/// What goes to the socket at once: heads lie here, payloads where they are.
+#[derive(Default)]
+struct Batch {
+    heads: Vec<u8>,
+    parts: Vec<Part>,
+    bytes: usize,
+    frames: usize,
+}
+
+enum Part {
+    /// Bytes of `heads`.
+    Heads { start: usize, end: usize },
+    /// Bytes of a message that is held.
+    Payload { export: ExportId, sequence: u64, start: usize, end: usize },
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.heads.clear();
+        self.parts.clear();
+        (self.bytes, self.frames) = (0, 0);
+    }
+
+    fn is_full(&self) -> bool {
+        self.frames >= BATCH_FRAMES || self.bytes >= BATCH_BYTES || self.parts.len() + 2 > PIECES_MAX
+    }
+
+    /// Bytes were appended to `heads`.
+    fn add_heads(&mut self, start: usize) {
+        let end = self.heads.len();
+        self.bytes += end - start;
+        self.frames += 1;
+        match self.parts.last_mut() {
+            Some(Part::Heads { end: last, .. }) if *last == start => *last = end,
+            _ => self.parts.push(Part::Heads { start, end }),
+        }
+    }
+}
+
+impl<E: Exports> Sender<E> {
+    fn run(mut self) {
+        let mut batch = Batch::default();
+        let mut changes = Vec::new();
+        while !self.shared.is_over() {
+            self.act();
+            self.exports.changes(&mut changes);
+            self.note(&mut changes);
+            batch.clear();
+            let connection = self.fill(&mut batch);
+            match connection {
+                Some(connection) if !batch.parts.is_empty() => {
+                    if let Err(reason) = self.write(&connection, &batch) {
+                        self.shared.end(connection.number, &reason, None);
+                    }
+                }
+                _ => self.sleep(),
+            }
+        }
+    }
+
+    /// Does what the session wants of this thread.
+    fn act(&mut self) {
+        loop {
+            let (action, peer) = {
+                let mut state = self.shared.lock();
+                (state.to_sender.pop_front(), state.session.peer().cloned())
+            };
+            match action {
+                Some(Action::Want(interest)) => {
+                    let permit = Arc::clone(&self.permit);
+                    self.exports.want(Arc::new(move |candidate| {
+                        peer.as_ref().is_some_and(|peer| {
+                            interest.wants(candidate)
+                                && may_forward(candidate, peer)
+                                && permit(candidate, peer)
+                        })
+                    }));
+                }
+                Some(Action::Release { export, below }) => {
+                    if let Some(held) = self.held.get_mut(&export) {
+                        while held.front().is_some_and(|(sequence, _)| *sequence < below) {
+                            held.pop_front();
+                        }
+                    }
+                    if below == u64::MAX {
+                        self.held.remove(&export);
+                    }
+                }
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, changes: &mut Vec<ExportChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        for change in changes.drain(..) {
+            match change {
+                ExportChange::Begun { id, candidate, first } => {
+                    let service = candidate.service.clone();
+                    if !state.session.begun(id, candidate, first) {
+                        tracing::warn!(link = %self.shared.name, %service, "too many publishers for one link; not sent");
+                    }
+                }
+                ExportChange::Ended { id, next } => state.session.ended(id, next),
+            }
+        }
+        state.dispatch();
+    }
+
+    /// Takes what is to be sent next. The connection that it is for; `None`: there is none.
+    fn fill(&mut self, batch: &mut Batch) -> Option<Connection> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let now = shared.now();
+        if state.session.deadline().is_some_and(|at| at <= now)
+            && let Err(violation) = state.session.tick(now)
+        {
+            let number = state.number;
+            drop(state);
+            shared.end_for(number, &violation);
+            return None;
+        }
+        state.dispatch();
+        let connection = state.connection.clone()?;
+        state.session.look_again();
+        while !batch.is_full() {
+            let start = batch.heads.len();
+            match state.session.next_out(&mut batch.heads) {
+                Out::Nothing => break,
+                Out::Frame => batch.add_heads(start),
+                Out::Piece { export, header } => self.add_piece(batch, export, &header),
+                Out::Poll { export } => match self.exports.poll(export) {
+                    Polled::Message { sequence, message } => {
+                        let length = message.as_ref().len();
+                        self.held.entry(export).or_default().push_back((sequence, message));
+                        state.session.polled(export, sequence, length);
+                    }
+                    Polled::Nothing => state.session.nothing(export),
+                    Polled::HeldOut => state.session.held_out(export),
+                },
+            }
+        }
+        state.dispatch();
+        Some(connection)
+    }
+
+    fn add_piece(&self, batch: &mut Batch, export: ExportId, header: &Header) {
+        let (start, end) = (header.offset as usize, header.offset as usize + header.length as usize);
+        let message = self.message(export, header.sequence);
+        let at = batch.heads.len();
+        batch.heads.extend_from_slice(&header.encode(&message[start..end]));
+        // A short payload costs less to copy than to point at.
+        if end - start <= 4 * HEADER {
+            batch.heads.extend_from_slice(&message[start..end]);
+            return batch.add_heads(at);
+        }
+        batch.add_heads(at);
+        batch.bytes += end - start;
+        batch.parts.push(Part::Payload { export, sequence: header.sequence, start, end });
+    }
+
+    /// A message that the session sends is held until it says otherwise, and that is heard between two batches.
+    fn message(&self, export: ExportId, sequence: u64) -> &[u8] {
+        let held = self.held.get(&export).expect("what is sent is held");
+        let at =
+            held.binary_search_by_key(&sequence, |(sequence, _)| *sequence).expect("what is sent is held");
+        held[at].1.as_ref()
+    }
+
+    fn write(&self, connection: &Connection, batch: &Batch) -> Result<(), String> {
+        let slices: Vec<&[u8]> = batch
+            .parts
+            .iter()
+            .map(|part| match *part {
+                Part::Heads { start, end } => &batch.heads[start..end],
+                Part::Payload { export, sequence, start, end } => &self.message(export, sequence)[start..end],
+            })
+            .collect();
+        let mut pieces: Vec<IoSlice<'_>> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        let mut left = &mut pieces[..];
+        loop {
+            let mut transport = lock(&connection.transport);
+            let outcome = match (left.is_empty(), transport.wants_write()) {
+                (true, false) => return Ok(()),
+                (true, true) => transport.flush().map(|()| 0),
+                (false, _) => transport.write(left),
+            };
+            match outcome {
+                Ok(count) => IoSlice::advance_slices(&mut left, count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let Ok(descriptor) = transport.descriptor().try_clone_to_owned() else {
+                        return Err("this process is out of descriptors; raise its `ulimit -n`".to_owned());
+                    };
+                    drop(transport);
+                    wait(descriptor.as_fd(), PollFlags::POLLOUT, None, LOOK_MS);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            if self.shared.is_over() || !self.shared.lock().is_current(connection.number) {
+                return Ok(());
+            }
+            self.tick(connection.number)?;
+        }
+    }
+
+    /// A peer that does not read must not keep this thread from noticing that it is silent.
+    fn tick(&self, number: u64) -> Result<(), String> {
+        let mut state = self.shared.lock();
+        let now = self.shared.now();
+        if state.is_current(number) && state.session.deadline().is_some_and(|at| at <= now) {
+            state.session.tick(now).map_err(|violation| violation.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self) {
+        let (may_send, timeout) = {
+            let state = self.shared.lock();
+            if !state.to_sender.is_empty() || state.session.has_control() {
+                return;
+            }
+            let may_send: HashSet<ExportId> = match &state.connection {
+                Some(_) => self.exports.ids().into_iter().filter(|id| state.session.may_send(*id)).collect(),
+                None => HashSet::new(),
+            };
+            let timeout = state.session.deadline().map(|at| at.saturating_sub(self.shared.now()));
+            (may_send, timeout)
+        };
+        self.exports.sleep(&|export| may_send.contains(&export), timeout);
+    }
+}

@@ -1,0 +1,475 @@
+//! The receiving thread: from the socket into the rings of the imports.
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::poll::PollFlags;
+
+use super::{Connection, LOOK_MS, Shared, State, lock, wait};
+use crate::link::frame::{Checksum, HEADER, Header, Kind};
+use crate::link::local::{Import, ImportError, Imports};
+use crate::link::session::{Action, Arrived, Begin, ImportId, Place};
+
+/// What is read from the socket at once.
+const BUFFER: usize = 256 * 1024;
+/// The rest of a payload that is at least so long is read to where it belongs, past the buffer.
+const STRAIGHT: usize = 8 * 1024;
+/// Reads in a row before other things are looked after.
+const READS_IN_A_ROW: usize = 32;
+/// The pauses between two looks at rings without room: they double from the first to the longest.
+const FIRST_PAUSE_MS: u16 = 1;
+const LONGEST_PAUSE_MS: u16 = 16;
+
+pub(super) struct Receiver<I: Imports> {
+    shared: Arc<Shared>,
+    imports: I,
+    slots: BTreeMap<ImportId, Slot<I::Import>>,
+    /// The connection of which this thread has read.
+    number: u64,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    piece: Option<Piece>,
+    pause: u16,
+}
+
+struct Slot<I> {
+    import: I,
+    filling: Filling,
+    /// Lost before the message that is coming in.
+    lost: u64,
+    /// What arrived and has no room yet: how many were lost before it, and the message, unless there was no memory for it.
+    waiting: VecDeque<(u64, Option<Vec<u8>>)>,
+}
+
+/// Where the message that is coming in goes.
+enum Filling {
+    Nothing,
+    /// To the memory of the import.
+    Shared,
+    /// Here, for want of room. Grows with what comes, which the credit bounds.
+    Private(Vec<u8>),
+}
+
+/// A piece whose payload is coming in.
+struct Piece {
+    header: Header,
+    checksum: Checksum,
+    import: Option<ImportId>,
+    got: usize,
+}
+
+impl Piece {
+    fn left(&self) -> usize {
+        self.header.length as usize - self.got
+    }
+}
+
+/// Why a connection ends.
+enum Broken {
+    /// The peer closed it, or the network did.
+    Closed(String),
+    /// The peer broke the rules, and is told so.
+    Fault(String),
+    /// The peer has said farewell.
+    Farewell(String),
+    /// Another connection has taken its place.
+    Replaced,
+}
+
+impl<I: Imports> Receiver<I> {
+    pub(super) fn new(shared: Arc<Shared>, imports: I) -> Self {
+        Receiver {
+            shared,
+            imports,
+            slots: BTreeMap::new(),
+            number: 0,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            piece: None,
+            pause: FIRST_PAUSE_MS,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while !self.shared.is_over() {
+            let connection = self.shared.lock().connection.clone();
+            let number = connection.as_ref().map_or(0, |connection| connection.number);
+            if number != self.number {
+                self.begin_anew(number);
+            }
+            self.act();
+            let has_starved = self.make_room();
+            self.sleep(connection.as_ref(), has_starved);
+            let _ = self.shared.receiver.read();
+            let Some(connection) = connection else { continue };
+            match self.read(&connection) {
+                Ok(()) | Err(Broken::Replaced) => {}
+                Err(Broken::Closed(reason) | Broken::Farewell(reason)) => {
+                    self.shared.end(connection.number, &reason, None);
+                }
+                Err(Broken::Fault(reason)) => self.shared.end(connection.number, &reason, Some(&reason)),
+            }
+        }
+    }
+
+    /// What came on an older connection and is not committed comes again.
+    fn begin_anew(&mut self, number: u64) {
+        self.number = number;
+        (self.start, self.end, self.piece) = (0, 0, None);
+        for slot in self.slots.values_mut() {
+            slot.import.abandon();
+            slot.filling = Filling::Nothing;
+            slot.waiting.clear();
+        }
+    }
+
+    fn sleep(&self, connection: Option<&Connection>, has_starved: bool) {
+        let milliseconds = if has_starved { self.pause } else { 5 * LOOK_MS };
+        let wake = self.shared.receiver.as_fd();
+        let Some(connection) = connection else {
+            return wait(wake, PollFlags::POLLIN, None, milliseconds);
+        };
+        let descriptor = {
+            let transport = lock(&connection.transport);
+            if transport.has_buffered() {
+                return;
+            }
+            transport.descriptor().try_clone_to_owned()
+        };
+        match descriptor {
+            Ok(descriptor) => wait(descriptor.as_fd(), PollFlags::POLLIN, Some(wake), milliseconds),
+            // Out of descriptors: it is looked at now and then.
+            Err(_) => wait(wake, PollFlags::POLLIN, None, FIRST_PAUSE_MS),
+        }
+    }
+
+    // ---- imports
+
+    /// Does what the session wants of this thread.
+    fn act(&mut self) {
+        loop {
+            let Some(action) = self.shared.lock().to_receiver.pop_front() else { return };
+            match action {
+                Action::Open { import, candidate } => {
+                    let opened = self.imports.open(&candidate).map(|mut stands| {
+                        let room = stands.room();
+                        let slot = Slot {
+                            import: stands,
+                            filling: Filling::Nothing,
+                            lost: 0,
+                            waiting: VecDeque::new(),
+                        };
+                        self.slots.insert(import, slot);
+                        room
+                    });
+                    if let Err(error) = &opened {
+                        tracing::warn!(service = %candidate.service, %error, "not taken over a link");
+                    }
+                    let mut state = self.shared.lock();
+                    state.session.opened(import, opened.map_err(|error| error.to_string()));
+                    state.dispatch();
+                }
+                Action::Reopen { import } => {
+                    let Some(slot) = self.slots.get_mut(&import) else { continue };
+                    let room = slot.import.room();
+                    let mut state = self.shared.lock();
+                    state.session.opened(import, Ok(room));
+                    state.dispatch();
+                }
+                Action::Close { import, lost } => {
+                    if let Some(mut slot) = self.slots.remove(&import) {
+                        slot.import.skip(lost);
+                    }
+                }
+                Action::Want(_) | Action::Release { .. } => {}
+            }
+            self.shared.sender.wake();
+        }
+    }
+
+    /// Commits what waits, where there is room now. True: something still waits, or a sender waits for room.
+    fn make_room(&mut self) -> bool {
+        let mut has_starved = false;
+        let mut has_moved = false;
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        for (id, slot) in &mut self.slots {
+            if !slot.waiting.is_empty() || state.session.is_starved(*id) {
+                let before = slot.waiting.len();
+                commit_waiting(*id, slot, &mut state);
+                let still = !slot.waiting.is_empty() || state.session.is_starved(*id);
+                has_starved |= still;
+                has_moved |= !still || slot.waiting.len() < before;
+            }
+        }
+        state.dispatch();
+        let has_news = state.session.has_control();
+        drop(state);
+        if has_news {
+            shared.sender.wake();
+        }
+        self.pause = if has_moved { FIRST_PAUSE_MS } else { (self.pause * 2).min(LONGEST_PAUSE_MS) };
+        has_starved
+    }
+
+    // ---- bytes
+
+    fn read(&mut self, connection: &Connection) -> Result<(), Broken> {
+        for _ in 0..READS_IN_A_ROW {
+            if !self.read_once(connection)? {
+                break;
+            }
+        }
+        let mut state = self.current(connection)?;
+        state.session.drained();
+        state.dispatch();
+        drop(state);
+        self.shared.sender.wake();
+        Ok(())
+    }
+
+    fn current(&self, connection: &Connection) -> Result<std::sync::MutexGuard<'_, State>, Broken> {
+        let state = self.shared.lock();
+        if state.is_current(connection.number) { Ok(state) } else { Err(Broken::Replaced) }
+    }
+
+    /// False: nothing is there now.
+    fn read_once(&mut self, connection: &Connection) -> Result<bool, Broken> {
+        let straight = self.start == self.end
+            && self.piece.as_ref().is_some_and(|piece| piece.import.is_some() && piece.left() >= STRAIGHT);
+        let count = if straight { self.read_straight(connection)? } else { self.read_ahead(connection)? };
+        let Some(count) = count else { return Ok(false) };
+        if count == 0 {
+            return Err(Broken::Closed("the other host closed the connection without a word".to_owned()));
+        }
+        self.shared.lock().session.heard(self.shared.now());
+        self.parse(connection)?;
+        Ok(true)
+    }
+
+    /// Into the buffer.
+    fn read_ahead(&mut self, connection: &Connection) -> Result<Option<usize>, Broken> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let outcome = lock(&connection.transport).read(&mut self.buffer[self.end..]);
+        let count = came(outcome)?;
+        self.end += count.unwrap_or(0);
+        Ok(count)
+    }
+
+    /// To where it belongs.
+    fn read_straight(&mut self, connection: &Connection) -> Result<Option<usize>, Broken> {
+        let Some(piece) = &mut self.piece else { return Ok(None) };
+        let slot = piece.import.and_then(|import| self.slots.get_mut(&import));
+        let Some(Slot { import, filling: Filling::Shared, .. }) = slot else {
+            return self.read_ahead(connection);
+        };
+        let offset = piece.header.offset as usize + piece.got;
+        let left = piece.left();
+        let Some(memory) = import.memory().get_mut(offset..offset + left) else {
+            return self.read_ahead(connection);
+        };
+        let outcome = lock(&connection.transport).read(memory);
+        let count = came(outcome)?;
+        if let Some(count) = count {
+            piece.checksum.add(&memory[..count]);
+            piece.got += count;
+        }
+        Ok(count)
+    }
+
+    /// Takes all frames that are complete, and the parts of pieces that are there.
+    fn parse(&mut self, connection: &Connection) -> Result<(), Broken> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if !state.is_current(connection.number) {
+            return Err(Broken::Replaced);
+        }
+        loop {
+            if let Some(piece) = &mut self.piece {
+                let bytes = &self.buffer[self.start..self.end];
+                let bytes = &bytes[..bytes.len().min(piece.left())];
+                put(piece, bytes, &mut self.slots);
+                self.start += bytes.len();
+                if piece.left() > 0 {
+                    return Ok(());
+                }
+                self.finish_piece(&mut state)?;
+                continue;
+            }
+            let bytes = &self.buffer[self.start..self.end];
+            let Some(head) = bytes.first_chunk::<HEADER>() else { return Ok(()) };
+            let (header, mut checksum) = Header::decode(head).map_err(fault)?;
+            if header.kind == Kind::Piece {
+                self.start += HEADER;
+                self.begin_piece(header, checksum, &mut state)?;
+                continue;
+            }
+            let Some(payload) = bytes.get(HEADER..HEADER + header.length as usize) else { return Ok(()) };
+            checksum.add(payload);
+            checksum.check().map_err(fault)?;
+            let outcome = state.session.frame(&header, payload, shared.now());
+            self.start += HEADER + header.length as usize;
+            if let Err(violation) = outcome {
+                let reason = violation.to_string();
+                let is_farewell = header.kind == Kind::Bye;
+                return Err(if is_farewell { Broken::Farewell(reason) } else { Broken::Fault(reason) });
+            }
+            state.dispatch();
+        }
+    }
+
+    fn begin_piece(&mut self, header: Header, checksum: Checksum, state: &mut State) -> Result<(), Broken> {
+        let place = state.session.piece(&header).map_err(fault)?;
+        let import = match place {
+            Place::Discard => None,
+            Place::Message { import, begin } => match (self.slots.get_mut(&import), begin) {
+                (Some(slot), Some(begin)) => begin_message(import, slot, begin, state).then_some(import),
+                (Some(_), None) => Some(import),
+                // Refused a moment ago.
+                (None, _) => None,
+            },
+        };
+        self.piece = Some(Piece { header, checksum, import, got: 0 });
+        Ok(())
+    }
+
+    fn finish_piece(&mut self, state: &mut State) -> Result<(), Broken> {
+        let Some(piece) = self.piece.take() else { return Ok(()) };
+        piece.checksum.check().map_err(fault)?;
+        match state.session.arrived() {
+            Arrived::Part => {}
+            Arrived::Whole { import } => {
+                if let Some(slot) = self.slots.get_mut(&import) {
+                    finish_message(import, slot, state);
+                }
+            }
+            Arrived::Missed { import } => {
+                if let Some(slot) = self.slots.get_mut(&import) {
+                    slot.waiting.push_back((std::mem::take(&mut slot.lost), None));
+                    commit_waiting(import, slot, state);
+                }
+            }
+        }
+        state.dispatch();
+        Ok(())
+    }
+}
+
+/// Puts a part of a payload where it belongs.
+fn put<I: Import>(piece: &mut Piece, bytes: &[u8], slots: &mut BTreeMap<ImportId, Slot<I>>) {
+    piece.checksum.add(bytes);
+    let offset = piece.header.offset as usize + piece.got;
+    piece.got += bytes.len();
+    let Some(slot) = piece.import.and_then(|import| slots.get_mut(&import)) else { return };
+    match &mut slot.filling {
+        Filling::Nothing => {}
+        Filling::Private(message) => message.extend_from_slice(bytes),
+        Filling::Shared => {
+            if let Some(place) = slot.import.memory().get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// A message begins. False: it goes nowhere.
+fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, state: &mut State) -> bool {
+    slot.lost = begin.lost;
+    slot.filling = Filling::Nothing;
+    if slot.waiting.is_empty() {
+        slot.import.skip(begin.lost);
+        state.session.skipped(id, begin.lost);
+        slot.lost = 0;
+        match slot.import.begin(begin.total as usize) {
+            Ok(()) => slot.filling = Filling::Shared,
+            Err(ImportError::Full) => slot.filling = Filling::Private(Vec::new()),
+            Err(ImportError::NoMemory { bytes }) => {
+                tracing::warn!(bytes, "no memory for a message of another host; it counts as lost");
+                state.session.not_taken(id);
+            }
+            Err(error) => refuse(id, slot, &error, state),
+        }
+    } else {
+        slot.filling = Filling::Private(Vec::new());
+    }
+    !matches!(slot.filling, Filling::Nothing)
+}
+
+fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State) {
+    match std::mem::replace(&mut slot.filling, Filling::Nothing) {
+        Filling::Nothing => {}
+        Filling::Shared => match slot.import.commit() {
+            Ok(()) => state.session.committed(id, slot.import.room()),
+            Err(error) => refuse(id, slot, &error, state),
+        },
+        Filling::Private(message) => {
+            slot.waiting.push_back((std::mem::take(&mut slot.lost), Some(message)));
+            commit_waiting(id, slot, state);
+        }
+    }
+}
+
+/// Commits what waits, as far as there is room, and says how much there is.
+fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State) {
+    while let Some((lost, message)) = slot.waiting.front_mut() {
+        let lost = std::mem::take(lost);
+        slot.import.skip(lost);
+        state.session.skipped(id, lost);
+        let Some(message) = message else {
+            slot.import.skip(1);
+            slot.waiting.pop_front();
+            state.session.missed(id, slot.import.room());
+            continue;
+        };
+        match slot.import.begin(message.len()) {
+            Ok(()) => {
+                slot.import.memory().copy_from_slice(message);
+                slot.waiting.pop_front();
+                match slot.import.commit() {
+                    Ok(()) => state.session.committed(id, slot.import.room()),
+                    Err(error) => return refuse(id, slot, &error, state),
+                }
+            }
+            Err(ImportError::Full) => return state.session.room(id, 0),
+            // Nothing gives it memory later: it counts as lost.
+            Err(ImportError::NoMemory { .. }) => {
+                slot.import.skip(1);
+                slot.waiting.pop_front();
+                state.session.missed(id, slot.import.room());
+            }
+            Err(error) => return refuse(id, slot, &error, state),
+        }
+    }
+    state.session.room(id, slot.import.room());
+}
+
+fn refuse<I: Import>(id: ImportId, slot: &mut Slot<I>, error: &ImportError, state: &mut State) {
+    tracing::warn!(%error, "a publisher of another host is refused");
+    slot.waiting.clear();
+    slot.filling = Filling::Nothing;
+    slot.import.abandon();
+    state.session.refuse(id, error.to_string());
+}
+
+/// `None`: nothing is there now.
+fn came(outcome: io::Result<usize>) -> Result<Option<usize>, Broken> {
+    match outcome {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok(None)
+        }
+        Err(error) => Err(Broken::Closed(error.to_string())),
+    }
+}
+
+fn fault(error: impl std::error::Error) -> Broken {
+    Broken::Fault(error.to_string())
+}

@@ -1,0 +1,109 @@
+//! A writer whose next message is filled in across calls: for what comes over a network, part by part.
+//!
+//! The draft is memory of the ring that no reader can find (it was allocated, not committed). If the process dies it is gone with the
+//! ring; no reader ever sees a part of a message.
+use crate::allocator::Chunk;
+use crate::layout::INLINE_BYTES;
+use crate::line::Line;
+use crate::memory::Memory;
+use crate::writer::{AdmitError, AllocateError, Writer};
+
+/// See the head of the module.
+#[derive(Debug)]
+pub struct Drafter<M: Memory> {
+    writer: Writer<M>,
+    draft: Draft,
+}
+
+#[derive(Debug)]
+enum Draft {
+    Nothing,
+    /// It travels in its slot.
+    Line {
+        line: Line,
+        length: usize,
+    },
+    Chunk {
+        chunk: Chunk,
+        length: usize,
+    },
+}
+
+impl<M: Memory> Drafter<M> {
+    /// Fills in messages for this writer.
+    pub fn new(writer: Writer<M>) -> Self {
+        Drafter { writer, draft: Draft::Nothing }
+    }
+
+    /// The writer.
+    pub fn writer(&self) -> &Writer<M> {
+        &self.writer
+    }
+
+    /// Makes sure that one message may be committed; see [`Writer::admit`].
+    ///
+    /// # Errors
+    /// [`AdmitError::Full`]: not now.
+    pub fn admit(&mut self) -> Result<(), AdmitError> {
+        self.writer.admit()
+    }
+
+    /// How many messages can be committed before a reader has read on; see [`Writer::room`].
+    pub fn room(&mut self) -> u64 {
+        self.writer.room()
+    }
+
+    /// Takes memory for a message of `length` bytes, instead of what was taken before.
+    ///
+    /// # Errors
+    /// [`AllocateError`]; nothing is drafted then.
+    pub fn begin(&mut self, length: usize) -> Result<(), AllocateError> {
+        self.abandon();
+        self.draft = if length <= INLINE_BYTES {
+            Draft::Line { line: Line::default(), length }
+        } else {
+            Draft::Chunk { chunk: self.writer.allocate(length as u64)?, length }
+        };
+        Ok(())
+    }
+
+    /// The memory that was taken; empty when there is none. The bytes are what an earlier message left there, or zeros.
+    pub fn memory(&mut self) -> &mut [u8] {
+        match &mut self.draft {
+            Draft::Nothing => &mut [],
+            Draft::Line { line, length } => &mut line.bytes_mut()[..*length],
+            Draft::Chunk { chunk, length } => {
+                let mut memory = self.writer.chunk_memory(chunk);
+                // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to this draft, no reader has
+                // a pin on it (edge unpin) and none can find it before the commit, and self is borrowed mutably; initialised: pages
+                // start as zeros; alive: the writer is ours.
+                let bytes = unsafe { memory.as_mut() };
+                &mut bytes[..*length]
+            }
+        }
+    }
+
+    /// Commits what was filled in. Call [`Drafter::admit`] first. Returns how many readers are attached; `None`: nothing was begun.
+    pub fn commit(&mut self) -> Option<usize> {
+        match std::mem::replace(&mut self.draft, Draft::Nothing) {
+            Draft::Nothing => None,
+            Draft::Line { line, length } => Some(self.writer.send_inline(line.words(), length)),
+            Draft::Chunk { mut chunk, length } => {
+                self.writer.shrink(&mut chunk, length as u64);
+                Some(self.writer.send_chunk(chunk, length as u64))
+            }
+        }
+    }
+
+    /// Gives the memory back.
+    pub fn abandon(&mut self) {
+        if let Draft::Chunk { chunk, .. } = std::mem::replace(&mut self.draft, Draft::Nothing) {
+            self.writer.release(chunk);
+        }
+    }
+
+    /// Counts a message as lost; see [`Writer::skip`]. Call [`Drafter::admit`] first.
+    pub fn skip(&mut self) {
+        self.writer.skip();
+    }
+}
