@@ -472,7 +472,7 @@ pub enum ToNode {
         /// Who wrote the ring, if that retains messages: the publisher, or one that is gone and whose ring it keeps.
         writer: Option<EndId>,
         /// It is on another host.
-        via: Option<Remote>,
+        via: Option<Box<Remote>>,
     },
     /// A service matches a pattern but has another type.
     Skipped {
@@ -530,7 +530,7 @@ pub enum ToNode {
         /// Who has the ring: the publisher, or another keeper.
         source: EndId,
         /// The publisher. `stands_for` says which; to be offered when it is gone, under a number of this node.
-        offer: Offer,
+        offer: Box<Offer>,
     },
     /// A publisher whose ring this node keeps has ended, or has left this root.
     Gone {

@@ -976,7 +976,7 @@ impl Registry {
             history: publisher.history,
             capacity: publisher.capacity,
             writer: writer.or((publisher.retained > 0).then_some(pair.publisher)),
-            via: publisher.via.clone(),
+            via: publisher.via.clone().map(Box::new),
         }
     }
 

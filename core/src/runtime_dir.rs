@@ -28,6 +28,12 @@ use nix::unistd::geteuid;
 use crate::name::HiveName;
 use crate::policy::Accounts;
 
+/// Whether a root listens in this folder now.
+#[must_use]
+pub fn is_listened_on(dir: &RuntimeDir) -> bool {
+    crate::socket::Socket::connect(dir.root_socket()).is_ok()
+}
+
 /// The longest path of a Unix socket, in bytes (the address has 108, the last is a zero).
 pub const MAX_SOCKET_PATH: usize = 107;
 

@@ -148,7 +148,7 @@ pub struct Matched {
     /// Who wrote the ring, if it retains messages: the publisher, or one that is gone and for which it stands.
     pub writer: Option<EndId>,
     /// It is on another host.
-    pub via: Option<Remote>,
+    pub via: Option<Box<Remote>>,
 }
 
 /// A seat of a reader segment for a match.
@@ -166,7 +166,7 @@ pub enum Keeping {
     /// It is kept for now.
     Kept,
     /// Its publisher is gone, and this is to be offered for it.
-    Offered(Offer),
+    Offered(Box<Offer>),
     /// Nothing is in it, and it is not kept any more.
     Nothing,
 }

@@ -7,6 +7,7 @@
 mod demo;
 mod echo;
 mod figures;
+mod key;
 mod look;
 mod ls;
 mod policy;
@@ -79,7 +80,12 @@ enum Command {
         /// Supersede a root that gives no answer for so long (stopped, hung, at a breakpoint); at least 0.05.
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_root_timeout, allow_negative_numbers = true)]
         root_timeout: Duration,
+        #[command(flatten)]
+        links: root::LinkArguments,
     },
+    /// Make the keys by which the hosts of a hive know each other.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Show the nodes, services and subscriptions of a hive, with rates, lag and loss.
     ///
     /// Everything that moves is read from the segments themselves, twice, so that nobody is disturbed.
@@ -162,6 +168,8 @@ enum CommandError {
     #[error(transparent)]
     Root(#[from] root::RootError),
     #[error(transparent)]
+    Key(#[from] key::KeyCommandError),
+    #[error(transparent)]
     Ls(#[from] ls::LsError),
     #[error(transparent)]
     Echo(#[from] echo::EchoError),
@@ -207,7 +215,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CommandError> {
     let place = cli.place;
     match cli.command {
-        Command::Root { root_timeout } => root::run(&place, root_timeout)?,
+        Command::Root { root_timeout, links } => root::run(&place, root_timeout, &links)?,
+        Command::Key(command) => key::run(&command)?,
         Command::Ls { interval, json } => ls::run(&place, interval, json)?,
         Command::Echo { filter, count } => echo::run(&place, &filter, count)?,
         Command::Policy(command) => policy::run(&place, &command)?,

@@ -5,10 +5,13 @@
 //! it is superseded, and ends with that reason when it goes on.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use hivemind::links::{Address, KeyError, LinkOptions, Links, LinksError, Security};
+use hivemind::{Node, NodeError};
 use hivemind_core::root::{self, ServeOptions, StopHandle};
-use hivemind_core::runtime_dir::RuntimeDirError;
+use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
 
 use crate::{Place, stop};
 
@@ -28,10 +31,65 @@ pub(crate) enum RootError {
     /// Standard output is closed or full.
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
+    /// Links without encryption are made on purpose only. Give the key of this host, or say that there is to be none.
+    #[error(
+        "a link needs the key of this host: --key FILE (hm key new, hm key issue); or, for networks that nobody else is on, --plain-text HOST"
+    )]
+    NoSecurity,
+    /// The key is not fit; the source says why.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The links could not be made; the source says why.
+    #[error(transparent)]
+    Links(Box<LinksError>),
+    /// The node of the links found no root; the source says why.
+    #[error(transparent)]
+    Join(Box<NodeError>),
+}
+
+/// Links to other hosts.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LinkArguments {
+    /// Accept links of other hosts here: host:port, [address]:port or unix:/path. May be given more than once.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<Address>,
+    /// Link with the host that listens there, again and again while it does not. May be given more than once.
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Vec<Address>,
+    /// The key of this host (hm key issue): links are encrypted, and both ends prove who they are.
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_text")]
+    key: Option<PathBuf>,
+    /// Link without encryption and without proof, under this name of a host. Whoever reaches the address can then read, change and publish
+    /// everything that crosses: for networks that nobody else is on.
+    #[arg(long, value_name = "HOST")]
+    plain_text: Option<String>,
+}
+
+impl LinkArguments {
+    /// `None`: there are to be none.
+    fn options(&self) -> Result<Option<LinkOptions>, RootError> {
+        if self.listen.is_empty() && self.peer.is_empty() {
+            return Ok(None);
+        }
+        let security = match (&self.key, &self.plain_text) {
+            (Some(key), _) => Security::key(key)?,
+            (None, Some(host)) => Security::plain_text(host),
+            (None, None) => return Err(RootError::NoSecurity),
+        };
+        let mut options = LinkOptions::new(security);
+        for address in &self.listen {
+            options = options.listen(address.clone());
+        }
+        for address in &self.peer {
+            options = options.peer(address.clone());
+        }
+        Ok(Some(options))
+    }
 }
 
 /// Serves until Ctrl-C.
-pub(crate) fn run(place: &Place, root_timeout: Duration) -> Result<(), RootError> {
+pub(crate) fn run(place: &Place, root_timeout: Duration, links: &LinkArguments) -> Result<(), RootError> {
+    let links = links.options()?;
     let dir = place.runtime_dir()?;
     let handle = StopHandle::new().map_err(RootError::Signals)?;
     let stopper = handle.clone();
@@ -41,7 +99,48 @@ pub(crate) fn run(place: &Place, root_timeout: Duration) -> Result<(), RootError
     writeln!(out, "root of hive {hive}: process {pid}, socket {socket}; Ctrl-C hands it back")?;
     let mut options = ServeOptions::default();
     options.root_timeout = root_timeout;
-    root::serve_root(&dir, options, &handle)?;
+    match links {
+        None => root::serve_root(&dir, options, &handle)?,
+        Some(links) => serve_linked(place, &dir, options, &handle, links)?,
+    }
     writeln!(out, "root of hive {hive}: stopped in order")?;
     Ok(())
+}
+
+/// The root in a thread, and the links in a node of this process that joins it.
+fn serve_linked(
+    place: &Place,
+    dir: &RuntimeDir,
+    options: ServeOptions,
+    handle: &StopHandle,
+    links: LinkOptions,
+) -> Result<(), RootError> {
+    std::thread::scope(|scope| {
+        let root = scope.spawn(|| root::serve_root(dir, options, handle));
+        let linked = link(place, options.patience, links);
+        if let Err(error) = linked {
+            handle.stop();
+            // Why the root ended says more than that the node has not found it.
+            root.join().expect("the root does not panic")?;
+            return Err(error);
+        }
+        root.join().expect("the root does not panic")?;
+        Ok(())
+    })
+}
+
+fn link(place: &Place, patience: Duration, options: LinkOptions) -> Result<Linked, RootError> {
+    let node =
+        place.node("link").patience(patience).join().map_err(|error| RootError::Join(Box::new(error)))?;
+    let links = Links::start(&node, options).map_err(|error| RootError::Links(Box::new(error)))?;
+    for address in links.addresses() {
+        writeln!(io::stdout(), "links: listening on {address}")?;
+    }
+    Ok(Linked { _links: links, _node: node })
+}
+
+/// In this order: links need their node.
+struct Linked {
+    _links: Links,
+    _node: Node,
 }

@@ -33,7 +33,7 @@ pub struct DynamicSample {
 
 impl DynamicSubscriber {
     pub(crate) fn create(inner: &Arc<Inner>, filter: &str) -> Result<Self, SubscriberError> {
-        let intake = Intake::create(inner, filter, None, Duration::ZERO, Trust::SameUser)?;
+        let intake = Intake::create(inner, filter, None, Duration::ZERO, Trust::SameUser, None)?;
         Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
     }
 

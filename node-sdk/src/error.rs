@@ -26,6 +26,31 @@ pub enum NodeError {
     /// The doorbells could not be handed over, for want of descriptors.
     #[error(transparent)]
     Segment(#[from] SegmentError),
+    /// The links of a remote node could not be started; the source says why.
+    #[cfg(feature = "links")]
+    #[error(transparent)]
+    Links(Box<crate::links::LinksError>),
+    /// The key of a remote node is not fit; the source says why.
+    #[cfg(feature = "links")]
+    #[error(transparent)]
+    Key(#[from] crate::links::KeyError),
+    /// No address of a host, or no folder for a node without one; see the message.
+    #[cfg(feature = "links")]
+    #[error("{0}")]
+    Address(String),
+    /// The host was not reached, or refused. Look at it, at its key, and at the network between.
+    #[cfg(feature = "links")]
+    #[error(
+        "not linked with {address} within {waited:?}: {reason}; see whether `hm root --listen` runs there, with a key of the same hive"
+    )]
+    Remote {
+        /// Where the host was sought.
+        address: String,
+        /// For how long.
+        waited: Duration,
+        /// What it said last, or the system.
+        reason: String,
+    },
 }
 
 /// Why a publisher was not created.

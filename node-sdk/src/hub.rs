@@ -22,7 +22,7 @@ use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::Backend;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 mod kept;
@@ -47,6 +47,8 @@ pub(crate) struct Hub {
     ends: Mutex<Ends>,
     /// The publisher that lets a subscriber in which does not know it yet, plus 1; 0: none. The control thread lets in one at a time.
     introducing: AtomicU64,
+    /// Counts what the root said about other ends, and roots.
+    changes: AtomicU64,
     /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
     changed: Condvar,
     /// Doorbells of peers that are mapped already, by the life of their node.
@@ -70,6 +72,8 @@ pub(crate) struct PublisherEnd {
     pub(crate) offer: Offer,
     pub(crate) desk: Arc<Desk<Mapped>>,
     pub(crate) ring: Arc<MappedRing>,
+    /// Gets the reason when a root refuses it, if nobody waits for the answer.
+    pub(crate) refused: Option<Arc<OnceLock<String>>>,
 }
 
 /// What the control thread needs of a subscriber.
@@ -266,6 +270,12 @@ impl SubscriberEnd {
         });
     }
 
+    /// Ends its sleep, or the next one.
+    #[cfg(feature = "links")]
+    pub(crate) fn wake(&self) {
+        self.seats.wake();
+    }
+
     /// Changes the inbox and wakes the subscriber.
     fn put(&self, change: impl FnOnce(&mut Inbox)) {
         change(&mut self.inbox());
@@ -286,6 +296,7 @@ impl Hub {
             services_end: AtomicBool::new(false),
             ends: Mutex::default(),
             introducing: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             changed: Condvar::new(),
             peers: Mutex::default(),
             seats: Mutex::default(),
@@ -362,6 +373,23 @@ impl Hub {
     pub(crate) fn is_introducing(&self, publisher: u32) -> bool {
         // Relaxed: see `attach`.
         self.introducing.load(Ordering::Relaxed) == u64::from(publisher) + 1
+    }
+
+    /// Waits until the root says that there are other ends than when it counted `seen`, or the node leaves; returns the present count.
+    #[cfg(feature = "links")]
+    pub(crate) fn wait_for_changes(&self, seen: u64, timeout: Duration) -> u64 {
+        // Relaxed: see `changed`.
+        let count = || self.changes.load(Ordering::Relaxed);
+        let _ = self.wait_until(timeout, |_| if count() == seen { Err(()) } else { Ok(()) });
+        count()
+    }
+
+    /// Ends [`Hub::wait_for_changes`].
+    #[cfg(feature = "links")]
+    pub(crate) fn look_again(&self) {
+        // Relaxed: as in `changed`.
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.notify();
     }
 
     fn notify(&self) {
@@ -490,7 +518,7 @@ impl NodeSide for Hub {
         }
         let writer = m.writer.unwrap_or(m.publisher);
         let names = crate::names::keep_service(m.service).and_then(|service| {
-            Ok(match m.via {
+            Ok(match m.via.map(|remote| *remote) {
                 Some(Remote { host, publisher, .. }) => {
                     Origin { service, node: crate::names::keep_remote_node(host, m.node_name)?, publisher }
                 }
@@ -611,6 +639,12 @@ impl NodeSide for Hub {
         publisher.or(subscriber)?.ok()
     }
 
+    fn changed(&self) {
+        // Relaxed: it is read under no lock and only compared; who waits is notified after it.
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.notify();
+    }
+
     fn peer_gone(&self, node: u64) {
         let subscribers: Vec<_> = {
             let ends = lock(&self.ends);
@@ -678,6 +712,12 @@ impl NodeSide for Hub {
     fn refused(&self, index: u32, error: &AnnounceError) {
         if let Some(service) = lock(&self.ends).kept.refused(index) {
             tracing::debug!(service, %error, "what a publisher retained is not wanted any more");
+            return;
+        }
+        let tell = lock(&self.ends).publishers.get(&index).and_then(|end| end.refused.clone());
+        if let Some(tell) = tell {
+            // A second reason changes nothing.
+            let _ = tell.set(error.to_string());
             return;
         }
         let name = {

@@ -66,6 +66,8 @@ struct Readme;
 mod dynamic;
 mod error;
 mod hub;
+#[cfg(feature = "links")]
+pub mod links;
 mod message;
 mod names;
 mod node;

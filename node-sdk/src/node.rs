@@ -31,6 +31,9 @@ pub struct Node {
 }
 
 pub(crate) struct Inner {
+    /// Before everything else: it needs the rest.
+    #[cfg(feature = "links")]
+    remote: std::sync::OnceLock<crate::links::remote::Remote>,
     pub(crate) hub: Arc<Hub>,
     session: Session,
     crew: Crew,
@@ -70,6 +73,16 @@ pub struct NodeBuilder {
     observer: bool,
     #[cfg(feature = "named-segments")]
     named: bool,
+    #[cfg(feature = "links")]
+    remote: Option<RemoteHost>,
+}
+
+/// Where the hive is, for a node that cannot reach its folder.
+#[cfg(feature = "links")]
+#[derive(Debug, Clone)]
+struct RemoteHost {
+    address: String,
+    key: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -127,6 +140,48 @@ impl NodeBuilder {
         self
     }
 
+    /// Join over a socket when no root of the hive is found in its folder: for nodes on other hosts, and in containers that do not have the
+    /// folder. `address` is where a host of the hive listens (`hm root --listen`), `key` the file that `hm key issue` has made; `None`: nothing is
+    /// encrypted and nobody proves who he is, which the host must allow. All calls are the same; a message costs the way over the network. The
+    /// name of the host is that of the key, else that of the node.
+    #[cfg(feature = "links")]
+    #[must_use]
+    pub fn remote(mut self, address: &str, key: Option<&Path>) -> Self {
+        self.remote = Some(RemoteHost { address: address.to_owned(), key: key.map(Into::into) });
+        self
+    }
+
+    /// Whether somebody listens in the folder of the hive.
+    #[cfg(feature = "links")]
+    fn finds_root(&self) -> bool {
+        let Ok(hive) = HiveName::parse(&self.hive) else { return false };
+        RuntimeDir::find(self.folder.as_deref(), &hive, self.owner.as_deref())
+            .is_ok_and(|dir| hivemind_core::runtime_dir::is_listened_on(&dir))
+    }
+
+    #[cfg(feature = "links")]
+    fn join_remotely(self, remote: &RemoteHost) -> Result<Node, NodeError> {
+        use crate::links::{Address, Security, remote::Folder, remote::link};
+        let address: Address =
+            remote.address.parse().map_err(|error| NodeError::Address(format!("{error}")))?;
+        let security = match &remote.key {
+            Some(key) => Security::key(key)?,
+            None => Security::plain_text(&self.name),
+        };
+        let folder = Folder::create().map_err(|error| {
+            NodeError::Address(format!("cannot make a folder for temporary files: {error}; set TMPDIR"))
+        })?;
+        let patience = self.patience;
+        let mut here = self;
+        (here.folder, here.owner, here.root, here.remote) =
+            (Some(folder.path().to_owned()), None, RootRole::Embedded, None);
+        let node = here.join_here()?;
+        let linked = link(folder, &address, security, patience)?;
+        // The node is new: nobody else has set it.
+        let _ = node.inner.remote.set(linked);
+        Ok(node)
+    }
+
     /// Join as a guest that only looks, as `hm ls` does: the node claims no name and may not publish or subscribe.
     #[must_use]
     pub fn observer(mut self) -> Self {
@@ -148,6 +203,16 @@ impl NodeBuilder {
     /// # Errors
     /// See [`NodeError`].
     pub fn join(self) -> Result<Node, NodeError> {
+        #[cfg(feature = "links")]
+        if let Some(remote) = self.remote.clone()
+            && !self.finds_root()
+        {
+            return self.join_remotely(&remote);
+        }
+        self.join_here()
+    }
+
+    fn join_here(self) -> Result<Node, NodeError> {
         // Before there are threads of ours: then it takes no time.
         hivemind_ring::barrier::enable();
         let name = NodeName::parse(&self.name)?;
@@ -169,7 +234,14 @@ impl NodeBuilder {
         };
         let hub = Arc::new(Hub::new(node, backend, bells));
         let session = Session::join(config, Arc::clone(&hub) as _)?;
-        Ok(Node { inner: Arc::new(Inner { hub, session, crew: Crew::default() }) })
+        let inner = Inner {
+            #[cfg(feature = "links")]
+            remote: std::sync::OnceLock::new(),
+            hub,
+            session,
+            crew: Crew::default(),
+        };
+        Ok(Node { inner: Arc::new(inner) })
     }
 
     #[cfg(feature = "named-segments")]
@@ -188,6 +260,11 @@ impl NodeBuilder {
 }
 
 impl Node {
+    #[cfg(feature = "links")]
+    pub(crate) fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
+    }
+
     /// Joins the default hive under `name`. Waits for a root, or becomes it, for at most 5 s.
     ///
     /// # Errors
@@ -209,6 +286,8 @@ impl Node {
             observer: false,
             #[cfg(feature = "named-segments")]
             named: false,
+            #[cfg(feature = "links")]
+            remote: None,
         }
     }
 

@@ -237,7 +237,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             tracing::debug!(%service, ?prefaulted, ?huge, "memory was mapped ahead");
         }
         let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));
-        hub.add_publisher(offer.index, PublisherEnd { offer, desk, ring });
+        hub.add_publisher(offer.index, PublisherEnd { offer, desk, ring, refused: None });
         Ok((writer, prefaulted, huge))
     }
 }

@@ -1,7 +1,7 @@
 //! The subscribing end of a filter.
 
 use crate::error::{RecvError, SubscriberError, WaitError};
-use crate::hub::{Arrival, SubscriberEnd};
+use crate::hub::{Arrival, Gate, SubscriberEnd};
 use crate::message::Message;
 use crate::node::Inner;
 use crate::sample::{Origin, Sample};
@@ -110,7 +110,7 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         let schema = Schema::try_of::<T>()
             .map_err(|source| SubscriberError::Type { type_name: std::any::type_name::<T>(), source })?;
         let expected = Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() };
-        let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin, self.trust)?;
+        let intake = Intake::create(&self.inner, &self.filter, Some(expected), self.spin, self.trust, None)?;
         Ok(Subscriber { intake, message: PhantomData })
     }
 }
@@ -381,6 +381,7 @@ impl Intake {
         expected: Option<Expected>,
         spin: Duration,
         trust: Trust,
+        gate: Option<Arc<dyn Gate>>,
     ) -> Result<Self, SubscriberError> {
         let filter = Filter::parse(filter)?;
         let hub = &inner.hub;
@@ -692,6 +693,112 @@ impl Intake {
             .iter()
             .map(|(service, schema)| Skipped { service: service.clone(), type_name: name(schema) })
             .collect()
+    }
+}
+
+/// What a look at one connection gave.
+#[cfg(feature = "links")]
+pub(crate) enum RoutePoll {
+    Nothing,
+    Message(Arrived),
+    /// As many samples of it are held as can be.
+    HeldOut,
+    /// It was at fault, and is detached.
+    Ended {
+        next: u64,
+    },
+}
+
+/// For links, which look at each connection by itself.
+#[cfg(feature = "links")]
+impl Intake {
+    pub(crate) fn end(&self) -> Arc<SubscriberEnd> {
+        Arc::clone(&self.end)
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// All connections, and where each began.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (EndId, u64)> {
+        self.connections.iter().map(|connection| (connection.route, connection.reader.first()))
+    }
+
+    /// Whether there is something that was not read, or taken notice of.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.anything_new()
+    }
+
+    fn turn_of(&self, route: EndId) -> Option<usize> {
+        let is_it = |connection: &Connection| connection.route == route;
+        if self.connections.get(self.turn).is_some_and(is_it) {
+            return Some(self.turn);
+        }
+        self.connections.iter().position(is_it)
+    }
+
+    /// Detaches. The number of the message that would have been next; `None`: it is not attached.
+    pub(crate) fn end_route(&mut self, route: EndId) -> Option<u64> {
+        let turn = self.turn_of(route)?;
+        let next = self.connections[turn].reader.cursor();
+        self.end_connection(turn);
+        Some(next)
+    }
+
+    /// Takes notice of who came and went; those that have ended and were read, with the number after their last message.
+    pub(crate) fn ended_routes(&mut self) -> Vec<(EndId, u64)> {
+        if self.end.news() != self.seen_news {
+            self.take_news();
+        }
+        self.problems.clear();
+        let mut ended = Vec::new();
+        for turn in (0..self.connections.len()).rev() {
+            let Connection { reader, gone, route, .. } = &self.connections[turn];
+            if reader.finished() || (*gone && !reader.ready()) {
+                ended.push((*route, reader.cursor()));
+                self.end_connection(turn);
+            }
+        }
+        ended
+    }
+
+    /// The next message of one publisher. Never blocks.
+    pub(crate) fn poll_route(&mut self, route: EndId) -> RoutePoll {
+        let Some(turn) = self.turn_of(route) else { return RoutePoll::Nothing };
+        self.turn = turn;
+        match self.connections[turn].reader.poll() {
+            Ok(Some(taken)) if self.connections[turn].copies => {
+                // What cannot be copied is a gap in the numbers.
+                Arrived::from(taken).into_copy().map_or(RoutePoll::Nothing, RoutePoll::Message)
+            }
+            Ok(Some(taken)) => RoutePoll::Message(taken.into()),
+            Ok(None) => RoutePoll::Nothing,
+            Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
+            Err(error) => {
+                let next = self.connections[turn].reader.cursor();
+                let _told_in_the_log = self.cut_off(turn, error.to_string());
+                RoutePoll::Ended { next }
+            }
+        }
+    }
+
+    /// Sleeps until one of the connections that may be read has something, there is news, `is_woken` says so, or the time is over.
+    pub(crate) fn sleep_for(
+        &mut self,
+        may_read: &dyn Fn(EndId) -> bool,
+        is_woken: &dyn Fn() -> bool,
+        timeout: Option<Duration>,
+    ) {
+        let chosen: Vec<&Connection> =
+            self.connections.iter().filter(|connection| may_read(connection.route)).collect();
+        let news = || {
+            self.end.news() != self.seen_news
+                || is_woken()
+                || self.inner.hub.leaving()
+                || chosen.iter().any(|connection| connection.reader.ready() || connection.reader.finished())
+        };
+        let _woken = self.end.seats.sleep(chosen.iter().map(|connection| &connection.reader), news, timeout);
     }
 }
 

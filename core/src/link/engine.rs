@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -45,9 +45,20 @@ const PIECES_MAX: usize = 256;
 const LOOK_MS: u16 = 100;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// The pause between two looks whether everything has arrived.
+const DRAIN_PAUSE: Duration = Duration::from_micros(500);
 
-/// Asked about every publisher that the other host wants, beside what the rules say: does the policy let it cross?
-pub type Permit = Arc<dyn Fn(&Candidate, &Hello) -> bool + Send + Sync>;
+/// Whether a publisher may cross to that host.
+pub type Permit = dyn Fn(&Candidate, &Hello) -> bool + Send + Sync;
+
+/// What the owner of a link has to say in it, and hears of it.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Asked about every publisher that the other host wants, beside what the rules say: may it cross? Must not block.
+    pub permit: Arc<Permit>,
+    /// The other host wants something else now, or the connection has changed. Must not block.
+    pub changed: Arc<dyn Fn() + Send + Sync>,
+}
 
 /// One link, with its two threads. Dropped, it ends: the other host is told so, and what stood for its publishers is gone.
 pub struct Engine {
@@ -62,6 +73,8 @@ struct Shared {
     state: Mutex<State>,
     begun: Instant,
     is_over: AtomicBool,
+    /// How often the sending thread has found nothing left to be sent.
+    idle: AtomicU64,
     sender: Arc<dyn Waker>,
     receiver: EventFd,
 }
@@ -109,7 +122,7 @@ impl Engine {
         settings: Settings,
         exports: E,
         imports: I,
-        permit: Permit,
+        hooks: Hooks,
     ) -> io::Result<Engine>
     where
         E: Exports + 'static,
@@ -130,6 +143,7 @@ impl Engine {
             state: Mutex::new(state),
             begun: Instant::now(),
             is_over: AtomicBool::new(false),
+            idle: AtomicU64::new(0),
             sender: exports.waker(),
             receiver,
         });
@@ -138,7 +152,7 @@ impl Engine {
         let sending = Arc::clone(&shared);
         engine.threads.push(
             thread("hm-link-send")
-                .spawn(move || Sender { shared: sending, exports, held: BTreeMap::new(), permit }.run())?,
+                .spawn(move || Sender { shared: sending, exports, held: BTreeMap::new(), hooks }.run())?,
         );
         engine.threads.push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports).run())?);
         Ok(engine)
@@ -189,6 +203,23 @@ impl Engine {
             totals: state.session.totals(),
             ended: state.ended.clone(),
             wanted: state.session.interest_of_peer().wanted().to_vec(),
+        }
+    }
+
+    /// Waits until everything that was published here is acknowledged over there, at most so long, and while there is a connection.
+    pub fn drain(&self, patience: Duration) {
+        let begun = Instant::now();
+        // Acquire, both: pairs with the sender's count.
+        let before = self.shared.idle.load(Ordering::Acquire);
+        self.shared.sender.wake();
+        while begun.elapsed() < patience {
+            let has_looked = self.shared.idle.load(Ordering::Acquire) > before;
+            let state = self.shared.lock();
+            if state.connection.is_none() || (has_looked && !state.session.has_unacknowledged()) {
+                return;
+            }
+            drop(state);
+            std::thread::sleep(DRAIN_PAUSE);
         }
     }
 
@@ -329,7 +360,7 @@ struct Sender<E: Exports> {
     exports: E,
     /// What may have to be sent again.
     held: BTreeMap<ExportId, VecDeque<(u64, E::Message)>>,
-    permit: Permit,
+    hooks: Hooks,
 }
 
 /// What goes to the socket at once: heads lie here, payloads where they are.
@@ -401,7 +432,7 @@ impl<E: Exports> Sender<E> {
             };
             match action {
                 Some(Action::Want(interest)) => {
-                    let permit = Arc::clone(&self.permit);
+                    let permit = Arc::clone(&self.hooks.permit);
                     self.exports.want(Arc::new(move |candidate| {
                         peer.as_ref().is_some_and(|peer| {
                             interest.wants(candidate)
@@ -409,6 +440,7 @@ impl<E: Exports> Sender<E> {
                                 && permit(candidate, peer)
                         })
                     }));
+                    (self.hooks.changed)();
                 }
                 Some(Action::Release { export, below }) => {
                     if let Some(held) = self.held.get_mut(&export) {
@@ -564,6 +596,10 @@ impl<E: Exports> Sender<E> {
             let timeout = state.session.deadline().map(|at| at.saturating_sub(self.shared.now()));
             (may_send, timeout)
         };
+        if !self.exports.has_pending() {
+            // Release: what was sent before counts.
+            self.shared.idle.fetch_add(1, Ordering::Release);
+        }
         self.exports.sleep(&|export| may_send.contains(&export), timeout);
     }
 }

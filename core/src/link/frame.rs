@@ -187,7 +187,7 @@ impl Header {
         let sound = if kind == Kind::Piece {
             let end = u64::from(self.offset) + u64::from(length);
             let total = u64::from(self.total);
-            let flags = u8::from(self.offset == 0) * FIRST | u8::from(end == total) * LAST;
+            let flags = (u8::from(self.offset == 0) * FIRST) | (u8::from(end == total) * LAST);
             end <= total && self.flags == flags && (length > 0 || total == 0)
         } else {
             self.flags == 0 && self.offset == 0 && self.total == 0

@@ -151,7 +151,8 @@ pub fn new_authority(folder: &Path) -> Result<PathBuf, KeyError> {
         error,
     })?;
     let path = folder.join(AUTHORITY);
-    write_new(&path, &format!("{}{}", certificate.pem(), key.serialize_pem()))?;
+    // The key first: that is what it is read for.
+    write_new(&path, &format!("{}{}", key.serialize_pem(), certificate.pem()))?;
     Ok(path)
 }
 

@@ -100,6 +100,9 @@ pub trait Exports: Send {
     /// All attachments that have not ended.
     fn ids(&self) -> Vec<ExportId>;
 
+    /// True: some publisher has messages that were not polled.
+    fn has_pending(&self) -> bool;
+
     /// The next message of one publisher. Never blocks.
     fn poll(&mut self, id: ExportId) -> Polled<Self::Message>;
 
@@ -182,6 +185,10 @@ pub trait Import: Send {
     /// So many messages were lost on the way: every subscriber counts them.
     fn skip(&mut self, messages: u64);
 
-    /// How many messages it could take now: for a reliable service, until the slowest subscriber has read; else the ring's capacity.
+    /// Why the hive does not want it, if that came later than `open`.
+    fn refusal(&self) -> Option<String>;
+
+    /// How many messages it could take now. None before the first subscriber is attached, or it is clear that none comes: what is sent before
+    /// would be lost to it. For a reliable service, until the slowest subscriber has read; else the ring's capacity.
     fn room(&mut self) -> u64;
 }

@@ -458,7 +458,7 @@ impl Session {
             Kind::Hello | Kind::Piece => Err(Violation::Unexpected { kind }),
             Kind::Interest => self.interest(say::read(payload).ok_or(damaged)?),
             Kind::Open => self.open(header.stream, say::read(payload).ok_or(damaged)?),
-            Kind::Opened => self.answered(header, say::read(payload).ok_or(damaged)?),
+            Kind::Opened => self.answered(header, &say::read(payload).ok_or(damaged)?),
             Kind::Resume => self.resume(header),
             Kind::Credit => self.credit(header, say::read(payload).ok_or(damaged)?),
             Kind::End => self.end(header),
@@ -481,6 +481,19 @@ impl Session {
         let bye = say::Bye { reason: bounded_reason(reason.to_owned()) };
         say::append(Kind::Bye, 0, 0, &bye, &mut frame);
         frame
+    }
+
+    /// What a farewell says.
+    #[must_use]
+    pub fn farewell_reason(payload: &[u8]) -> Option<String> {
+        let bye: say::Bye = say::read(payload)?;
+        Some(bye.reason)
+    }
+
+    /// True: the other host has not acknowledged everything that was polled.
+    #[must_use]
+    pub fn has_unacknowledged(&self) -> bool {
+        self.peer.is_some() && self.outgoing.values().any(Outgoing::is_owed)
     }
 
     /// What is to be done; ask until there is nothing.

@@ -12,7 +12,11 @@ pub use address::{Address, AddressError};
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,4 +71,48 @@ pub trait Transport: Send {
 
     /// Ends both directions at once; a read at the other end sees it.
     fn close(&mut self);
+}
+
+/// Waits until a stream can be written (or read).
+///
+/// # Errors
+/// The time is over.
+pub fn wait_for(transport: &dyn Transport, to_write: bool, deadline: Instant) -> Result<(), String> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err("the other end does not answer in time".to_owned());
+    }
+    let flags = if to_write || transport.wants_write() { PollFlags::POLLOUT } else { PollFlags::POLLIN };
+    let milliseconds = u16::try_from(left.min(Duration::from_millis(100)).as_millis()).unwrap_or(1).max(1);
+    // Whatever it says, the next attempt tells.
+    let _ = poll(&mut [PollFd::new(transport.descriptor(), flags)], PollTimeout::from(milliseconds));
+    Ok(())
+}
+
+/// Wakes a thread that waits for connections.
+#[derive(Debug)]
+pub struct Alarm(EventFd);
+
+impl Alarm {
+    /// Not rung yet.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn new() -> io::Result<Alarm> {
+        Ok(Alarm(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+    }
+
+    /// From now on nobody waits here any more.
+    pub fn ring(&self) {
+        // Fails only when it rings already.
+        let _ = self.0.write(1);
+    }
+
+    /// Waits until it rings, or somebody connects.
+    pub fn wait_beside(&self, listeners: &[plain::Listener]) {
+        let mut wanted = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        wanted.extend(listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+        // Whatever it says, the caller looks.
+        let _ = poll(&mut wanted, PollTimeout::NONE);
+    }
 }

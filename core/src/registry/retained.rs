@@ -201,7 +201,7 @@ impl Registry {
         entry.keepers.insert(keeper, Keeping::Asked);
         self.admitted_mut(keeper).keeps.insert(end);
         let from = self.publishers[&source].client;
-        let message = ToNode::Keep { source, offer };
+        let message = ToNode::Keep { source, offer: Box::new(offer) };
         actions.push(Action::Send { to: keeper, message, attachments: vec![Attachment::PidfdOf(from)] });
     }
 

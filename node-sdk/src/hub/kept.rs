@@ -45,7 +45,7 @@ impl Kept {
         }
         end.offer.index = index();
         end.is_offered = true;
-        Keeping::Offered(end.offer.clone())
+        Keeping::Offered(Box::new(end.offer.clone()))
     }
 
     /// Offers what has ended while there was no root to tell.
@@ -127,7 +127,7 @@ impl Hub {
         let publisher = EndId { node: self.node, index };
         offer.stands_for = Some(Former { publisher, node_name: node_name.to_owned() });
         match self.keep_ring(offer, ring, true) {
-            Ok(Keeping::Offered(offer)) => Some(offer),
+            Ok(Keeping::Offered(offer)) => Some(*offer),
             Ok(Keeping::Kept | Keeping::Nothing) => None,
             Err(reason) => {
                 tracing::warn!(%publisher, reason, "what it retained is not kept by its own node");

@@ -198,6 +198,11 @@ impl<I: Imports> Receiver<I> {
         let mut state = shared.lock();
         for (id, slot) in &mut self.slots {
             if !slot.waiting.is_empty() || state.session.is_starved(*id) {
+                if let Some(reason) = slot.import.refusal() {
+                    refuse(*id, slot, &ImportError::Refused { reason }, &mut state);
+                    has_moved = true;
+                    continue;
+                }
                 let before = slot.waiting.len();
                 commit_waiting(*id, slot, &mut state);
                 let still = !slot.waiting.is_empty() || state.session.is_starved(*id);

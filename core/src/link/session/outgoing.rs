@@ -68,6 +68,10 @@ impl Outgoing {
         self.sent < self.held.len()
     }
 
+    pub(super) fn is_owed(&self) -> bool {
+        self.state != State::Refused && (!self.held.is_empty() || (self.end.is_some() && !self.end_sent))
+    }
+
     fn may_poll(&self) -> bool {
         self.state == State::Open
             && !self.has_unsent()
@@ -305,7 +309,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn answered(&mut self, header: &Header, opened: say::Opened) -> Result<(), Violation> {
+    pub(super) fn answered(&mut self, header: &Header, opened: &say::Opened) -> Result<(), Violation> {
         match opened {
             say::Opened::Yes => self.resume(header),
             say::Opened::Over => {

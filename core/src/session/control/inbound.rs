@@ -133,7 +133,7 @@ impl Control {
                     return Err(Lost::Nonsense("descriptors are missing"));
                 };
                 let request = self.shared.new_request();
-                self.questions.insert(request, Question::Keep { source, offer: Box::new(offer), pidfd });
+                self.questions.insert(request, Question::Keep { source, offer, pidfd });
                 self.ask(request);
             }
             ToNode::Gone { publisher } => {
@@ -227,7 +227,7 @@ impl Control {
     pub(super) fn keeps(&mut self, publisher: EndId, keeping: Keeping) {
         match keeping {
             Keeping::Kept => self.say(&ToRoot::Kept { publisher }, Vec::new()),
-            Keeping::Offered(offer) => self.tell(Announcement::Offer(offer)),
+            Keeping::Offered(offer) => self.tell(Announcement::Offer(*offer)),
             Keeping::Nothing => self.say(&ToRoot::NotKept { publisher }, Vec::new()),
         }
     }

@@ -1,0 +1,57 @@
+//! Pauses between attempts to reach a host: they double up to a bound, and half of each is left to chance, so that many that lost one host do not come
+//! back in step.
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(20);
+/// A host that is there again is found within this time.
+const LONGEST: Duration = Duration::from_millis(800);
+
+/// See the head of the module.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    pause: Duration,
+    state: u64,
+}
+
+impl Backoff {
+    pub(super) fn new(seed: u64) -> Backoff {
+        Backoff { pause: FIRST, state: seed | 1 }
+    }
+
+    /// The other host was reached.
+    pub(super) fn reset(&mut self) {
+        self.pause = FIRST;
+    }
+
+    /// How long to wait now.
+    pub(super) fn next(&mut self) -> Duration {
+        // Xorshift: any spread will do.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        let half = self.pause / 2;
+        let chance = (self.state >> 11) as f64 / (1u64 << 53) as f64;
+        self.pause = (self.pause * 2).min(LONGEST);
+        half + half.mul_f64(chance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_half_of_each_is_chance() {
+        let mut backoff = Backoff::new(7);
+        let mut expected = FIRST;
+        for _ in 0..20 {
+            let pause = backoff.next();
+            assert!((expected / 2..=expected).contains(&pause), "{pause:?} of {expected:?}");
+            expected = (expected * 2).min(LONGEST);
+        }
+        backoff.reset();
+        assert!(backoff.next() <= FIRST);
+        let mut other = Backoff::new(8);
+        assert_ne!(Backoff::new(7).next(), other.next());
+    }
+}

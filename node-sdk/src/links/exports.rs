@@ -1,0 +1,215 @@
+//! What is read from this hive for one link: one subscription to everything, with a gate that lets in what the other host wants.
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hivemind_core::link::local::{Candidate, ExportChange, ExportId, Exports, Polled, Via, Waker};
+use hivemind_core::name::NodeName;
+use hivemind_core::protocol::EndId;
+use hivemind_core::session::Matched;
+use hivemind_ring::archive::Message as Arrived;
+use hivemind_ring::layout::PINS;
+
+use crate::error::SubscriberError;
+use crate::hub::{Gate, SubscriberEnd, lock};
+use crate::node::Inner;
+use crate::subscriber::{Intake, RoutePoll};
+use crate::trust::Trust;
+
+type Predicate = Arc<dyn Fn(&Candidate) -> bool + Send + Sync>;
+
+/// See the head of the module.
+pub(super) struct HiveExports {
+    inner: Arc<Inner>,
+    intake: Intake,
+    gate: Arc<ExportGate>,
+    waker: Arc<ExportWaker>,
+    ids: BTreeMap<ExportId, EndId>,
+    routes: HashMap<EndId, ExportId>,
+    next_id: ExportId,
+    ended: Vec<ExportChange>,
+}
+
+/// Lets in what is wanted, and remembers what that is.
+struct ExportGate {
+    wanted: Mutex<Predicate>,
+    candidates: Mutex<HashMap<EndId, Candidate>>,
+}
+
+impl Gate for ExportGate {
+    fn admits(&self, matched: &Matched) -> bool {
+        // What is left of somebody who is gone stays on its host.
+        if matched.writer.is_some_and(|writer| writer != matched.publisher) {
+            return false;
+        }
+        let Some(candidate) = candidate_of(matched) else { return false };
+        let wanted = Arc::clone(&lock(&self.wanted));
+        let is_wanted = wanted(&candidate);
+        if is_wanted {
+            lock(&self.candidates).insert(matched.publisher, candidate);
+        }
+        is_wanted
+    }
+}
+
+fn candidate_of(matched: &Matched) -> Option<Candidate> {
+    let via = match &matched.via {
+        Some(remote) => Some(Via {
+            host: remote.host.clone(),
+            leaf: remote.leaf,
+            node: NodeName::parse(&remote.node_name).ok()?,
+            publisher: remote.publisher,
+        }),
+        None => None,
+    };
+    Some(Candidate {
+        publisher: matched.publisher,
+        node: matched.node_name.clone(),
+        service: matched.service.clone(),
+        fingerprint: matched.fingerprint,
+        schema: matched.schema.clone(),
+        reliable: matched.reliable,
+        history: matched.history,
+        capacity: matched.capacity,
+        via,
+    })
+}
+
+/// Ends a sleep of the sending thread.
+struct ExportWaker {
+    end: Arc<SubscriberEnd>,
+    is_woken: AtomicBool,
+}
+
+impl Waker for ExportWaker {
+    fn wake(&self) {
+        // Release: what is to be seen by who wakes comes before.
+        if !self.is_woken.swap(true, Ordering::Release) {
+            self.end.wake();
+        }
+    }
+}
+
+impl HiveExports {
+    /// Subscribes to everything, and lets nothing in yet.
+    pub(super) fn new(inner: &Arc<Inner>) -> Result<HiveExports, SubscriberError> {
+        let nothing: Predicate = Arc::new(|_| false);
+        let gate = Arc::new(ExportGate { wanted: Mutex::new(nothing), candidates: Mutex::default() });
+        let choice: Arc<dyn Gate> = Arc::clone(&gate) as _;
+        let intake = Intake::create(inner, "**", None, Duration::ZERO, Trust::SameUser, Some(choice))?;
+        let waker = Arc::new(ExportWaker { end: intake.end(), is_woken: AtomicBool::new(false) });
+        Ok(HiveExports {
+            inner: Arc::clone(inner),
+            intake,
+            gate,
+            waker,
+            ids: BTreeMap::new(),
+            routes: HashMap::new(),
+            next_id: 1,
+            ended: Vec::new(),
+        })
+    }
+
+    fn has_ended(&mut self, route: EndId, next: u64) {
+        lock(&self.gate.candidates).remove(&route);
+        if let Some(id) = self.routes.remove(&route) {
+            self.ids.remove(&id);
+            self.ended.push(ExportChange::Ended { id, next });
+        }
+    }
+}
+
+impl Exports for HiveExports {
+    type Message = Held;
+
+    fn want(&mut self, wanted: Predicate) {
+        *lock(&self.gate.wanted) = Arc::clone(&wanted);
+        let unwanted: Vec<EndId> = {
+            let candidates = lock(&self.gate.candidates);
+            candidates.iter().filter(|(_, candidate)| !wanted(candidate)).map(|(route, _)| *route).collect()
+        };
+        for route in unwanted {
+            // One that is on its way here is looked at again when it arrives.
+            if let Some(next) = self.intake.end_route(route) {
+                self.has_ended(route, next);
+            }
+        }
+        self.inner.session().rematch(self.intake.index());
+    }
+
+    fn changes(&mut self, changes: &mut Vec<ExportChange>) {
+        for (route, next) in self.intake.ended_routes() {
+            self.has_ended(route, next);
+        }
+        changes.append(&mut self.ended);
+        let wanted = Arc::clone(&lock(&self.gate.wanted));
+        let new: Vec<(EndId, u64)> =
+            self.intake.routes().filter(|(route, _)| !self.routes.contains_key(route)).collect();
+        for (route, first) in new {
+            let candidate = lock(&self.gate.candidates).get(&route).cloned();
+            let Some(candidate) = candidate.filter(|candidate| wanted(candidate)) else {
+                let _ = self.intake.end_route(route);
+                lock(&self.gate.candidates).remove(&route);
+                continue;
+            };
+            let id = self.next_id;
+            self.next_id += 1;
+            self.ids.insert(id, route);
+            self.routes.insert(route, id);
+            changes.push(ExportChange::Begun { id, candidate, first });
+        }
+    }
+
+    fn ids(&self) -> Vec<ExportId> {
+        self.ids.keys().copied().collect()
+    }
+
+    fn has_pending(&self) -> bool {
+        self.intake.has_pending()
+    }
+
+    fn poll(&mut self, id: ExportId) -> Polled<Held> {
+        let Some(route) = self.ids.get(&id).copied() else { return Polled::Nothing };
+        match self.intake.poll_route(route) {
+            RoutePoll::Message(message) => {
+                Polled::Message { sequence: message.sequence(), message: Held(message) }
+            }
+            RoutePoll::Nothing => Polled::Nothing,
+            RoutePoll::HeldOut => Polled::HeldOut,
+            RoutePoll::Ended { next } => {
+                self.has_ended(route, next);
+                Polled::Nothing
+            }
+        }
+    }
+
+    fn sleep(&mut self, may_send: &dyn Fn(ExportId) -> bool, timeout: Option<Duration>) {
+        let may_read = |route: EndId| self.routes.get(&route).is_some_and(|id| may_send(*id));
+        // Acquire: pairs with the waker.
+        let is_woken = || self.waker.is_woken.load(Ordering::Acquire);
+        if !is_woken() {
+            self.intake.sleep_for(&may_read, &is_woken, timeout);
+        }
+        // Relaxed: what the next wake is about is looked at after this.
+        self.waker.is_woken.swap(false, Ordering::AcqRel);
+    }
+
+    fn waker(&self) -> Arc<dyn Waker> {
+        Arc::clone(&self.waker) as _
+    }
+
+    fn held_max(&self) -> usize {
+        PINS
+    }
+}
+
+/// A message that is kept for sending again.
+#[derive(Debug)]
+pub(super) struct Held(Arrived);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
