@@ -341,7 +341,9 @@ impl Session {
         if credit.messages < outgoing.credit.messages || credit.bytes < outgoing.credit.bytes {
             return Err(Violation::Credit { stream: header.stream });
         }
-        let bound = outgoing.sent_next.max(outgoing.floor);
+        // With the first part of a message the receiver learns that everything before it is sent or lost.
+        let begun = if outgoing.offset > 0 { outgoing.held.get(outgoing.sent).map(|(at, _)| *at) } else { None };
+        let bound = outgoing.sent_next.max(outgoing.floor).max(begun.unwrap_or(0));
         if header.sequence > bound {
             return Err(Violation::Sequence {
                 kind: header.kind,
