@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::path::Path;
 
+use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Message, Offer, Refusal, ToNode,
-    ToRoot, encode,
+    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Message, Offer, Refusal, Remote,
+    ToNode, ToRoot, encode,
 };
 use hivemind_core::schema::Schema;
 use hivemind_fuzz::join;
@@ -61,6 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (number, text) in policies.iter().enumerate() {
         write("policy", number, text.as_bytes())?;
     }
+    link_frames()?;
     Ok(())
 }
 
@@ -111,6 +114,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                 retained: 3,
                 born: 77,
                 stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
+                via: None,
             },
         },
         ToRoot::Kept { publisher: end },
@@ -120,7 +124,8 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                 index: 2,
                 filter: "sensors/*".to_owned(),
                 expected: Some(expected.clone()),
-                connected: Vec::new(), link: false
+                connected: Vec::new(),
+                link: false,
             },
         },
         ToRoot::Connected { subscriber: 2, connections: vec![Connected { publisher: end, seat: 1 }; 3] },
@@ -136,6 +141,8 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
     for (number, message) in to_root.iter().enumerate() {
         packet(number, message)?;
     }
+    let remote =
+        Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".to_owned() };
     let to_node = [
         ToNode::Welcome { epoch: 3, pid: 1, dedicated: false },
         ToNode::Match {
@@ -149,6 +156,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
             history: 2,
             capacity: 64,
             writer: Some(end),
+            via: Some(Box::new(remote.clone())),
         },
         ToNode::Attach {
             publisher: 1,
@@ -170,7 +178,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         ToNode::Page {
             request: 3,
             entries: vec![
-                Entry::Subscriber { end, filter: "**".to_owned(), expected: Some(expected) },
+                Entry::Subscriber { end, filter: "**".to_owned(), expected: Some(expected), link: true },
                 Entry::Publisher {
                     end,
                     service: "sensors/pose".to_owned(),
@@ -180,6 +188,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                     retained: 3,
                     keepers: 2,
                     stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
+                    via: Some(remote),
                 },
             ],
             next: Some(Cursor::Connections(end, end)),
@@ -189,6 +198,15 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         packet(to_root.len() + number, message)?;
     }
     Ok(())
+}
+
+/// A greeting, a sign of life and a part of a message.
+fn link_frames() -> Result<(), Box<dyn Error>> {
+    let hello = Hello { role: Role::Leaf, host: "robot".to_owned(), epoch: 7, capabilities: 0 }.encode();
+    write("link_frame", 0, &hello[HEADER..])?;
+    let ping = Header::control(Kind::Ping, 0, 0, 0).encode(&[]);
+    let piece = Header::piece(1, 5, 0, 4, 9).encode(b"data");
+    write("link_frame", 1, &[&hello[..], &ping, &piece, b"data"].concat())
 }
 
 fn packet<M: Message>(number: usize, message: &M) -> Result<(), Box<dyn Error>> {

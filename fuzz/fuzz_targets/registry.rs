@@ -201,7 +201,8 @@ fn message(saying: Saying) -> ToRoot {
                 capacity: 8,
                 retained: 0,
                 born: 0,
-                stands_for: None, via: None
+                stands_for: None,
+                via: None,
             },
         },
         Saying::Retain { index: which, service, kind, born, former } => ToRoot::Offer {
@@ -218,6 +219,7 @@ fn message(saying: Saying) -> ToRoot {
                 born: born.into(),
                 stands_for: former
                     .map(|(node, which)| Former { publisher: end((node, which)), node_name: "a".into() }),
+                via: None,
             },
         },
         Saying::Kept { publisher } => ToRoot::Kept { publisher: end(publisher) },
@@ -237,7 +239,8 @@ fn message(saying: Saying) -> ToRoot {
                 filter: FILTERS[usize::from(filter) % FILTERS.len()].into(),
                 expected: kind
                     .map(|kind| Expected { fingerprint: (kind % 2).into(), schema: vec![kind % 2] }),
-                connected: Vec::new(), link: false
+                connected: Vec::new(),
+                link: false,
             },
         },
         Saying::Withdraw { index: which } => ToRoot::Withdraw { index: index(which) },

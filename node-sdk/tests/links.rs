@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 /// The bound of every wait: far beyond anything that is waited for.
 const LONG: Duration = Duration::from_secs(30);
 
+/// A message with a part of its own outside.
 #[message]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pose {
+    /// Which one.
     pub id: u64,
+    /// Some text.
     pub frame: String,
 }
 

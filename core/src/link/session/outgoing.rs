@@ -342,7 +342,8 @@ impl Session {
             return Err(Violation::Credit { stream: header.stream });
         }
         // With the first part of a message the receiver learns that everything before it is sent or lost.
-        let begun = if outgoing.offset > 0 { outgoing.held.get(outgoing.sent).map(|(at, _)| *at) } else { None };
+        let begun =
+            if outgoing.offset > 0 { outgoing.held.get(outgoing.sent).map(|(at, _)| *at) } else { None };
         let bound = outgoing.sent_next.max(outgoing.floor).max(begun.unwrap_or(0));
         if header.sequence > bound {
             return Err(Violation::Sequence {

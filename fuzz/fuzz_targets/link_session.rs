@@ -1,0 +1,213 @@
+//! The rules of a link: a peer says anything at any time, while the own side does what it does. It never panics, asks for no more than its
+//! bounds, and after a fault a new connection is as good as ever.
+#![no_main]
+
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use hivemind_core::filter::Filter;
+use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::greeting::{Hello, Role};
+use hivemind_core::link::local::Candidate;
+use hivemind_core::link::session::{
+    Action, Arrived, ImportId, Out, Place, STREAMS_MAX, Session, Settings, Wanted,
+};
+use hivemind_core::protocol::EndId;
+use libfuzzer_sys::fuzz_target;
+
+/// What happens next. Small numbers, so that they meet.
+#[derive(Debug, Arbitrary)]
+enum Step {
+    /// A frame, as it is.
+    Frame {
+        kind: u8,
+        stream: u8,
+        sequence: u8,
+        payload: Vec<u8>,
+    },
+    /// What another session says, which obeys the rules.
+    Honest {
+        frames: u8,
+    },
+    Piece {
+        stream: u8,
+        sequence: u8,
+        offset: u8,
+        length: u8,
+        total: u8,
+    },
+    Begun {
+        export: u8,
+        reliable: bool,
+    },
+    Ended {
+        export: u8,
+        next: u8,
+    },
+    Poll {
+        found: bool,
+    },
+    Want {
+        filters: u8,
+    },
+    Room {
+        import: u8,
+        room: u8,
+    },
+    Connect,
+    Disconnect,
+    Pass {
+        milliseconds: u16,
+    },
+}
+
+fuzz_target!(|steps: Vec<Step>| {
+    let settings = Settings { window: 64, piece: 16, ..Settings::default() };
+    let (mut session, mut honest) = (Session::new(settings.clone()), Session::new(settings));
+    let mut now = Duration::ZERO;
+    let mut open: Vec<ImportId> = Vec::new();
+    let hello = |host: &str, epoch| Hello { role: Role::Peer, host: host.to_owned(), epoch, capabilities: 0 };
+    session.connected(hello("there", 2), now);
+    honest.connected(hello("here", 1), now);
+    for step in steps {
+        let outcome = match step {
+            Step::Frame { kind, stream, sequence, payload } => {
+                let kind = KINDS[usize::from(kind) % KINDS.len()];
+                let header = Header::control(kind, stream.into(), sequence.into(), payload.len() as u32);
+                let Ok((header, _)) = Header::decode(&header.encode(&payload)) else { continue };
+                session.frame(&header, &payload, now)
+            }
+            Step::Honest { frames } => {
+                let mut said = Vec::new();
+                for _ in 0..frames % 8 {
+                    if !honest.has_control() {
+                        break;
+                    }
+                    honest.next_out(&mut said);
+                }
+                let mut outcome = Ok(());
+                let mut rest = &said[..];
+                while let Some(head) = rest.first_chunk::<HEADER>() {
+                    let (header, _) = Header::decode(head).expect("it says frames");
+                    let end = HEADER + header.length as usize;
+                    outcome = outcome.and_then(|()| session.frame(&header, &rest[HEADER..end], now));
+                    rest = &rest[end..];
+                }
+                outcome
+            }
+            Step::Piece { stream, sequence, offset, length, total } => {
+                let (offset, total) = (u32::from(offset).min(total.into()), u32::from(total));
+                let length = u32::from(length).min(total - offset);
+                let header = Header::piece(stream.into(), sequence.into(), offset, length, total);
+                let Ok((header, _)) = Header::decode(&header.encode(&vec![0; length as usize])) else {
+                    continue;
+                };
+                session.piece(&header).map(|place| {
+                    if let Place::Message { import, begin: Some(begin) } = place {
+                        session.skipped(import, begin.lost);
+                    }
+                    match session.arrived() {
+                        Arrived::Part => {}
+                        Arrived::Whole { import } => session.committed(import, 4),
+                        Arrived::Missed { import } => session.missed(import, 4),
+                    }
+                })
+            }
+            Step::Begun { export, reliable } => {
+                session.begun(export.into(), candidate(export, reliable), 0);
+                honest.begun(u32::from(export) + 1000, candidate(export, reliable), 0);
+                Ok(())
+            }
+            Step::Ended { export, next } => {
+                session.ended(export.into(), next.into());
+                honest.ended(u32::from(export) + 1000, next.into());
+                Ok(())
+            }
+            Step::Poll { found } => {
+                session.look_again();
+                let mut said = Vec::new();
+                for sequence in 0..8 {
+                    match session.next_out(&mut said) {
+                        Out::Poll { export } if found => session.polled(export, sequence, 20),
+                        Out::Poll { export } => session.nothing(export),
+                        Out::Nothing => break,
+                        Out::Frame | Out::Piece { .. } => {}
+                    }
+                }
+                Ok(())
+            }
+            Step::Want { filters } => {
+                let filter = Filter::parse("a/*").expect("a filter");
+                let wanted = vec![Wanted { filter, fingerprint: None }; filters.into()];
+                honest.want(wanted.clone());
+                session.want(wanted);
+                Ok(())
+            }
+            Step::Room { import, room } => {
+                if !open.is_empty() {
+                    session.room(open[usize::from(import) % open.len()], room.into());
+                }
+                session.drained();
+                Ok(())
+            }
+            Step::Connect => {
+                session.connected(hello("there", 2), now);
+                honest.connected(hello("here", 1), now);
+                Ok(())
+            }
+            Step::Disconnect => {
+                session.disconnected(now);
+                Ok(())
+            }
+            Step::Pass { milliseconds } => {
+                now += Duration::from_millis(milliseconds.into());
+                session.tick(now)
+            }
+        };
+        if outcome.is_err() {
+            session.disconnected(now);
+            session.connected(hello("there", 2), now);
+            honest.connected(hello("here", 1), now);
+        }
+        while let Some(action) = session.next_action() {
+            match action {
+                Action::Open { import, .. } => {
+                    open.push(import);
+                    session.opened(import, Ok(4));
+                }
+                Action::Reopen { import } => session.opened(import, Ok(4)),
+                Action::Close { import, .. } => open.retain(|other| *other != import),
+                Action::Want(_) | Action::Release { .. } => {}
+            }
+        }
+        assert!(open.len() <= 2 * STREAMS_MAX);
+    }
+});
+
+const KINDS: [Kind; 11] = [
+    Kind::Hello,
+    Kind::Interest,
+    Kind::Open,
+    Kind::Opened,
+    Kind::Piece,
+    Kind::Credit,
+    Kind::End,
+    Kind::Resume,
+    Kind::Ping,
+    Kind::Pong,
+    Kind::Bye,
+];
+
+fn candidate(index: u8, reliable: bool) -> Candidate {
+    Candidate {
+        publisher: EndId { node: 7, index: index.into() },
+        node: "camera".parse().expect("a name"),
+        service: "a/b".parse().expect("a name"),
+        fingerprint: 5,
+        schema: vec![1, 2, 3],
+        reliable,
+        history: 0,
+        capacity: 16,
+        via: None,
+    }
+}
