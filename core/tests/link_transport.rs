@@ -39,7 +39,7 @@ fn streams(address: &Address) -> (Stream, Stream) {
         match listener.accept() {
             Ok(far) => return (near, far),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < LONG => {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
             Err(error) => panic!("{error}"),
         }
@@ -133,7 +133,7 @@ fn await_end(end: &mut dyn Transport) -> io::Result<usize> {
     loop {
         match end.read(&mut part) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(end, false, deadline).unwrap()
+                wait_for(end, false, deadline).unwrap();
             }
             outcome => return outcome,
         }
