@@ -6,6 +6,7 @@
 //! allow group:robots subscribe sensors/**      group:NAME|ID    publish FILTER
 //! allow anyone subscribe public/**             anyone           subscribe FILTER
 //! allow user:1001 join
+//! allow host:station subscribe camera/**       host:NAME|*      (another host, over a link)
 //! ```
 //!
 //! - The owner of the hive may do everything, and nobody else anything that no line allows. There are no lines that deny, so
@@ -14,6 +15,8 @@
 //! - A publisher needs a line whose filter matches the name of its service; so does a subscription by name. A subscription by
 //!   pattern is accepted when some service that it means could be allowed; it is introduced only to services whose names the
 //!   lines allow, and hears nothing of the others.
+//! - Lines for hosts say what may cross which link: what a host may publish here, and what it may get. Without any such line everything may
+//!   cross to and from hosts with a key of the hive; with one, only what a line allows.
 //! - A group is that of a process or one of its supplementary groups, as the kernel knew them when it connected.
 //!
 //! Here nothing is read and nothing is done: [`Policy::parse`] and [`Policy::rights_of`] are pure. [`mod@file`] reads the file,
@@ -107,13 +110,25 @@ pub struct Rule {
 pub struct Policy {
     owner: u32,
     rules: Vec<Rule>,
+    hosts: Vec<HostRule>,
+}
+
+/// A line that lets something cross a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRule {
+    /// Where it stands, from 1.
+    pub line: usize,
+    /// The name of the other host; `*`: of every one.
+    pub host: String,
+    /// What it allows; never [`Grant::Join`].
+    pub grant: Grant,
 }
 
 impl Policy {
     /// What holds without a file: the owner may do everything, nobody else anything.
     #[must_use]
     pub fn owner_only(owner: u32) -> Policy {
-        Policy { owner, rules: Vec::new() }
+        Policy { owner, rules: Vec::new(), hosts: Vec::new() }
     }
 
     /// Reads the text of a policy. `accounts` knows the names of users and groups.
@@ -121,7 +136,8 @@ impl Policy {
     /// # Errors
     /// The first mistake, with its line and column.
     pub fn parse(text: &[u8], owner: u32, accounts: &Accounts) -> Result<Policy, PolicyError> {
-        Ok(Policy { owner, rules: parse::rules(text, accounts)? })
+        let (rules, hosts) = parse::rules(text, accounts)?;
+        Ok(Policy { owner, rules, hosts })
     }
 
     /// Whose hive it is.
@@ -134,6 +150,27 @@ impl Policy {
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The lines for links, in order.
+    #[must_use]
+    pub fn host_rules(&self) -> &[HostRule] {
+        &self.hosts
+    }
+
+    /// Whether this service may cross the link with a host: be published here for it (`Right::Publish`), or be sent there.
+    #[must_use]
+    pub fn lets_cross(&self, host: &str, right: Right, service: &ServiceName) -> bool {
+        let allows = |rule: &HostRule| {
+            let filter = match (&rule.grant, right) {
+                (Grant::Publish(filter), Right::Publish) | (Grant::Subscribe(filter), Right::Subscribe) => {
+                    filter
+                }
+                _ => return false,
+            };
+            (rule.host == "*" || rule.host == host) && filter.matches(service.as_str())
+        };
+        self.hosts.is_empty() || self.hosts.iter().any(allows)
     }
 
     /// True when somebody besides the owner may join.
@@ -250,6 +287,12 @@ impl fmt::Display for Grant {
             Grant::Publish(filter) => write!(formatter, "publish {filter}"),
             Grant::Subscribe(filter) => write!(formatter, "subscribe {filter}"),
         }
+    }
+}
+
+impl fmt::Display for HostRule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "allow host:{} {}", self.host, self.grant)
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) struct LinkArguments {
 
 impl LinkArguments {
     /// `None`: there are to be none.
-    fn options(&self) -> Result<Option<LinkOptions>, RootError> {
+    fn options(&self, dir: &RuntimeDir) -> Result<Option<LinkOptions>, RootError> {
         if self.listen.is_empty() && self.peer.is_empty() {
             return Ok(None);
         }
@@ -76,7 +76,7 @@ impl LinkArguments {
             (None, Some(host)) => Security::plain_text(host),
             (None, None) => return Err(RootError::NoSecurity),
         };
-        let mut options = LinkOptions::new(security);
+        let mut options = LinkOptions::new(security).policy(dir.policy_file(), dir.owner());
         for address in &self.listen {
             options = options.listen(address.clone());
         }
@@ -89,8 +89,8 @@ impl LinkArguments {
 
 /// Serves until Ctrl-C.
 pub(crate) fn run(place: &Place, root_timeout: Duration, links: &LinkArguments) -> Result<(), RootError> {
-    let links = links.options()?;
     let dir = place.runtime_dir()?;
+    let links = links.options(&dir)?;
     let handle = StopHandle::new().map_err(RootError::Signals)?;
     let stopper = handle.clone();
     stop::on_signal(move || stopper.stop()).map_err(RootError::Signals)?;

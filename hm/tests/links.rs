@@ -194,6 +194,40 @@ fn a_root_that_sends_is_killed_in_the_middle_of_large_messages() {
     });
 }
 
+/// What crosses which link is said by the policy of the hive, and a change counts at once.
+#[test]
+fn the_policy_says_what_crosses() {
+    let keys = Keys::new(&["a", "b"]);
+    let a = Host::start("camera", &["--listen", "127.0.0.1:0", "--key", &keys.of("a")]);
+    let policy = a.folder.path().join("default/policy");
+    let write = |text: &str| {
+        let new = policy.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &policy).unwrap();
+    };
+    write("allow host:b subscribe open/*");
+    let b = Host::start("viewer", &["--peer", a.address.as_ref().unwrap(), "--key", &keys.of("b")]);
+    let open = a.node().publisher::<Block>("open/blocks").unwrap();
+    let closed = a.node().publisher::<Block>("closed/blocks").unwrap();
+    let wanted = b.node().subscriber::<Block>("**").unwrap();
+    wanted.wait_for_publishers(1, LONG).unwrap();
+    wanted.wait_for_publishers(2, Duration::from_millis(300)).unwrap_err();
+    assert_eq!((open.subscribers(), closed.subscribers()), (1, 0));
+    // Nothing that b publishes may come in.
+    let _back = b.node().publisher::<Block>("open/back").unwrap();
+    let back = a.node().subscriber::<Block>("open/back").unwrap();
+    back.wait_for_publishers(1, Duration::from_millis(300)).unwrap_err();
+
+    write("allow host:b subscribe **");
+    wanted.wait_for_publishers(3, LONG).unwrap();
+    write("allow host:b subscribe closed/*");
+    let begun = Instant::now();
+    while open.subscribers() > 0 {
+        assert!(begun.elapsed() < LONG, "the link lets go of what is not allowed any more");
+        std::thread::yield_now();
+    }
+}
+
 /// With a key of another hive nothing is said but no, and local traffic does not notice.
 #[test]
 fn a_host_of_another_hive_gets_nothing() {

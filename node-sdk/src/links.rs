@@ -22,7 +22,7 @@
 //! dies the other hosts keep what stands for its publishers for [`LinkOptions::hold`], and take it up when it comes back.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -47,6 +47,7 @@ mod admission;
 mod backoff;
 mod exports;
 mod imports;
+mod permits;
 pub(crate) mod remote;
 mod stop;
 
@@ -58,6 +59,7 @@ use admission::{Admission, Pass};
 use backoff::Backoff;
 use exports::HiveExports;
 use imports::HiveImports;
+use permits::{OfHost, Permits};
 use stop::Stop;
 
 /// How long a connection may take to stand: dialling, the handshake, and the greeting each.
@@ -136,6 +138,7 @@ pub struct LinkOptions {
     listen: Vec<Address>,
     peers: Vec<Address>,
     settings: Settings,
+    policy: Option<(PathBuf, u32)>,
 }
 
 impl LinkOptions {
@@ -148,6 +151,7 @@ impl LinkOptions {
             listen: Vec::new(),
             peers: Vec::new(),
             settings: Settings::default(),
+            policy: None,
         }
     }
 
@@ -169,6 +173,14 @@ impl LinkOptions {
     #[must_use]
     pub fn leaf(mut self) -> LinkOptions {
         self.role = Role::Leaf;
+        self
+    }
+
+    /// What may cross which link is said by the policy in this file (see `docs/guide.md`), read again when it changes. It counts if `owner`
+    /// could have written it, and nobody else.
+    #[must_use]
+    pub fn policy(mut self, file: impl Into<PathBuf>, owner: u32) -> LinkOptions {
+        self.policy = Some((file.into(), owner));
         self
     }
 
@@ -254,6 +266,7 @@ struct Shared {
     admission: Admission,
     stop: Stop,
     refused: Mutex<Option<String>>,
+    permits: Arc<Permits>,
 }
 
 struct Host {
@@ -291,6 +304,7 @@ impl Links {
             admission: Admission::default(),
             stop: Stop::new()?,
             refused: Mutex::default(),
+            permits: Arc::new(Permits::new(options.policy.clone())),
             options,
         });
         let mut links = Links { shared: Arc::clone(&shared), threads: Vec::new(), addresses };
@@ -556,10 +570,12 @@ impl Shared {
 
     fn engine(self: &Arc<Self>, hello: &Hello) -> Result<Engine, LinksError> {
         let exports = HiveExports::new(&self.inner)?;
-        let imports = HiveImports { inner: Arc::clone(&self.inner), admit: Arc::new(|_| Ok(())) };
+        let admit = OfHost { host: hello.host.clone(), permits: Arc::clone(&self.permits) };
+        let imports = HiveImports { inner: Arc::clone(&self.inner), admit: Arc::new(admit) };
+        let permits = Arc::clone(&self.permits);
         let hub = Arc::downgrade(&self.inner);
         let hooks = Hooks {
-            permit: Arc::new(|_, _| true),
+            permit: Arc::new(move |candidate, hello| permits.may_get(&hello.host, &candidate.service)),
             changed: Arc::new(move || {
                 if let Some(inner) = hub.upgrade() {
                     inner.hub.look_again();
@@ -576,6 +592,11 @@ impl Shared {
         let mut seen = 0;
         let mut said: HashMap<String, BTreeSet<(String, Option<u128>)>> = HashMap::new();
         while !self.is_over() {
+            if self.permits.look() {
+                let engines: Vec<_> =
+                    lock(&self.hosts).values().map(|host| Arc::clone(&host.engine)).collect();
+                engines.iter().for_each(|engine| engine.reconsider());
+            }
             self.inner.session().watch();
             let listing = self.inner.session().list();
             match listing {

@@ -193,6 +193,15 @@ impl Engine {
         self.shared.sender.wake();
     }
 
+    /// [`Hooks::permit`] may say otherwise from now on: what is sent is looked at anew.
+    pub fn reconsider(&self) {
+        let mut state = self.shared.lock();
+        let interest = Arc::clone(state.session.interest_of_peer());
+        state.to_sender.push_back(Action::Want(interest));
+        drop(state);
+        self.shared.sender.wake();
+    }
+
     /// How it is.
     #[must_use]
     pub fn status(&self) -> Status {

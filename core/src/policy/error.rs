@@ -42,8 +42,8 @@ pub enum PolicyProblem {
         /// What.
         expected: &'static str,
     },
-    /// Nobody is meant by this. Write `user:NAME`, `group:NAME` or `anyone`.
-    #[error("{found:?} means nobody; write 'user:NAME', 'group:NAME' or 'anyone'")]
+    /// Nobody is meant by this. Write `user:NAME`, `group:NAME`, `host:NAME` or `anyone`.
+    #[error("{found:?} means nobody; write 'user:NAME', 'group:NAME', 'host:NAME' or 'anyone'")]
     NotWho {
         /// What stands there.
         found: String,

@@ -1,16 +1,17 @@
 //! The text of a policy, line by line.
 use super::{
-    Accounts, Grant, MAX_LINE_BYTES, MAX_POLICY_BYTES, MAX_RULES, OVERFLOW_ID, PolicyError, PolicyProblem,
-    Rule, Who,
+    Accounts, Grant, HostRule, MAX_LINE_BYTES, MAX_POLICY_BYTES, MAX_RULES, OVERFLOW_ID, PolicyError,
+    PolicyProblem, Rule, Who,
 };
 use crate::filter::{Filter, FilterError};
+use crate::name::is_host_name;
 
 /// What is shown of a word that means nothing.
 const SHOWN: usize = 40;
 
 /// All lines that allow something.
-pub(super) fn rules(text: &[u8], accounts: &Accounts) -> Result<Vec<Rule>, PolicyError> {
-    let mut rules = Vec::new();
+pub(super) fn rules(text: &[u8], accounts: &Accounts) -> Result<(Vec<Rule>, Vec<HostRule>), PolicyError> {
+    let (mut rules, mut hosts) = (Vec::new(), Vec::new());
     if text.len() > MAX_POLICY_BYTES {
         let line = 1 + text[..MAX_POLICY_BYTES].iter().filter(|byte| **byte == b'\n').count();
         return Err(PolicyError { line, column: 1, problem: PolicyProblem::FileTooLong });
@@ -27,37 +28,54 @@ pub(super) fn rules(text: &[u8], accounts: &Accounts) -> Result<Vec<Rule>, Polic
         })?;
         let rule = rule(line, number, accounts)
             .map_err(|(place, problem)| error(line[..place].chars().count() + 1, problem))?;
-        if let Some(rule) = rule {
-            if rules.len() >= MAX_RULES {
-                return Err(error(1, PolicyProblem::TooManyRules));
-            }
-            rules.push(rule);
+        let Some(rule) = rule else { continue };
+        if rules.len() + hosts.len() >= MAX_RULES {
+            return Err(error(1, PolicyProblem::TooManyRules));
+        }
+        match rule {
+            Line::OfUser(rule) => rules.push(rule),
+            Line::OfHost(rule) => hosts.push(rule),
         }
     }
-    Ok(rules)
+    Ok((rules, hosts))
 }
 
 /// A mistake and the byte of the line where it stands.
 type Misplaced = (usize, PolicyProblem);
 
+/// A line that allows something.
+enum Line {
+    OfUser(Rule),
+    OfHost(HostRule),
+}
+
 /// What one line allows; nothing, if it is empty or a comment.
-fn rule(line: &str, number: usize, accounts: &Accounts) -> Result<Option<Rule>, Misplaced> {
+fn rule(line: &str, number: usize, accounts: &Accounts) -> Result<Option<Line>, Misplaced> {
     let mut words = Words { line, place: 0 };
     let Some((place, word)) = words.next() else { return Ok(None) };
     if word != "allow" {
         return Err((place, PolicyProblem::NotAllow { found: shown(word) }));
     }
-    let (place, word) = words.expect("'user:NAME', 'group:NAME' or 'anyone'")?;
-    let who = who(word, accounts).map_err(|problem| (place, problem))?;
+    let (whose, word) = words.expect("'user:NAME', 'group:NAME', 'host:NAME' or 'anyone'")?;
+    let host = word.strip_prefix("host:");
+    if host.is_some_and(|host| !is_host_name(host)) {
+        return Err((whose, PolicyProblem::NotWho { found: shown(word) }));
+    }
     let (place, right) = words.expect("'join', 'publish FILTER' or 'subscribe FILTER'")?;
     let grant = match right {
-        "join" => Grant::Join,
+        "join" if host.is_none() => Grant::Join,
         "publish" => Grant::Publish(words.filter()?),
         "subscribe" => Grant::Subscribe(words.filter()?),
         other => return Err((place, PolicyProblem::NotARight { found: shown(other) })),
     };
     match words.next() {
-        None => Ok(Some(Rule { line: number, who, grant })),
+        None => Ok(Some(match host {
+            Some(host) => Line::OfHost(HostRule { line: number, host: host.to_owned(), grant }),
+            None => {
+                let who = who(word, accounts).map_err(|problem| (whose, problem))?;
+                Line::OfUser(Rule { line: number, who, grant })
+            }
+        })),
         Some((place, word)) => Err((place, PolicyProblem::Surplus { found: shown(word) })),
     }
 }

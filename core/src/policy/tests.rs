@@ -28,6 +28,38 @@ fn filter(text: &str) -> Filter {
 }
 
 #[test]
+fn lines_for_hosts_say_what_crosses_which_link() {
+    let parse = |text: &str| Policy::parse(text.as_bytes(), 1000, &Accounts::default());
+    let service = |name: &str| ServiceName::parse(name).unwrap();
+    let open = parse("allow user:1 join").unwrap();
+    assert!(open.lets_cross("robot", Right::Publish, &service("any")));
+    let text =
+        "allow host:robot publish arm/**\nallow host:* subscribe map\nallow host:station subscribe camera/*";
+    let policy = parse(text).unwrap();
+    let cases = [
+        ("robot", Right::Publish, "arm/left/pose", true),
+        ("station", Right::Publish, "arm/left/pose", false),
+        ("robot", Right::Publish, "map", false),
+        ("robot", Right::Subscribe, "map", true),
+        ("robot", Right::Subscribe, "camera/front", false),
+        ("station", Right::Subscribe, "camera/front", true),
+        ("station", Right::Subscribe, "arm/left/pose", false),
+    ];
+    for (host, right, name, expected) in cases {
+        assert_eq!(policy.lets_cross(host, right, &service(name)), expected, "{host} {right:?} {name}");
+    }
+    let shown: Vec<String> = policy.host_rules().iter().map(ToString::to_string).collect();
+    assert_eq!(shown.join("\n"), text);
+    // They let nobody of this machine in.
+    assert!(!policy.admits_others());
+    for wrong in
+        ["allow host: publish a", "allow host:robot join", "allow host:robot", "allow host:robot publish a b"]
+    {
+        parse(wrong).unwrap_err();
+    }
+}
+
+#[test]
 fn without_a_line_the_owner_may_everything_and_others_nothing() {
     for policy in [Policy::owner_only(OWNER), policy("\n  # a comment\n\t\r\n")] {
         assert!(!policy.admits_others());
@@ -100,7 +132,7 @@ fn a_mistake_says_where_and_what_to_do() {
     for (text, where_, what) in [
         ("permit user:1 join", "line 1, column 1:", "write one such as 'allow user:alice publish sensors/*'"),
         ("deny user:1 join", "line 1, column 1:", "\"deny\" begins no line"),
-        ("\n\n allow", "line 3, column 7:", "'user:NAME', 'group:NAME' or 'anyone' is expected"),
+        ("\n\n allow", "line 3, column 7:", "'user:NAME', 'group:NAME', 'host:NAME' or 'anyone' is expected"),
         ("allow alice join", "line 1, column 7:", "\"alice\" means nobody"),
         ("allow user: join", "line 1, column 7:", "means nobody"),
         ("allow user:mallory join", "line 1, column 7:", "(id -u NAME)"),

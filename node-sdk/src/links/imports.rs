@@ -22,12 +22,18 @@ const MEMORY_MAX: u64 = 1 << 30;
 const FIRST_SUBSCRIBER: Duration = Duration::from_secs(1);
 
 /// What may come in, beside what the rules of links say.
-pub(super) type Admit = Arc<dyn Fn(&Candidate) -> Result<(), String> + Send + Sync>;
+pub(super) trait Admit: Send + Sync {
+    /// Why it may not.
+    fn check(&self, candidate: &Candidate) -> Result<(), String>;
+
+    /// Another number when [`Admit::check`] may say something else.
+    fn version(&self) -> u64;
+}
 
 /// Publishes into this hive for one link.
 pub(super) struct HiveImports {
     pub(super) inner: Arc<Inner>,
-    pub(super) admit: Admit,
+    pub(super) admit: Arc<dyn Admit>,
 }
 
 /// See the head of the module.
@@ -41,6 +47,10 @@ pub(super) struct HiveImport {
     /// Lost before the next message, and not counted in the ring yet.
     owed: u64,
     refused: Arc<OnceLock<String>>,
+    admit: Arc<dyn Admit>,
+    /// What was admitted, and by which version.
+    candidate: Candidate,
+    admitted: u64,
     /// When it was announced; `None`: somebody reads it, or nobody is waited for any more.
     announced: Option<Instant>,
 }
@@ -51,7 +61,8 @@ impl Imports for HiveImports {
     fn open(&self, candidate: &Candidate) -> Result<HiveImport, ImportError> {
         let refused = |reason: String| ImportError::Refused { reason };
         let via = candidate.via.as_ref().ok_or_else(|| refused("it names no host".to_owned()))?;
-        (self.admit)(candidate).map_err(refused)?;
+        let admitted = self.admit.version();
+        self.admit.check(candidate).map_err(refused)?;
         let schema = Schema::from_bytes(&candidate.schema).map_err(|error| refused(error.to_string()))?;
         if schema.fingerprint() != candidate.fingerprint {
             return Err(refused("its type is not the one that it is described as".to_owned()));
@@ -107,6 +118,9 @@ impl Imports for HiveImports {
             reliable: candidate.reliable,
             owed: 0,
             refused,
+            admit: Arc::clone(&self.admit),
+            candidate: candidate.clone(),
+            admitted,
             announced: Some(Instant::now()),
         })
     }
@@ -128,8 +142,8 @@ impl HiveImport {
 
 impl Import for HiveImport {
     fn begin(&mut self, length: usize) -> Result<(), ImportError> {
-        if let Some(reason) = self.refused.get() {
-            return Err(ImportError::Refused { reason: reason.clone() });
+        if let Some(reason) = self.refusal() {
+            return Err(ImportError::Refused { reason });
         }
         let bytes = length as u64;
         if !self.settle() || self.drafter.admit().is_err() {
@@ -171,7 +185,9 @@ impl Import for HiveImport {
     }
 
     fn refusal(&self) -> Option<String> {
-        self.refused.get().cloned()
+        let is_old = self.admit.version() != self.admitted;
+        let refused = is_old.then(|| self.admit.check(&self.candidate).err()).flatten();
+        refused.or_else(|| self.refused.get().cloned())
     }
 
     fn room(&mut self) -> u64 {
