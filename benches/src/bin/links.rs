@@ -10,8 +10,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hivemind::Node;
 use hivemind::links::{Address, LinkOptions, Links, Security};
+use hivemind::{Node, Publisher, Subscriber};
 use hivemind_benches::machine::Machine;
 use hivemind_benches::pinning;
 use hivemind_core::link::keys::{HostKey, issue, new_authority};
@@ -23,6 +23,12 @@ use hivemind_core::link::transport::{Transport, wait_for};
 const LONG: Duration = Duration::from_secs(60);
 /// Two raw figures of one run that differ by more than this factor.
 const DRIFT: f64 = 1.3;
+
+/// Up to this length messages are written anew each time.
+const SMALL: usize = 64;
+
+/// Messages that a ring holds, and buffers that the raw side goes through in turn: both move the same memory.
+const BUFFERS: usize = 16;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -36,6 +42,9 @@ struct Arguments {
     /// So much less of everything: shows that it works and claims nothing.
     #[arg(long)]
     smoke: bool,
+    /// Only the cases whose name contains this text.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// The second process: its core, and the folder with the keys.
     #[arg(long, hide = true, num_args = 2)]
     peer: Option<Vec<String>>,
@@ -146,6 +155,11 @@ fn read_exact(transport: &mut dyn Transport, mut into: &mut [u8]) -> Outcome<()>
     Ok(())
 }
 
+/// A subscriber that leaves the core to the threads of the link while there is nothing: they share it.
+fn idle(node: &Node, filter: &str) -> Outcome<Subscriber<[u8]>> {
+    Ok(node.subscriber_builder(filter).spin(Duration::ZERO).create()?)
+}
+
 // ---- the second process: it reads, and answers
 
 fn serve(core: &str, keys: &Path) -> Outcome<()> {
@@ -180,11 +194,11 @@ fn serve(core: &str, keys: &Path) -> Outcome<()> {
 /// Nanoseconds for all but the first.
 fn raw_reader(address: &Address, keys: Option<&TlsKeys>, length: usize, count: u64) -> Outcome<u128> {
     let mut transport = raw(Stream::connect(address, LONG)?, keys, false)?;
-    let mut buffer = vec![0; length];
-    read_exact(&mut *transport, &mut buffer)?;
+    let mut buffers = vec![0; length * BUFFERS];
+    read_exact(&mut *transport, &mut buffers[..length])?;
     let begun = Instant::now();
-    for _ in 1..count {
-        read_exact(&mut *transport, &mut buffer)?;
+    for at in 1..count as usize {
+        read_exact(&mut *transport, &mut buffers[at % BUFFERS * length..][..length])?;
     }
     Ok(begun.elapsed().as_nanos())
 }
@@ -200,7 +214,7 @@ fn raw_echo(address: &Address, count: u64) -> Outcome<u128> {
 }
 
 fn link_reader(host: &Host, length: usize, count: u64) -> Outcome<u128> {
-    let mut subscriber = host.node.subscriber::<[u8]>("data")?;
+    let mut subscriber = idle(&host.node, "data")?;
     subscriber.wait_for_publishers(1, LONG)?;
     let mut next = || -> Outcome<u64> {
         let sample = subscriber.recv_timeout(LONG)?.ok_or("nothing came")?;
@@ -222,7 +236,7 @@ fn link_reader(host: &Host, length: usize, count: u64) -> Outcome<u128> {
 
 fn link_echo(host: &Host, count: u64) -> Outcome<u128> {
     let mut pong = host.node.publisher_builder::<[u8]>("pong").reliable().create()?;
-    let mut ping = host.node.subscriber::<[u8]>("ping")?;
+    let mut ping = idle(&host.node, "ping")?;
     ping.wait_for_publishers(1, LONG)?;
     for _ in 0..count {
         let sample = ping.recv_timeout(LONG)?.ok_or("nothing came")?;
@@ -233,7 +247,7 @@ fn link_echo(host: &Host, count: u64) -> Outcome<u128> {
     Ok(0)
 }
 
-fn pong_is_read(pong: &hivemind::Publisher<[u8]>) -> Outcome<()> {
+fn pong_is_read(pong: &Publisher<[u8]>) -> Outcome<()> {
     let begun = Instant::now();
     while pong.subscribers() > 0 && begun.elapsed() < LONG {
         std::thread::sleep(Duration::from_millis(1));
@@ -243,14 +257,14 @@ fn pong_is_read(pong: &hivemind::Publisher<[u8]>) -> Outcome<()> {
 
 /// The longest way of a message of the quiet services, in nanoseconds: each carries when it was sent, by the clock of the machine.
 fn beside(host: &Host, services: u64, count: u64) -> Outcome<u128> {
-    let mut busy = host.node.subscriber::<[u8]>("busy")?;
-    let mut quiet = host.node.subscriber::<u64>("quiet/*")?;
+    let mut busy = idle(&host.node, "busy")?;
+    let mut quiet = host.node.subscriber_builder::<u64>("quiet/*").spin(Duration::ZERO).create()?;
     busy.wait_for_publishers(1, LONG)?;
     quiet.wait_for_publishers(services as usize, LONG)?;
     let mut ways = Vec::new();
     while (ways.len() as u64) < count {
         while busy.try_recv()?.is_some() {}
-        if let Some(sample) = quiet.try_recv()? {
+        if let Some(sample) = quiet.recv_timeout(Duration::from_millis(1))? {
             ways.push(now().saturating_sub(u64::from(*sample)));
         }
     }
@@ -325,7 +339,7 @@ impl Bench {
             Case::Throughput { length, tls } => {
                 let count = self.count((3 << 30) / length as u64);
                 let before = self.raw(length, tls, count)?;
-                let link = self.link(length, tls, count, Some(16))?;
+                let link = self.link(length, tls, count, Some(BUFFERS as u64))?;
                 Ok(Figures { raw: [before, self.raw(length, tls, count)?], link })
             }
             Case::Small => {
@@ -371,9 +385,9 @@ impl Bench {
         self.peer.order(&format!("raw {} {kind} {length} {count}", listener.address()))?;
         let keys = tls.then(|| tls_keys(&self.keys, "near")).transpose()?;
         let mut transport = raw(Bench::accept(&listener)?, keys.as_ref(), true)?;
-        let buffer = vec![7; length];
-        for _ in 0..count {
-            write_all(&mut *transport, &buffer)?;
+        let buffers = vec![7; length * BUFFERS];
+        for at in 0..count as usize {
+            write_all(&mut *transport, &buffers[at % BUFFERS * length..][..length])?;
         }
         Ok((count - 1) as f64 / self.peer.answer()? * 1e9)
     }
@@ -386,9 +400,16 @@ impl Bench {
         let mut publisher =
             host.node.publisher_builder::<[u8]>("data").reliable().capacity(capacity).create()?;
         publisher.wait_for_subscribers(1, LONG)?;
-        let buffer = vec![7; length];
-        for _ in 0..count {
-            publisher.send_timeout(&buffer, LONG)?;
+        if length > SMALL {
+            // As on the raw side: what is sent lies there already.
+            for _ in 0..count {
+                send_in_place(&mut publisher, length)?;
+            }
+        } else {
+            let buffer = vec![7; length];
+            for _ in 0..count {
+                publisher.send_timeout(&buffer, LONG)?;
+            }
         }
         Ok((count - 1) as f64 / self.peer.answer()? * 1e9)
     }
@@ -414,7 +435,7 @@ impl Bench {
         let host = Host::new("near", &self.keys, false, None)?;
         self.peer.order(&format!("link-echo {} {count}", host.links.addresses()[0]))?;
         let mut ping = host.node.publisher_builder::<[u8]>("ping").reliable().create()?;
-        let mut pong = host.node.subscriber::<[u8]>("pong")?;
+        let mut pong = idle(&host.node, "pong")?;
         pong.wait_for_publishers(1, LONG)?;
         ping.wait_for_subscribers(1, LONG)?;
         let mut trips = Vec::new();
@@ -452,11 +473,25 @@ impl Bench {
             quiet[(sent % SERVICES) as usize].send_timeout(&now(), LONG)?;
             sent += 1;
             due += Duration::from_micros(100);
-            while Instant::now() < due {
-                std::hint::spin_loop();
-            }
+            // Asleep: the threads of the link share this core.
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         Ok(self.peer.answer()? / 1e3)
+    }
+}
+
+/// Sends what lies in the memory that the publisher gets; waits while there is none.
+fn send_in_place(publisher: &mut Publisher<[u8]>, length: usize) -> Outcome<()> {
+    let begun = Instant::now();
+    loop {
+        match publisher.loan(length) {
+            Ok(loan) => {
+                loan.send();
+                return Ok(());
+            }
+            Err(_) if begun.elapsed() < LONG => std::thread::sleep(Duration::from_micros(20)),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -487,7 +522,7 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
     let Machine { processor, kernel, commit, .. } = Machine::here(2);
     println!("{processor}, cores {near} and {far}, {kernel}, commit {commit}");
     println!("\n| case | raw | link | ratio (min to max) |\n| --- | --- | --- | --- |");
-    for (name, case) in CASES {
+    for (name, case) in CASES.into_iter().filter(|(name, _)| name.contains(&*arguments.only)) {
         let (mut raws, mut links, mut ratios, mut drifted) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for _ in 0..arguments.runs {
             let Figures { raw, link } = bench.run(case)?;

@@ -77,7 +77,7 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(2),
             dead: Duration::from_secs(6),
             hold: Duration::from_secs(30),
-            window: 1024 * 1024,
+            window: 4 * 1024 * 1024,
             piece: PIECE,
         }
     }
@@ -481,6 +481,12 @@ impl Session {
         let bye = say::Bye { reason: bounded_reason(reason.to_owned()) };
         say::append(Kind::Bye, 0, 0, &bye, &mut frame);
         frame
+    }
+
+    /// True: there is something to be sent, or to be polled, or for the sender to do.
+    #[must_use]
+    pub fn may_send_something(&self) -> bool {
+        !self.turns.is_empty() || self.outgoing.values().any(Outgoing::may_poll)
     }
 
     /// What a farewell says.

@@ -17,6 +17,9 @@ use crate::node::Inner;
 use crate::subscriber::{Intake, RoutePoll};
 use crate::trust::Trust;
 
+/// Messages up to this length are copied while they are kept, in bytes.
+const SHORT: usize = 2048;
+
 type Predicate = Arc<dyn Fn(&Candidate) -> bool + Send + Sync>;
 
 /// See the head of the module.
@@ -173,7 +176,7 @@ impl Exports for HiveExports {
         let Some(route) = self.ids.get(&id).copied() else { return Polled::Nothing };
         match self.intake.poll_route(route) {
             RoutePoll::Message(message) => {
-                Polled::Message { sequence: message.sequence(), message: Held(message) }
+                Polled::Message { sequence: message.sequence(), message: Held::new(message) }
             }
             RoutePoll::Nothing => Polled::Nothing,
             RoutePoll::HeldOut => Polled::HeldOut,
@@ -204,12 +207,28 @@ impl Exports for HiveExports {
     }
 }
 
-/// A message that is kept for sending again.
+/// A message that is kept for sending again: a copy of a short one, so that it takes no pin of its publisher, of which there are few.
 #[derive(Debug)]
-pub(super) struct Held(Arrived);
+pub(super) enum Held {
+    InPlace(Arrived),
+    Copy(Box<[u8]>),
+}
+
+impl Held {
+    fn new(message: Arrived) -> Held {
+        if message.bytes().len() <= SHORT {
+            Held::Copy(message.bytes().into())
+        } else {
+            Held::InPlace(message)
+        }
+    }
+}
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        self.0.bytes()
+        match self {
+            Held::InPlace(message) => message.bytes(),
+            Held::Copy(bytes) => bytes,
+        }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Receiver<I: Imports> {
     start: usize,
     end: usize,
     piece: Option<Piece>,
+    /// The last piece was long, so the next frame probably is, too.
+    is_bulk: bool,
     pause: u16,
 }
 
@@ -89,6 +91,7 @@ impl<I: Imports> Receiver<I> {
             start: 0,
             end: 0,
             piece: None,
+            is_bulk: false,
             pause: FIRST_PAUSE_MS,
         }
     }
@@ -231,8 +234,12 @@ impl<I: Imports> Receiver<I> {
         let mut state = self.current(connection)?;
         state.session.drained();
         state.dispatch();
+        // Credit that came, or is to be said, is the sender's to use or to say.
+        let has_news = state.session.has_control() || state.session.may_send_something();
         drop(state);
-        self.shared.sender.wake();
+        if has_news {
+            self.shared.sender.wake();
+        }
         Ok(())
     }
 
@@ -263,7 +270,13 @@ impl<I: Imports> Receiver<I> {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let outcome = lock(&connection.transport).read(&mut self.buffer[self.end..]);
+        // What comes behind the head of a long piece is to go where it belongs, not through here.
+        let most = if self.is_bulk && self.piece.is_none() && self.end - self.start < HEADER {
+            self.start + HEADER
+        } else {
+            self.buffer.len()
+        };
+        let outcome = lock(&connection.transport).read(&mut self.buffer[self.end..most]);
         let count = came(outcome)?;
         self.end += count.unwrap_or(0);
         Ok(count)
@@ -317,6 +330,7 @@ impl<I: Imports> Receiver<I> {
                 self.begin_piece(header, checksum, &mut state)?;
                 continue;
             }
+            self.is_bulk = false;
             let Some(payload) = bytes.get(HEADER..HEADER + header.length as usize) else { return Ok(()) };
             checksum.add(payload);
             checksum.check().map_err(fault)?;
@@ -332,6 +346,7 @@ impl<I: Imports> Receiver<I> {
     }
 
     fn begin_piece(&mut self, header: Header, checksum: Checksum, state: &mut State) -> Result<(), Broken> {
+        self.is_bulk = header.length as usize >= STRAIGHT;
         let place = state.session.piece(&header).map_err(fault)?;
         let import = match place {
             Place::Discard => None,

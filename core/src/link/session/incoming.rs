@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 pub type ImportId = u32;
 
 /// So many messages are acknowledged at the latest, also while more come in: the sender holds them.
-const ACKNOWLEDGE_EACH: u64 = 32;
+const ACKNOWLEDGE_EACH: u64 = 256;
 
 /// Where the payload of a piece goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -72,7 +72,7 @@ impl Outgoing {
         self.state != State::Refused && (!self.held.is_empty() || (self.end.is_some() && !self.end_sent))
     }
 
-    fn may_poll(&self) -> bool {
+    pub(super) fn may_poll(&self) -> bool {
         self.state == State::Open
             && !self.has_unsent()
             && self.end.is_none()
