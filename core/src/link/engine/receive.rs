@@ -214,7 +214,7 @@ impl<I: Imports> Receiver<I> {
             }
         }
         state.dispatch();
-        let has_news = state.session.has_control();
+        let has_news = !state.to_sender.is_empty() || state.session.has_control();
         drop(state);
         if has_news {
             shared.sender.wake();
@@ -235,7 +235,8 @@ impl<I: Imports> Receiver<I> {
         state.session.drained();
         state.dispatch();
         // Credit that came, or is to be said, is the sender's to use or to say.
-        let has_news = state.session.has_control() || state.session.may_send_something();
+        let has_news =
+            !state.to_sender.is_empty() || state.session.has_control() || state.session.may_send_something();
         drop(state);
         if has_news {
             self.shared.sender.wake();
