@@ -50,7 +50,7 @@ pub(crate) enum RootError {
 /// Links to other hosts.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LinkArguments {
-    /// Accept links of other hosts here: host:port, [address]:port or unix:/path. May be given more than once.
+    /// Accept links of other hosts here: host:port (an IPv6 address in brackets) or unix:/path. May be given more than once.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Address>,
     /// Link with the host that listens there, again and again while it does not. May be given more than once.

@@ -3,7 +3,7 @@
 //! Each host has a certificate of the hive's own authority and accepts no other; the name in it is the name of the host. Nothing else is
 //! believed: no authority of the system, no name of the network. The handshake has a time limit, and holds what `rustls` holds.
 //!
-//! Bytes to be sent wait in `rustls` up to [`QUEUE`]; then [`Transport::write`] takes no more until the socket does.
+//! Bytes to be sent wait in `rustls`, up to half a MiB; then [`Transport::write`] takes no more until the socket does.
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
