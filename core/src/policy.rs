@@ -162,13 +162,12 @@ impl Policy {
     #[must_use]
     pub fn lets_cross(&self, host: &str, right: Right, service: &ServiceName) -> bool {
         let allows = |rule: &HostRule| {
-            let filter = match (&rule.grant, right) {
-                (Grant::Publish(filter), Right::Publish) | (Grant::Subscribe(filter), Right::Subscribe) => {
-                    filter
-                }
-                _ => return false,
+            let (Grant::Publish(filter) | Grant::Subscribe(filter)) = &rule.grant else { return false };
+            let is_of_right = match rule.grant {
+                Grant::Publish(_) => right == Right::Publish,
+                _ => right == Right::Subscribe,
             };
-            (rule.host == "*" || rule.host == host) && filter.matches(service.as_str())
+            is_of_right && (rule.host == "*" || rule.host == host) && filter.matches(service.as_str())
         };
         self.hosts.is_empty() || self.hosts.iter().any(allows)
     }

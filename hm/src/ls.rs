@@ -230,7 +230,10 @@ impl Report {
             Some(ServiceRow {
                 service: publisher.service.to_string(),
                 type_name: publisher.type_name.clone(),
-                node: name(end.node),
+                node: match &publisher.via {
+                    Some(via) => format!("{}@{}", via.node_name, via.host),
+                    None => name(end.node),
+                },
                 publisher: end.to_string(),
                 reliable: view.reliable(),
                 retained: publisher.retained,

@@ -131,7 +131,7 @@ fn serve_linked(
 
 fn link(place: &Place, patience: Duration, options: LinkOptions) -> Result<Linked, RootError> {
     let node =
-        place.node("link").patience(patience).join().map_err(|error| RootError::Join(Box::new(error)))?;
+        place.node("hm-links").patience(patience).join().map_err(|error| RootError::Join(Box::new(error)))?;
     let links = Links::start(&node, options).map_err(|error| RootError::Links(Box::new(error)))?;
     for address in links.addresses() {
         writeln!(io::stdout(), "links: listening on {address}")?;

@@ -266,6 +266,13 @@ fn a_remote_node_with_a_key_joins_over_the_socket() {
         assert_eq!(sample.to_owned().unwrap(), block(number, number * 100));
         assert_eq!(sample.origin().host(), Some("a"));
     }
+    // It is shown with its host.
+    let _back = leaf.publisher::<Block>("back").unwrap();
+    let nearby = a.node().subscriber::<Block>("back").unwrap();
+    nearby.wait_for_publishers(1, LONG).unwrap();
+    let output = hm(a.folder.path()).args(["ls", "--interval", "0"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(shown.contains("leaf@leaf"), "{shown}");
     // Where the hive can be reached, a socket is not needed.
     let here = Node::builder("here").dir(a.folder.path()).remote("127.0.0.1:1", None).join().unwrap();
     let nearby = here.subscriber::<Block>("blocks").unwrap();

@@ -62,7 +62,9 @@ use imports::HiveImports;
 use permits::{OfHost, Permits};
 use stop::Stop;
 
-/// How long a connection may take to stand: dialling, the handshake, and the greeting each.
+/// How long dialling may take: a host that can be reached again is found within this and a pause, whatever the system would wait.
+const DIAL: Duration = Duration::from_secs(1);
+/// How long the handshake and the greeting may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the end of all links may take for what is still to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -115,7 +117,7 @@ impl Security {
     }
 
     fn connect(&self, address: &Address) -> io::Result<Box<dyn Transport>> {
-        let stream = Stream::connect(address, HANDSHAKE)?;
+        let stream = Stream::connect(address, DIAL)?;
         Ok(match self {
             Security::Tls { keys, .. } => Box::new(Tls::connect(stream, keys, HANDSHAKE)?),
             Security::PlainText { .. } => Box::new(Plain::new(stream)),
@@ -534,6 +536,11 @@ impl Shared {
         dialled: bool,
     ) -> Result<String, String> {
         let name = hello.host.clone();
+        if self.is_over() {
+            let reason = "the host leaves";
+            farewell(&mut *transport, reason);
+            return Err(reason.to_owned());
+        }
         let mut hosts = lock(&self.hosts);
         let known = hosts.get(&name).filter(|host| host.epoch == hello.epoch);
         if let Some(host) = known

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(20);
 /// A host that is there again is found within this time.
-const LONGEST: Duration = Duration::from_millis(800);
+const LONGEST: Duration = Duration::from_millis(300);
 
 /// See the head of the module.
 #[derive(Debug)]
