@@ -211,8 +211,14 @@ fn an_end_that_cannot_be_made_is_withdrawn() {
     });
     assert!(catch_unwind(making).is_err());
     // Both names are free for another type, and the node goes on.
-    wait_for("a name to be free", || other.offer(1, "a", 6).is_ok());
-    wait_for("a name to be free", || other.offer(2, "b", 6).is_ok());
+    let mut index = 0;
+    // Each time under another number: the answer to a number is the one that it got.
+    for service in ["a", "b"] {
+        wait_for("a name to be free", || {
+            index += 1;
+            other.offer(index, service, 6).is_ok()
+        });
+    }
     camera.offer(5, "c", 5).unwrap();
 }
 

@@ -15,7 +15,8 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(seed: u64) -> Backoff {
-        Backoff { pause: FIRST, state: seed | 1 }
+        // Spread: the numbers of processes that started together are near each other.
+        Backoff { pause: FIRST, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
     /// The other host was reached.

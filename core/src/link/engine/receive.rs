@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
@@ -17,6 +18,10 @@ const BUFFER: usize = 256 * 1024;
 const STRAIGHT: usize = 8 * 1024;
 /// Reads in a row before other things are looked after.
 const READS_IN_A_ROW: usize = 32;
+/// How long the rest of a long message is looked for before this thread sleeps.
+const AMID: Duration = Duration::from_micros(40);
+/// A longer message is not kept here until there is room for it: no publisher sends one.
+const PRIVATE_MAX: u32 = 256 << 20;
 /// The pauses between two looks at rings without room: they double from the first to the longest.
 const FIRST_PAUSE_MS: u16 = 1;
 const LONGEST_PAUSE_MS: u16 = 16;
@@ -226,10 +231,20 @@ impl<I: Imports> Receiver<I> {
     // ---- bytes
 
     fn read(&mut self, connection: &Connection) -> Result<(), Broken> {
-        for _ in 0..READS_IN_A_ROW {
-            if !self.read_once(connection)? {
+        let mut idle_since = None;
+        let mut reads = 0;
+        while reads < READS_IN_A_ROW {
+            if self.read_once(connection)? {
+                idle_since = None;
+                reads += 1;
+                continue;
+            }
+            // In the middle of a long message the rest is on its way: to sleep and be woken takes longer than it does.
+            let is_amid = self.is_bulk && self.piece.is_some();
+            if !is_amid || idle_since.get_or_insert_with(Instant::now).elapsed() >= AMID {
                 break;
             }
+            std::hint::spin_loop();
         }
         let mut state = self.current(connection)?;
         state.session.drained();
@@ -411,15 +426,20 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
         slot.lost = 0;
         match slot.import.begin(begin.total as usize) {
             Ok(()) => slot.filling = Filling::Shared,
-            Err(ImportError::Full) => slot.filling = Filling::Private(Vec::new()),
+            Err(ImportError::Full) if begin.total <= PRIVATE_MAX => {
+                slot.filling = Filling::Private(Vec::new())
+            }
+            Err(ImportError::Full) => state.session.not_taken(id),
             Err(ImportError::NoMemory { bytes }) => {
                 tracing::warn!(bytes, "no memory for a message of another host; it counts as lost");
                 state.session.not_taken(id);
             }
             Err(error) => refuse(id, slot, &error, state),
         }
-    } else {
+    } else if begin.total <= PRIVATE_MAX {
         slot.filling = Filling::Private(Vec::new());
+    } else {
+        state.session.not_taken(id);
     }
     !matches!(slot.filling, Filling::Nothing)
 }
