@@ -22,6 +22,7 @@
 pub mod engine;
 pub mod frame;
 pub mod greeting;
+#[cfg(feature = "links-tls")]
 pub mod keys;
 pub mod local;
 pub mod session;

@@ -1,5 +1,5 @@
 //! What every transport of links must do, for each that there is: whoever adds one adds a line to `all`.
-#![cfg(feature = "links")]
+#![cfg(feature = "links-tls")]
 
 use std::io::{self, IoSlice};
 use std::net::TcpListener;

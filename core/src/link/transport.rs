@@ -6,6 +6,7 @@
 
 mod address;
 pub mod plain;
+#[cfg(feature = "links-tls")]
 pub mod tls;
 
 pub use address::{Address, AddressError};

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::{Address, Peer, Transport};
@@ -267,10 +266,4 @@ impl Transport for Plain {
     fn close(&mut self) {
         self.stream.close();
     }
-}
-
-/// Waits for a socket. False: the time is over.
-pub(super) fn await_socket(stream: &impl AsFd, flags: PollFlags, patience: Duration) -> bool {
-    let milliseconds = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX).max(1);
-    matches!(poll(&mut [PollFd::new(stream.as_fd(), flags)], PollTimeout::from(milliseconds)), Ok(ready) if ready > 0)
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -18,7 +18,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::plain::{Stream, await_socket};
+use super::plain::Stream;
 use super::{Peer, Transport};
 use crate::link::keys::{HostKey, KeyError};
 
@@ -281,4 +281,10 @@ impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("peer", &self.peer).finish_non_exhaustive()
     }
+}
+
+/// Waits for a socket. False: the time is over.
+fn await_socket(stream: &impl AsFd, flags: PollFlags, patience: Duration) -> bool {
+    let milliseconds = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX).max(1);
+    matches!(poll(&mut [PollFd::new(stream.as_fd(), flags)], PollTimeout::from(milliseconds)), Ok(ready) if ready > 0)
 }
