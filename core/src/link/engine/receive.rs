@@ -427,7 +427,7 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
         match slot.import.begin(begin.total as usize) {
             Ok(()) => slot.filling = Filling::Shared,
             Err(ImportError::Full) if begin.total <= PRIVATE_MAX => {
-                slot.filling = Filling::Private(Vec::new())
+                slot.filling = Filling::Private(Vec::new());
             }
             Err(ImportError::Full) => state.session.not_taken(id),
             Err(ImportError::NoMemory { bytes }) => {
