@@ -469,7 +469,14 @@ impl World {
     }
 
     fn send(&mut self, at: usize) {
-        self.ends[at].session.look_again();
+        let end = &mut self.ends[at];
+        let publications = &self.hosts[end.host].publications;
+        let has_more = |(id, export): &(&u32, &Export)| {
+            let publication = &publications[export.publication];
+            publication.cursors.get(&(at, **id)).is_some_and(|cursor| *cursor < publication.published)
+        };
+        let ready: Vec<u32> = end.exports.iter().filter(has_more).map(|(id, _)| *id).collect();
+        end.session.look_at(&ready);
         for _ in 0..self.random.below(60) {
             if self.ends[at].out.len() > PIPE {
                 break;
@@ -539,7 +546,7 @@ impl World {
             }
         }
         if self.random.one_in(2) {
-            self.ends[at].session.drained();
+            self.ends[at].session.say_all();
         }
     }
 
@@ -711,7 +718,7 @@ impl World {
             for end in 0..self.ends.len() {
                 self.send(end);
                 self.receive(end);
-                self.ends[end].session.drained();
+                self.ends[end].session.say_all();
             }
             for host in &mut self.hosts {
                 for publication in &mut host.publications {

@@ -1,7 +1,7 @@
 //! What every transport of links must do, for each that there is: whoever adds one adds a line to `all`.
 #![cfg(feature = "links-tls")]
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -114,7 +114,8 @@ fn read_exact(end: &mut dyn Transport, count: usize) -> Vec<u8> {
     while found.len() < count {
         round += 1;
         let mut part = vec![0; (1 + round * 613 % 90_000).min(count - found.len())];
-        match end.read(&mut part) {
+        let (first, second) = part.split_at_mut(round * 67 % (part.len() + 1));
+        match end.read(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
             Ok(0) => panic!("it ended after {} bytes", found.len()),
             Ok(got) => found.extend_from_slice(&part[..got]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -131,7 +132,7 @@ fn await_end(end: &mut dyn Transport) -> io::Result<usize> {
     let deadline = Instant::now() + LONG;
     let mut part = [0; 4096];
     loop {
-        match end.read(&mut part) {
+        match end.read(&mut [IoSliceMut::new(&mut part)]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(end, false, deadline).unwrap();
             }
@@ -180,7 +181,7 @@ fn a_peer_that_does_not_read_is_waited_for_and_gets_everything() {
 #[test]
 fn nothing_to_read_is_no_end_and_an_end_in_order_comes_after_all_bytes() {
     all(|name, mut near, mut far| {
-        let nothing = far.read(&mut [0; 10]).unwrap_err();
+        let nothing = far.read(&mut [IoSliceMut::new(&mut [0; 10])]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock, "{name}");
         write_all(&mut *near, &bytes(1000));
         near.close();
@@ -204,7 +205,7 @@ fn the_descriptor_says_when_there_is_something_to_read() {
 
 /// What a handshake has left is read away first.
 fn await_nothing(end: &mut dyn Transport) -> io::ErrorKind {
-    end.read(&mut [0; 100]).unwrap_err().kind()
+    end.read(&mut [IoSliceMut::new(&mut [0; 100])]).unwrap_err().kind()
 }
 
 #[test]

@@ -124,7 +124,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 Ok(())
             }
             Step::Poll { found } => {
-                session.look_again();
+                session.look_at(&(0..=u32::from(u8::MAX)).collect::<Vec<_>>());
                 let mut said = Vec::new();
                 for sequence in 0..8 {
                     match session.next_out(&mut said) {
@@ -147,7 +147,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 if !open.is_empty() {
                     session.room(open[usize::from(import) % open.len()], room.into());
                 }
-                session.drained();
+                session.say_all();
                 Ok(())
             }
             Step::Connect => {

@@ -21,7 +21,7 @@
 //! Threads: one accepts connections, one for each peer dials, one follows what subscribers want, and each link has two. If the process
 //! dies the other hosts keep what stands for its publishers for [`LinkOptions::hold`], and take it up when it comes back.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -567,7 +567,7 @@ impl Shared {
             }
         };
         let (epoch, role) = (hello.epoch, hello.role);
-        engine.connect(transport, hello);
+        engine.connect(transport, hello).map_err(|error| error.to_string())?;
         hosts.insert(name.clone(), Host { engine, epoch, role, dialled_here: dialled });
         self.linked.notify_all();
         drop(hosts);
@@ -695,7 +695,7 @@ fn receive_hello(transport: &mut dyn Transport, deadline: Instant) -> Result<(He
 
 fn receive(transport: &mut dyn Transport, mut into: &mut [u8], deadline: Instant) -> Result<(), String> {
     while !into.is_empty() {
-        match transport.read(into) {
+        match transport.read(&mut [IoSliceMut::new(into)]) {
             Ok(0) => return Err("the other end closed the connection without a word".to_owned()),
             Ok(count) => into = &mut into[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(transport, false, deadline)?,

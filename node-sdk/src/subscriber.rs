@@ -351,7 +351,14 @@ pub(crate) struct Connection {
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
+    /// What a link calls it; see [`Intake::name_new`].
+    #[cfg(feature = "links")]
+    name: u32,
 }
+
+/// A connection that its link has not named yet. Names only grow, and so do those of `connections` from one to the next.
+#[cfg(feature = "links")]
+const UNNAMED: u32 = u32::MAX;
 
 impl Connection {
     fn received(&self) -> u64 {
@@ -360,6 +367,11 @@ impl Connection {
 
     fn lost(&self) -> u64 {
         self.reader.lost() + self.invalid
+    }
+
+    /// Its publisher has ended, or is gone, and everything was read.
+    fn is_over(&self) -> bool {
+        self.reader.finished() || (self.gone && !self.reader.ready())
     }
 
     fn status(&self, ended: bool) -> ConnectionStatus {
@@ -583,7 +595,17 @@ impl Intake {
             }
         }
         for Arrival { reader, origin, route, gone, schema, copies } in arrivals {
-            self.connections.push(Connection { reader, origin, route, schema, gone, copies, invalid: 0 });
+            self.connections.push(Connection {
+                reader,
+                origin,
+                route,
+                schema,
+                gone,
+                copies,
+                invalid: 0,
+                #[cfg(feature = "links")]
+                name: UNNAMED,
+            });
         }
         for connection in &mut self.connections {
             connection.gone |= gone.contains(&connection.route.node);
@@ -601,8 +623,7 @@ impl Intake {
     fn sweep(&mut self) {
         self.looks = 0;
         for turn in (0..self.connections.len()).rev() {
-            let Connection { reader, gone, .. } = &self.connections[turn];
-            if reader.finished() || (*gone && !reader.ready()) {
+            if self.connections[turn].is_over() {
                 self.end_connection(turn);
             }
         }
@@ -619,7 +640,8 @@ impl Intake {
         }
         let spin_end = patience.elapsed().saturating_add(self.spin);
         loop {
-            for _ in 0..SPINS_PER_CLOCK {
+            let looks = if self.spin.is_zero() { 1 } else { SPINS_PER_CLOCK };
+            for _ in 0..looks {
                 if self.anything_new() {
                     return true;
                 }
@@ -705,6 +727,7 @@ pub(crate) enum RoutePoll {
     HeldOut,
     /// It was at fault, and is detached.
     Ended {
+        route: EndId,
         next: u64,
     },
 }
@@ -720,42 +743,58 @@ impl Intake {
         self.index
     }
 
-    /// All connections, and where each began.
-    pub(crate) fn routes(&self) -> impl Iterator<Item = (EndId, u64)> {
-        self.connections.iter().map(|connection| (connection.route, connection.reader.first()))
-    }
-
-    /// Whether there is something that was not read, or taken notice of.
-    pub(crate) fn has_pending(&self) -> bool {
-        self.anything_new()
-    }
-
-    fn turn_of(&self, route: EndId) -> Option<usize> {
-        let is_it = |connection: &Connection| connection.route == route;
-        if self.connections.get(self.turn).is_some_and(is_it) {
-            return Some(self.turn);
+    /// Asks for a name of each new connection, given its publisher and the number of its first message; `None`: it is detached. A name
+    /// is greater than all before it.
+    pub(crate) fn name_new(&mut self, mut name: impl FnMut(EndId, u64) -> Option<u32>) {
+        let named = self.connections.partition_point(|connection| connection.name != UNNAMED);
+        let mut turn = named;
+        while let Some(connection) = self.connections.get_mut(turn) {
+            if let Some(name) = name(connection.route, connection.reader.first()) {
+                connection.name = name;
+                turn += 1;
+            } else {
+                self.end_connection(turn);
+            }
         }
-        self.connections.iter().position(is_it)
+    }
+
+    /// Appends the names of those that have something to be read.
+    pub(crate) fn ready(&self, ready: &mut Vec<u32>) {
+        let named = self.connections.iter().filter(|connection| connection.name != UNNAMED);
+        ready.extend(named.filter(|connection| connection.reader.ready()).map(|connection| connection.name));
+    }
+
+    /// Whether somebody came or went that was not taken notice of.
+    pub(crate) fn has_news(&self) -> bool {
+        self.end.news() != self.seen_news
     }
 
     /// Detaches. The number of the message that would have been next; `None`: it is not attached.
     pub(crate) fn end_route(&mut self, route: EndId) -> Option<u64> {
-        let turn = self.turn_of(route)?;
+        let turn = self.connections.iter().position(|connection| connection.route == route)?;
         let next = self.connections[turn].reader.cursor();
         self.end_connection(turn);
         Some(next)
     }
 
-    /// Takes notice of who came and went; those that have ended and were read, with the number after their last message.
-    pub(crate) fn ended_routes(&mut self) -> Vec<(EndId, u64)> {
-        if self.end.news() != self.seen_news {
-            self.take_news();
-        }
-        self.problems.clear();
+    /// Takes notice of who came and went; those that have ended and were read, with the number after their last message. Rings
+    /// are looked at if there are news, if they are to be, and now and then.
+    pub(crate) fn take_notice(&mut self, look_at_rings: bool) -> Vec<(EndId, u64)> {
         let mut ended = Vec::new();
+        let has_news = self.has_news();
+        if has_news {
+            self.take_news();
+            self.problems.clear();
+        }
+        self.looks += IDLE_LOOKS;
+        if !has_news && !look_at_rings && self.looks < LOOKS_PER_SWEEP {
+            return ended;
+        }
+        self.looks = 0;
         for turn in (0..self.connections.len()).rev() {
-            let Connection { reader, gone, route, .. } = &self.connections[turn];
-            if reader.finished() || (*gone && !reader.ready()) {
+            let connection = &self.connections[turn];
+            if connection.is_over() {
+                let Connection { reader, route, .. } = connection;
                 ended.push((*route, reader.cursor()));
                 self.end_connection(turn);
             }
@@ -763,10 +802,10 @@ impl Intake {
         ended
     }
 
-    /// The next message of one publisher. Never blocks.
-    pub(crate) fn poll_route(&mut self, route: EndId) -> RoutePoll {
-        let Some(turn) = self.turn_of(route) else { return RoutePoll::Nothing };
-        self.turn = turn;
+    /// The next message of the connection with this name. Never blocks.
+    pub(crate) fn poll_named(&mut self, name: u32) -> RoutePoll {
+        let found = self.connections.binary_search_by_key(&name, |connection| connection.name);
+        let Ok(turn) = found else { return RoutePoll::Nothing };
         match self.connections[turn].reader.poll() {
             Ok(Some(taken)) if self.connections[turn].copies => {
                 // What cannot be copied is a gap in the numbers.
@@ -776,29 +815,32 @@ impl Intake {
             Ok(None) => RoutePoll::Nothing,
             Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
             Err(error) => {
-                let next = self.connections[turn].reader.cursor();
+                let Connection { route, reader, .. } = &self.connections[turn];
+                let (route, next) = (*route, reader.cursor());
                 let _told_in_the_log = self.cut_off(turn, error.to_string());
-                RoutePoll::Ended { next }
+                RoutePoll::Ended { route, next }
             }
         }
     }
 
-    /// Sleeps until one of the connections that may be read has something, there is news, `is_woken` says so, or the time is over.
+    /// Sleeps until one of the connections that may be read has something, there is news, `is_woken` says so, or the time is over. True: a
+    /// publisher that may be read has ended.
     pub(crate) fn sleep_for(
         &mut self,
-        may_read: &dyn Fn(EndId) -> bool,
+        may_read: &dyn Fn(u32) -> bool,
         is_woken: &dyn Fn() -> bool,
         timeout: Option<Duration>,
-    ) {
-        let chosen: Vec<&Connection> =
-            self.connections.iter().filter(|connection| may_read(connection.route)).collect();
+    ) -> bool {
+        let is_chosen = |connection: &&Connection| connection.name != UNNAMED && may_read(connection.name);
+        let chosen: Vec<&Connection> = self.connections.iter().filter(is_chosen).collect();
+        let mut has_ended = false;
         let news = || {
-            self.end.news() != self.seen_news
-                || is_woken()
-                || self.inner.hub.leaving()
-                || chosen.iter().any(|connection| connection.reader.ready() || connection.reader.finished())
+            has_ended = chosen.iter().any(|connection| connection.is_over());
+            let is_ready = || chosen.iter().any(|connection| connection.reader.ready());
+            has_ended || self.has_news() || is_woken() || self.inner.hub.leaving() || is_ready()
         };
         let _woken = self.end.seats.sleep(chosen.iter().map(|connection| &connection.reader), news, timeout);
+        has_ended
     }
 }
 

@@ -18,8 +18,15 @@
 //!
 //! A process must have registered before it may leave the fence out. That takes no time while it has one thread, and
 //! milliseconds when it has more, so then a thread of its own sees to it, and rings fence until it is done. Each ring
-//! says in its header whether it still does (`unfenced`), and changes over with a fence between that store and the first commit
-//! without one: a sleeper whose own fence comes first is seen by all later looks at `sleepers`, one whose fence comes later sees `unfenced`.
+//! says in its header whether it does (`unfenced`: 0 or 1), and changes over with a fence between that store and the first commit
+//! without one: a sleeper whose own fence comes first is seen by all later looks at `sleepers`, one whose fence comes later sees `unfenced`
+//! as 1, or a later value.
+//!
+//! A publisher that wakes somebody after every few commits pays for a system call each time, and its sleepers for a barrier each time, which
+//! interrupts every other core (10 us where those are busy). A fence in each commit is the smaller price then, so such a publisher changes
+//! back, and again when it wakes nobody for a while. Backwards it stores 0 with Release, after its last commit without a fence: a
+//! sleeper that reads this 0 (Acquire) sees all of those commits, and those that follow have fences. If it reads the 0 from before the ring
+//! left fences out, or from between two such times, its own fence came before the one of the change-over that followed, and is seen as above.
 //!
 //! `unfenced` is the publisher's alone. If it dies right after setting it, nobody commits any more. If it lies, its own
 //! subscribers wake late or make a barrier in vain; nothing else is decided by it.

@@ -125,10 +125,10 @@ impl<M: Memory> Desk<M> {
         drop(readers);
         // edge attach: pairs with the fence after each commit; see the head of this module.
         fence(strong!("attach: desk fence", SeqCst));
-        // Relaxed: the fence before this; see the change-over in `barrier`. Who was registered before stays so, without
-        // a gap, and does not begin at `head`: no order is needed then.
+        // Acquire: of one that fences again, the commits without a fence are seen; see the change-over in `barrier`. Who was
+        // registered before stays so, without a gap, and does not begin at `head`: no order is needed then.
         #[cfg(not(loom))]
-        if former.is_none() && header.unfenced.load(Ordering::Relaxed) != 0 && !crate::barrier::heavy() {
+        if former.is_none() && header.unfenced.load(Ordering::Acquire) != 0 && !crate::barrier::heavy() {
             self.forget(|other| std::ptr::eq(other, &*peer));
             return Err(AttachReaderError::NoBarrier);
         }

@@ -83,16 +83,22 @@ impl<M: Memory> Drafter<M> {
         }
     }
 
-    /// Commits what was filled in. Call [`Drafter::admit`] first. Returns how many readers are attached; `None`: nothing was begun.
-    pub fn commit(&mut self) -> Option<usize> {
+    /// Commits what was filled in, if anything was. Call [`Drafter::admit`] first, and [`Drafter::announce`] afterwards: readers can
+    /// find the message, but those that sleep are not woken yet.
+    pub fn commit(&mut self) {
         match std::mem::replace(&mut self.draft, Draft::Nothing) {
-            Draft::Nothing => None,
-            Draft::Line { line, length } => Some(self.writer.send_inline(line.words(), length)),
+            Draft::Nothing => {}
+            Draft::Line { line, length } => self.writer.send_inline_quietly(line.words(), length),
             Draft::Chunk { mut chunk, length } => {
                 self.writer.shrink(&mut chunk, length as u64);
-                Some(self.writer.send_chunk(chunk, length as u64))
+                self.writer.send_chunk_quietly(chunk, length as u64);
             }
         }
+    }
+
+    /// Wakes the readers that sleep: one system call for each, after however many commits.
+    pub fn announce(&mut self) {
+        self.writer.announce();
     }
 
     /// Gives the memory back.

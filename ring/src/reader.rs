@@ -264,8 +264,8 @@ impl<M: Memory> Seats<M> {
 /// refuses, says how long a sleep may be: no longer than a wake-up may be late.
 #[cfg(not(loom))]
 fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
-    // edge sleep. Relaxed: the fence before this; see the change-over in `barrier`.
-    let unfenced = readers.any(|reader| reader.ring.header().unfenced.load(Ordering::Relaxed) != 0);
+    // edge sleep. Acquire: of one that fences again, the commits without a fence are seen; see the change-over in `barrier`.
+    let unfenced = readers.any(|reader| reader.ring.header().unfenced.load(Ordering::Acquire) != 0);
     (unfenced && !crate::barrier::heavy()).then_some(UNORDERED_NAP)
 }
 

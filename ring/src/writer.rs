@@ -62,6 +62,16 @@ fn tolerated(length: u64) -> u64 {
     (length + length / 4).next_multiple_of(LINE_BYTES)
 }
 
+/// Somebody is woken after fewer commits than this …
+#[cfg(not(loom))]
+const SPARSE: u64 = 32;
+/// … so often in a row: from then on commits fence …
+#[cfg(not(loom))]
+const SPARSE_RINGS: u32 = 4;
+/// … until so many have woken nobody.
+#[cfg(not(loom))]
+const DENSE: u64 = 64;
+
 /// The publisher's end. `Send`, not `Sync`: one thread at a time.
 pub struct Writer<M: Memory> {
     ring: Arc<M::Ring>,
@@ -91,6 +101,12 @@ pub struct Writer<M: Memory> {
     /// What `unfenced` in the header says.
     #[cfg(not(loom))]
     unfenced: bool,
+    /// The next sequence when somebody was last woken.
+    #[cfg(not(loom))]
+    rung_at: u64,
+    /// So often in a row somebody was woken after few commits.
+    #[cfg(not(loom))]
+    sparse_rings: u32,
     allocator: ChunkAllocator,
     /// Chunks that came back and wait for a message of their size; the last came back last.
     recycled: Vec<Chunk>,
@@ -245,6 +261,10 @@ impl<M: Memory> Writer<M> {
             blocked: 0,
             #[cfg(not(loom))]
             unfenced: false,
+            #[cfg(not(loom))]
+            rung_at: 0,
+            #[cfg(not(loom))]
+            sparse_rings: 0,
             allocator: ChunkAllocator::new(chunk_memory),
             recycled: Vec::new(),
             pinned: Vec::new(),
@@ -339,22 +359,48 @@ impl<M: Memory> Writer<M> {
     /// one system call for each reader that sleeps, otherwise none. Returns how many readers are attached.
     #[inline(always)]
     pub fn send_inline(&mut self, words: &[u64; INLINE_WORDS], length: usize) -> usize {
+        self.send_inline_quietly(words, length);
+        self.announce();
+        self.attached
+    }
+
+    /// As [`Writer::send_inline`], but wakes nobody: [`Writer::announce`] has to follow.
+    #[inline(always)]
+    pub fn send_inline_quietly(&mut self, words: &[u64; INLINE_WORDS], length: usize) {
         assert!(length <= INLINE_BYTES, "a message in the slot has at most 56 bytes");
-        self.commit(words, length as u64, None)
+        self.commit(words, length as u64, None);
     }
 
     /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as [`Writer::send_inline`].
     #[inline]
     pub fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
+        self.send_chunk_quietly(chunk, length);
+        self.announce();
+        self.attached
+    }
+
+    /// As [`Writer::send_chunk`], but wakes nobody: [`Writer::announce`] has to follow.
+    #[inline]
+    pub fn send_chunk_quietly(&mut self, chunk: Chunk, length: u64) {
         assert!(length <= chunk.length(), "the message lies in its chunk");
         // A reader takes no more than these two words.
-        self.commit(&[chunk.offset(), length], KIND_CHUNK, Some(chunk))
+        self.commit(&[chunk.offset(), length], KIND_CHUNK, Some(chunk));
+    }
+
+    /// Wakes the readers that sleep, after commits.
+    #[inline(always)]
+    pub fn announce(&mut self) {
+        // edge sleep. Relaxed: the barrier of the last commit orders it; a stale 0 means that the sleeper's own look comes after that commit.
+        if self.bell.bell().sleepers.load(Ordering::Relaxed) != 0 {
+            self.ring_bell();
+        }
     }
 
     /// Uses up a sequence number for a message that does not exist, so that every reader counts one as lost: what was lost before it came
     /// here. Call [`Writer::admit`] first. Never blocks.
     pub fn skip(&mut self) {
         self.commit(&[], KIND_WITHDRAWN, None);
+        self.announce();
     }
 
     /// How many messages can be committed before a reader has read on. On a lossy ring nobody waits: the number of slots.
@@ -371,7 +417,7 @@ impl<M: Memory> Writer<M> {
     }
 
     #[inline(always)]
-    fn commit(&mut self, words: &[u64], kind: u64, chunk: Option<Chunk>) -> usize {
+    fn commit(&mut self, words: &[u64], kind: u64, chunk: Option<Chunk>) {
         debug_assert!(self.next < self.limit, "a message is admitted before it is committed");
         debug_assert!(!self.is_closed, "a publisher that has ended commits nothing");
         let sequence = self.next;
@@ -393,11 +439,6 @@ impl<M: Memory> Writer<M> {
         }
         // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at the desk.
         self.order_commit();
-        // Relaxed: the barrier orders it; a stale 0 means that the sleeper's own look comes after the commit.
-        if self.bell.bell().sleepers.load(Ordering::Relaxed) != 0 {
-            self.ring_bell();
-        }
-        self.attached
     }
 
     /// A barrier between a commit and the loads that follow it.
@@ -411,18 +452,32 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// The same, as a fence; and the change to the cheap kind as soon as that may be used.
+    /// The same, as a fence; and the change to the cheap kind when that may be used and is worth it.
     #[cfg(not(loom))]
     #[cold]
     fn fence_commit(&mut self) {
         // edge sleep, edge attach.
         fence(Ordering::SeqCst);
-        if crate::barrier::is_ready() {
+        if self.next - self.rung_at >= DENSE && crate::barrier::is_ready() {
             // Relaxed: the fence below comes before the first commit that needs this to be known.
             self.ring.header().unfenced.store(1, Ordering::Relaxed);
             // edge sleep, edge attach: the change-over, see the head of `barrier`.
             fence(Ordering::SeqCst);
             self.unfenced = true;
+        }
+    }
+
+    /// Somebody is woken. Where that is so after every few commits, each with its system call, a fence in each of them costs less than the
+    /// barriers of who goes to sleep.
+    #[cfg(not(loom))]
+    fn note_ring(&mut self) {
+        let is_sparse = self.next - self.rung_at < SPARSE;
+        self.rung_at = self.next;
+        self.sparse_rings = if is_sparse { self.sparse_rings + 1 } else { 0 };
+        if self.unfenced && self.sparse_rings >= SPARSE_RINGS {
+            // Release: who sees it sees the commits that were made without a fence; see the head of `barrier`.
+            self.ring.header().unfenced.store(0, Ordering::Release);
+            self.unfenced = false;
         }
     }
 
@@ -456,6 +511,8 @@ impl<M: Memory> Writer<M> {
     /// Wakes all readers that sleep: one system call for all that listen, and one for each that sleeps alone.
     #[cold]
     fn ring_bell(&mut self) {
+        #[cfg(not(loom))]
+        self.note_ring();
         // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
         // behind its fence, and ours came before this.
         let sleepers = self.bell.bell().sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire));

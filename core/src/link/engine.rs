@@ -17,7 +17,7 @@
 //! while; nothing that was committed is torn, because a message is committed as a whole.
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -45,6 +45,8 @@ const PIECES_MAX: usize = 256;
 const LOOK_MS: u16 = 100;
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// What can wait (an acknowledgement, messages that need not be held any more) waits so long for something else that is on its way.
+const LAZY: Duration = Duration::from_millis(1);
 /// The pause between two looks whether everything has arrived.
 const DRAIN_PAUSE: Duration = Duration::from_micros(500);
 
@@ -86,6 +88,8 @@ struct State {
     number: u64,
     to_sender: VecDeque<Action>,
     to_receiver: VecDeque<Action>,
+    /// Since when the sender has something to do that can wait for [`LAZY`].
+    lazy_since: Option<Now>,
     /// Why the last connection ended.
     ended: Option<String>,
 }
@@ -94,6 +98,8 @@ struct State {
 struct Connection {
     number: u64,
     transport: Arc<Mutex<Box<dyn Transport>>>,
+    /// To wait at, without the lock.
+    socket: Arc<OwnedFd>,
     peer: Peer,
 }
 
@@ -136,6 +142,7 @@ impl Engine {
             number: 0,
             to_sender: VecDeque::new(),
             to_receiver: VecDeque::new(),
+            lazy_since: None,
             ended: None,
         };
         let shared = Arc::new(Shared {
@@ -152,15 +159,19 @@ impl Engine {
         let sending = Arc::clone(&shared);
         engine.threads.push(
             thread("hm-link-send")
-                .spawn(move || Sender { shared: sending, exports, held: BTreeMap::new(), hooks }.run())?,
+                .spawn(move || Sender::new(sending, exports, hooks).run())?,
         );
         engine.threads.push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports).run())?);
         Ok(engine)
     }
 
     /// A connection stands, and both ends have said who they are. It takes the place of an older one.
-    pub fn connect(&self, transport: Box<dyn Transport>, hello: Hello) {
+    ///
+    /// # Errors
+    /// There are no descriptors left; the older connection goes on.
+    pub fn connect(&self, transport: Box<dyn Transport>, hello: Hello) -> io::Result<()> {
         let peer = transport.peer().clone();
+        let socket = Arc::new(transport.descriptor().try_clone_to_owned()?);
         tracing::info!(link = %self.shared.name, %peer, %hello, "linked");
         let now = self.shared.now();
         {
@@ -170,12 +181,14 @@ impl Engine {
             }
             state.number += 1;
             let number = state.number;
-            state.connection = Some(Connection { number, transport: Arc::new(Mutex::new(transport)), peer });
+            let transport = Arc::new(Mutex::new(transport));
+            state.connection = Some(Connection { number, transport, socket, peer });
             state.ended = None;
             state.session.connected(hello, now);
             state.dispatch();
         }
         self.shared.wake_both();
+        Ok(())
     }
 
     /// Whether there is a connection.
@@ -275,6 +288,20 @@ impl State {
         }
     }
 
+    /// The sender is to be woken.
+    fn has_work_for_sender(&mut self) -> bool {
+        let unblocked = self.session.take_unblocked();
+        unblocked
+            || self.session.has_turns()
+            || self.session.has_control()
+            || self.to_sender.iter().any(|action| !matches!(action, Action::Release { .. }))
+    }
+
+    /// The sender has something to do when it wakes.
+    fn has_lazy_work_for_sender(&self) -> bool {
+        !self.to_sender.is_empty() || self.session.has_more_to_say()
+    }
+
     fn is_current(&self, number: u64) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.number == number)
     }
@@ -302,6 +329,17 @@ impl Shared {
     fn wake_receiver(&self) {
         // Fails only when it is set already.
         let _ = self.receiver.write(1);
+    }
+
+    /// What has waited for something else for long enough waits no longer.
+    fn hurry_the_lazy(&self) {
+        let mut state = self.lock();
+        if state.lazy_since.is_some_and(|since| self.now() >= since + LAZY) {
+            state.lazy_since = None;
+            state.session.say_all();
+            drop(state);
+            self.sender.wake();
+        }
     }
 
     /// Ends a connection, if it is still the present one. `farewell` is said to the peer.
@@ -348,19 +386,17 @@ fn write_all(transport: &mut dyn Transport, mut bytes: &[u8], patience: Duration
         match outcome {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < patience => {
-                wait(transport.descriptor(), PollFlags::POLLOUT, None, 20);
+                wait(transport.descriptor(), PollFlags::POLLOUT, 20);
             }
             Err(_) => return,
         }
     }
 }
 
-/// Waits for a descriptor, or for `other`, at most so long.
-fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, other: Option<BorrowedFd<'_>>, milliseconds: u16) {
-    let mut wanted = vec![PollFd::new(descriptor, flags)];
-    wanted.extend(other.map(|other| PollFd::new(other, PollFlags::POLLIN)));
+/// Waits for a descriptor, at most so long.
+fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, milliseconds: u16) {
     // Whatever it says, the next look tells.
-    let _ = poll(&mut wanted, PollTimeout::from(milliseconds));
+    let _ = poll(&mut [PollFd::new(descriptor, flags)], PollTimeout::from(milliseconds));
 }
 
 /// The sending thread.
@@ -370,6 +406,10 @@ struct Sender<E: Exports> {
     /// What may have to be sent again.
     held: BTreeMap<ExportId, VecDeque<(u64, E::Message)>>,
     hooks: Hooks,
+    /// Exports that have no stream, because there are too many.
+    surplus: HashSet<ExportId>,
+    /// Exports that have something to be read, as of the last look.
+    ready: Vec<ExportId>,
 }
 
 /// What goes to the socket at once: heads lie here, payloads where they are.
@@ -412,6 +452,11 @@ impl Batch {
 }
 
 impl<E: Exports> Sender<E> {
+    fn new(shared: Arc<Shared>, exports: E, hooks: Hooks) -> Self {
+        let (surplus, ready) = (HashSet::new(), Vec::new());
+        Sender { shared, exports, held: BTreeMap::new(), hooks, surplus, ready }
+    }
+
     fn run(mut self) {
         let mut batch = Batch::default();
         let mut changes = Vec::new();
@@ -435,12 +480,10 @@ impl<E: Exports> Sender<E> {
     /// Does what the session wants of this thread.
     fn act(&mut self) {
         loop {
-            let (action, peer) = {
-                let mut state = self.shared.lock();
-                (state.to_sender.pop_front(), state.session.peer().cloned())
-            };
+            let action = self.shared.lock().to_sender.pop_front();
             match action {
                 Some(Action::Want(interest)) => {
+                    let peer = self.shared.lock().session.peer().cloned();
                     let permit = Arc::clone(&self.hooks.permit);
                     self.exports.want(Arc::new(move |candidate| {
                         peer.as_ref().is_some_and(|peer| {
@@ -477,9 +520,13 @@ impl<E: Exports> Sender<E> {
                     let service = candidate.service.clone();
                     if !state.session.begun(id, candidate, first) {
                         tracing::warn!(link = %self.shared.name, %service, "too many publishers for one link; not sent");
+                        self.surplus.insert(id);
                     }
                 }
-                ExportChange::Ended { id, next } => state.session.ended(id, next),
+                ExportChange::Ended { id, next } => {
+                    self.surplus.remove(&id);
+                    state.session.ended(id, next);
+                }
             }
         }
         state.dispatch();
@@ -487,6 +534,8 @@ impl<E: Exports> Sender<E> {
 
     /// Takes what is to be sent next. The connection that it is for; `None`: there is none.
     fn fill(&mut self, batch: &mut Batch) -> Option<Connection> {
+        self.ready.clear();
+        self.exports.ready(&mut self.ready);
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         let now = shared.now();
@@ -500,10 +549,16 @@ impl<E: Exports> Sender<E> {
         }
         state.dispatch();
         let connection = state.connection.clone()?;
-        state.session.look_again();
+        state.session.look_at(&self.ready);
+        let mut has_said_all = false;
         while !batch.is_full() {
             let start = batch.heads.len();
             match state.session.next_out(&mut batch.heads) {
+                // What could wait goes along with what did not.
+                Out::Nothing if !has_said_all && !batch.parts.is_empty() => {
+                    has_said_all = true;
+                    state.session.say_all();
+                }
                 Out::Nothing => break,
                 Out::Frame => batch.add_heads(start),
                 Out::Piece { export, header } => self.add_piece(batch, export, &header),
@@ -519,6 +574,9 @@ impl<E: Exports> Sender<E> {
             }
         }
         state.dispatch();
+        if !state.session.has_more_to_say() {
+            state.lazy_since = None;
+        }
         Some(connection)
     }
 
@@ -566,11 +624,8 @@ impl<E: Exports> Sender<E> {
             match outcome {
                 Ok(count) => IoSlice::advance_slices(&mut left, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let Ok(descriptor) = transport.descriptor().try_clone_to_owned() else {
-                        return Err("this process is out of descriptors; raise its `ulimit -n`".to_owned());
-                    };
                     drop(transport);
-                    wait(descriptor.as_fd(), PollFlags::POLLOUT, None, LOOK_MS);
+                    wait(connection.socket.as_fd(), PollFlags::POLLOUT, LOOK_MS);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.to_string()),
@@ -593,22 +648,23 @@ impl<E: Exports> Sender<E> {
     }
 
     fn sleep(&mut self) {
-        let (may_send, timeout) = {
+        let (blocked, is_connected, timeout) = {
             let state = self.shared.lock();
             if !state.to_sender.is_empty() || state.session.has_control() {
                 return;
             }
-            let may_send: HashSet<ExportId> = match &state.connection {
-                Some(_) => self.exports.ids().into_iter().filter(|id| state.session.may_send(*id)).collect(),
-                None => HashSet::new(),
-            };
+            // One that is blocked and has nothing yet wakes this thread when it has, and is found here then.
+            let is_blocked = |export: &ExportId| !state.session.may_send(*export);
+            let blocked: HashSet<ExportId> = self.ready.drain(..).filter(is_blocked).collect();
             let timeout = state.session.deadline().map(|at| at.saturating_sub(self.shared.now()));
-            (may_send, timeout)
+            (blocked, state.connection.is_some(), timeout)
         };
-        if !self.exports.has_pending() {
+        if blocked.is_empty() && !self.exports.has_news() {
             // Release: what was sent before counts.
             self.shared.idle.fetch_add(1, Ordering::Release);
         }
-        self.exports.sleep(&|export| may_send.contains(&export), timeout);
+        let surplus = &self.surplus;
+        let may_send = |export| is_connected && !blocked.contains(&export) && !surplus.contains(&export);
+        self.exports.sleep(&may_send, timeout);
     }
 }

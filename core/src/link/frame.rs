@@ -16,6 +16,8 @@
 
 use std::fmt;
 
+use crc_fast::{CrcAlgorithm, Digest};
+
 /// Bytes of a header.
 pub const HEADER: usize = 32;
 /// The longest payload of a frame that carries no part of a message, in bytes.
@@ -146,8 +148,10 @@ impl Header {
     #[must_use]
     pub fn encode(&self, payload: &[u8]) -> [u8; HEADER] {
         let mut bytes = self.bare();
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&bytes), payload);
-        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        let mut checksum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        checksum.update(&bytes);
+        checksum.update(payload);
+        bytes[12..16].copy_from_slice(&crc32(&checksum).to_le_bytes());
         bytes
     }
 
@@ -169,7 +173,9 @@ impl Header {
             return Err(FrameError::Reserved);
         }
         header.check()?;
-        Ok((header, Checksum { expected: u32_at(bytes, 12), counted: crc32c::crc32c(&header.bare()) }))
+        let mut counted = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        counted.update(&header.bare());
+        Ok((header, Checksum { expected: u32_at(bytes, 12), counted }))
     }
 
     fn check(&self) -> Result<(), FrameError> {
@@ -222,17 +228,22 @@ fn u32_at(bytes: &[u8; HEADER], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
+/// The result, of which the upper half is always zero.
+fn crc32(digest: &Digest) -> u32 {
+    digest.finalize() as u32
+}
+
 /// Counts over a frame as it comes in.
 #[derive(Clone, Copy, Debug)]
 pub struct Checksum {
     expected: u32,
-    counted: u32,
+    counted: Digest,
 }
 
 impl Checksum {
     /// More of the payload.
     pub fn add(&mut self, payload: &[u8]) {
-        self.counted = crc32c::crc32c_append(self.counted, payload);
+        self.counted.update(payload);
     }
 
     /// After the last byte: is the frame as it was sent?
@@ -240,10 +251,8 @@ impl Checksum {
     /// # Errors
     /// [`FrameError::Checksum`].
     pub fn check(&self) -> Result<(), FrameError> {
-        if self.counted == self.expected {
-            return Ok(());
-        }
-        Err(FrameError::Checksum { expected: self.expected, counted: self.counted })
+        let (expected, counted) = (self.expected, crc32(&self.counted));
+        if counted == expected { Ok(()) } else { Err(FrameError::Checksum { expected, counted }) }
     }
 }
 
@@ -371,9 +380,9 @@ mod tests {
         let mut all = bytes.to_vec();
         all[12..16].fill(0);
         all.extend_from_slice(b"abc");
-        assert_eq!(bytes[12..16], crc32c::crc32c(&all).to_le_bytes());
+        assert_eq!(bytes[12..16], crc_fast::crc32_iscsi(&all).to_le_bytes());
         // The check value of the Castagnoli polynomial.
-        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc_fast::crc32_iscsi(b"123456789"), 0xe306_9283);
     }
 
     #[test]

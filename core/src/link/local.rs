@@ -97,11 +97,11 @@ pub trait Exports: Send {
     /// Attachments that began or ended since the last call, appended to `changes`.
     fn changes(&mut self, changes: &mut Vec<ExportChange>);
 
-    /// All attachments that have not ended.
-    fn ids(&self) -> Vec<ExportId>;
+    /// Appends those attachments that have messages which were not polled.
+    fn ready(&self, ready: &mut Vec<ExportId>);
 
-    /// True: some publisher has messages that were not polled.
-    fn has_pending(&self) -> bool;
+    /// True: attachments have begun or ended that [`Exports::changes`] has not told of.
+    fn has_news(&self) -> bool;
 
     /// The next message of one publisher. Never blocks.
     fn poll(&mut self, id: ExportId) -> Polled<Self::Message>;
@@ -173,11 +173,14 @@ pub trait Import: Send {
     /// The memory that was taken, in shared memory unless the message is very short; empty when none was.
     fn memory(&mut self) -> &mut [u8];
 
-    /// Checks the message and publishes it.
+    /// Checks the message and publishes it. Subscribers that sleep are not woken yet.
     ///
     /// # Errors
     /// [`ImportError::Invalid`]; it is dropped then.
     fn commit(&mut self) -> Result<(), ImportError>;
+
+    /// Wakes the subscribers that sleep, after commits. May give the processor to them.
+    fn announce(&mut self);
 
     /// Gives the memory back.
     fn abandon(&mut self);

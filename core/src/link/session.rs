@@ -300,6 +300,8 @@ pub struct Session {
     turns: VecDeque<ExportId>,
     /// Streams that are refused and not ended yet.
     end_due: VecDeque<u32>,
+    /// See [`Session::take_unblocked`].
+    has_unblocked: bool,
 
     incoming: BTreeMap<ImportId, Incoming>,
     by_publisher: BTreeMap<EndId, ImportId>,
@@ -341,6 +343,7 @@ impl Session {
             open_due: VecDeque::new(),
             turns: VecDeque::new(),
             end_due: VecDeque::new(),
+            has_unblocked: false,
             incoming: BTreeMap::new(),
             by_publisher: BTreeMap::new(),
             streams_in: BTreeMap::new(),
@@ -483,10 +486,16 @@ impl Session {
         frame
     }
 
-    /// True: there is something to be sent, or to be polled, or for the sender to do.
+    /// True: parts of messages wait to be sent, or exports to be polled.
     #[must_use]
-    pub fn may_send_something(&self) -> bool {
-        !self.turns.is_empty() || self.outgoing.values().any(Outgoing::may_poll)
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// True: something is to be said that can wait; see [`Session::say_all`].
+    #[must_use]
+    pub fn has_more_to_say(&self) -> bool {
+        !self.say_later.is_empty()
     }
 
     /// What a farewell says.

@@ -12,7 +12,7 @@ pub mod tls;
 pub use address::{Address, AddressError};
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -48,11 +48,11 @@ pub trait Transport: Send {
     /// Bytes that can be read without the descriptor being readable (decrypted already).
     fn has_buffered(&self) -> bool;
 
-    /// Reads some bytes; 0 is the orderly end.
+    /// Reads some bytes into these places, in order; 0 is the orderly end. A plain one makes one system call.
     ///
     /// # Errors
     /// `WouldBlock`, or the stream is broken.
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
+    fn read(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
 
     /// Takes some bytes of the first pieces, in order, and says how many. As few copies as can be: a plain one makes one
     /// system call.

@@ -1,5 +1,5 @@
 //! What is read from this hive for one link: one subscription to everything, with a gate that lets in what the other host wants.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,10 +28,11 @@ pub(super) struct HiveExports {
     intake: Intake,
     gate: Arc<ExportGate>,
     waker: Arc<ExportWaker>,
-    ids: BTreeMap<ExportId, EndId>,
-    routes: HashMap<EndId, ExportId>,
+    ids: HashMap<EndId, ExportId>,
     next_id: ExportId,
     ended: Vec<ExportChange>,
+    /// A publisher was seen to have ended, in its ring.
+    may_have_ended: bool,
 }
 
 /// Lets in what is wanted, and remembers what that is.
@@ -107,17 +108,16 @@ impl HiveExports {
             intake,
             gate,
             waker,
-            ids: BTreeMap::new(),
-            routes: HashMap::new(),
+            ids: HashMap::new(),
             next_id: 1,
             ended: Vec::new(),
+            may_have_ended: false,
         })
     }
 
     fn has_ended(&mut self, route: EndId, next: u64) {
         lock(&self.gate.candidates).remove(&route);
-        if let Some(id) = self.routes.remove(&route) {
-            self.ids.remove(&id);
+        if let Some(id) = self.ids.remove(&route) {
             self.ended.push(ExportChange::Ended { id, next });
         }
     }
@@ -142,45 +142,43 @@ impl Exports for HiveExports {
     }
 
     fn changes(&mut self, changes: &mut Vec<ExportChange>) {
-        for (route, next) in self.intake.ended_routes() {
+        for (route, next) in self.intake.take_notice(self.may_have_ended) {
             self.has_ended(route, next);
         }
+        self.may_have_ended = false;
         changes.append(&mut self.ended);
         let wanted = Arc::clone(&lock(&self.gate.wanted));
-        let new: Vec<(EndId, u64)> =
-            self.intake.routes().filter(|(route, _)| !self.routes.contains_key(route)).collect();
-        for (route, first) in new {
-            let candidate = lock(&self.gate.candidates).get(&route).cloned();
-            let Some(candidate) = candidate.filter(|candidate| wanted(candidate)) else {
-                let _ = self.intake.end_route(route);
-                lock(&self.gate.candidates).remove(&route);
-                continue;
+        let (gate, ids, next_id) = (&self.gate, &mut self.ids, &mut self.next_id);
+        self.intake.name_new(|route, first| {
+            let mut candidates = lock(&gate.candidates);
+            let Some(candidate) = candidates.get(&route).filter(|candidate| wanted(candidate)).cloned() else {
+                candidates.remove(&route);
+                return None;
             };
-            let id = self.next_id;
-            self.next_id += 1;
-            self.ids.insert(id, route);
-            self.routes.insert(route, id);
+            let id = *next_id;
+            *next_id += 1;
+            ids.insert(route, id);
             changes.push(ExportChange::Begun { id, candidate, first });
-        }
+            Some(id)
+        });
     }
 
-    fn ids(&self) -> Vec<ExportId> {
-        self.ids.keys().copied().collect()
+    fn ready(&self, ready: &mut Vec<ExportId>) {
+        self.intake.ready(ready);
     }
 
-    fn has_pending(&self) -> bool {
-        self.intake.has_pending()
+    fn has_news(&self) -> bool {
+        self.intake.has_news()
     }
 
     fn poll(&mut self, id: ExportId) -> Polled<Held> {
-        let Some(route) = self.ids.get(&id).copied() else { return Polled::Nothing };
-        match self.intake.poll_route(route) {
+        match self.intake.poll_named(id) {
             RoutePoll::Message(message) => {
                 Polled::Message { sequence: message.sequence(), message: Held::new(message) }
             }
             RoutePoll::Nothing => Polled::Nothing,
             RoutePoll::HeldOut => Polled::HeldOut,
-            RoutePoll::Ended { next } => {
+            RoutePoll::Ended { route, next } => {
                 self.has_ended(route, next);
                 Polled::Nothing
             }
@@ -188,11 +186,10 @@ impl Exports for HiveExports {
     }
 
     fn sleep(&mut self, may_send: &dyn Fn(ExportId) -> bool, timeout: Option<Duration>) {
-        let may_read = |route: EndId| self.routes.get(&route).is_some_and(|id| may_send(*id));
         // Acquire: pairs with the waker.
         let is_woken = || self.waker.is_woken.load(Ordering::Acquire);
         if !is_woken() {
-            self.intake.sleep_for(&may_read, &is_woken, timeout);
+            self.may_have_ended = self.intake.sleep_for(may_send, &is_woken, timeout);
         }
         // Relaxed: what the next wake is about is looked at after this.
         self.waker.is_woken.swap(false, Ordering::AcqRel);

@@ -177,6 +177,10 @@ impl Import for HiveImport {
         Ok(())
     }
 
+    fn announce(&mut self) {
+        self.drafter.announce();
+    }
+
     fn abandon(&mut self) {
         self.drafter.abandon();
     }

@@ -1,13 +1,13 @@
 //! The receiving thread: from the socket into the rings of the imports.
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Connection, LOOK_MS, Shared, State, lock, wait};
+use super::{Connection, LAZY, LOOK_MS, Shared, State, lock};
 use crate::link::frame::{Checksum, HEADER, Header, Kind};
 use crate::link::local::{Import, ImportError, Imports};
 use crate::link::session::{Action, Arrived, Begin, ImportId, Place};
@@ -39,6 +39,8 @@ pub(super) struct Receiver<I: Imports> {
     /// The last piece was long, so the next frame probably is, too.
     is_bulk: bool,
     pause: u16,
+    /// Imports with commits of which sleepers do not know yet. They are told without the lock: who is woken may take this processor.
+    fresh: Vec<ImportId>,
 }
 
 struct Slot<I> {
@@ -73,6 +75,16 @@ impl Piece {
     }
 }
 
+/// What a look at the socket gave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Got {
+    /// Nothing is there now.
+    Nothing,
+    /// Less than there was place for.
+    Some,
+    AllAskedFor,
+}
+
 /// Why a connection ends.
 enum Broken {
     /// The peer closed it, or the network did.
@@ -98,6 +110,7 @@ impl<I: Imports> Receiver<I> {
             piece: None,
             is_bulk: false,
             pause: FIRST_PAUSE_MS,
+            fresh: Vec::new(),
         }
     }
 
@@ -111,7 +124,7 @@ impl<I: Imports> Receiver<I> {
             self.act();
             let has_starved = self.make_room();
             self.sleep(connection.as_ref(), has_starved);
-            let _ = self.shared.receiver.read();
+            self.shared.hurry_the_lazy();
             let Some(connection) = connection else { continue };
             match self.read(&connection) {
                 Ok(()) | Err(Broken::Replaced) => {}
@@ -135,22 +148,21 @@ impl<I: Imports> Receiver<I> {
     }
 
     fn sleep(&self, connection: Option<&Connection>, has_starved: bool) {
-        let milliseconds = if has_starved { self.pause } else { 5 * LOOK_MS };
-        let wake = self.shared.receiver.as_fd();
-        let Some(connection) = connection else {
-            return wait(wake, PollFlags::POLLIN, None, milliseconds);
-        };
-        let descriptor = {
-            let transport = lock(&connection.transport);
-            if transport.has_buffered() {
+        let mut milliseconds = if has_starved { self.pause } else { 5 * LOOK_MS };
+        if self.shared.lock().lazy_since.is_some() {
+            milliseconds = milliseconds.min(u16::try_from(LAZY.as_millis()).unwrap_or(1));
+        }
+        let mut wanted = vec![PollFd::new(self.shared.receiver.as_fd(), PollFlags::POLLIN)];
+        if let Some(connection) = connection {
+            if lock(&connection.transport).has_buffered() {
                 return;
             }
-            transport.descriptor().try_clone_to_owned()
-        };
-        match descriptor {
-            Ok(descriptor) => wait(descriptor.as_fd(), PollFlags::POLLIN, Some(wake), milliseconds),
-            // Out of descriptors: it is looked at now and then.
-            Err(_) => wait(wake, PollFlags::POLLIN, None, FIRST_PAUSE_MS),
+            wanted.push(PollFd::new(connection.socket.as_fd(), PollFlags::POLLIN));
+        }
+        // Whatever it says, the next look tells.
+        let _ = poll(&mut wanted, PollTimeout::from(milliseconds));
+        if wanted[0].any().unwrap_or(true) {
+            let _ = self.shared.receiver.read();
         }
     }
 
@@ -212,20 +224,29 @@ impl<I: Imports> Receiver<I> {
                     continue;
                 }
                 let before = slot.waiting.len();
-                commit_waiting(*id, slot, &mut state);
+                commit_waiting(*id, slot, &mut state, &mut self.fresh);
                 let still = !slot.waiting.is_empty() || state.session.is_starved(*id);
                 has_starved |= still;
                 has_moved |= !still || slot.waiting.len() < before;
             }
         }
         state.dispatch();
-        let has_news = !state.to_sender.is_empty() || state.session.has_control();
+        let has_news = state.has_work_for_sender();
         drop(state);
+        self.announce();
         if has_news {
             shared.sender.wake();
         }
         self.pause = if has_moved { FIRST_PAUSE_MS } else { (self.pause * 2).min(LONGEST_PAUSE_MS) };
         has_starved
+    }
+
+    fn announce(&mut self) {
+        for id in self.fresh.drain(..) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.import.announce();
+            }
+        }
     }
 
     // ---- bytes
@@ -234,9 +255,12 @@ impl<I: Imports> Receiver<I> {
         let mut idle_since = None;
         let mut reads = 0;
         while reads < READS_IN_A_ROW {
-            if self.read_once(connection)? {
+            let got = self.read_once(connection)?;
+            if got != Got::Nothing {
                 idle_since = None;
                 reads += 1;
+            }
+            if got == Got::AllAskedFor {
                 continue;
             }
             // In the middle of a long message the rest is on its way: to sleep and be woken takes longer than it does.
@@ -247,14 +271,12 @@ impl<I: Imports> Receiver<I> {
             std::hint::spin_loop();
         }
         let mut state = self.current(connection)?;
-        state.session.drained();
         state.dispatch();
-        // Credit that came, or is to be said, is the sender's to use or to say.
-        let has_news =
-            !state.to_sender.is_empty() || state.session.has_control() || state.session.may_send_something();
-        drop(state);
-        if has_news {
+        if state.has_work_for_sender() {
+            drop(state);
             self.shared.sender.wake();
+        } else if state.has_lazy_work_for_sender() && state.lazy_since.is_none() {
+            state.lazy_since = Some(self.shared.now());
         }
         Ok(())
     }
@@ -264,59 +286,52 @@ impl<I: Imports> Receiver<I> {
         if state.is_current(connection.number) { Ok(state) } else { Err(Broken::Replaced) }
     }
 
-    /// False: nothing is there now.
-    fn read_once(&mut self, connection: &Connection) -> Result<bool, Broken> {
-        let straight = self.start == self.end
-            && self.piece.as_ref().is_some_and(|piece| piece.import.is_some() && piece.left() >= STRAIGHT);
-        let count = if straight { self.read_straight(connection)? } else { self.read_ahead(connection)? };
-        let Some(count) = count else { return Ok(false) };
-        if count == 0 {
-            return Err(Broken::Closed("the other host closed the connection without a word".to_owned()));
-        }
-        self.shared.lock().session.heard(self.shared.now());
-        self.parse(connection)?;
-        Ok(true)
-    }
-
-    /// Into the buffer.
-    fn read_ahead(&mut self, connection: &Connection) -> Result<Option<usize>, Broken> {
+    /// Reads what is there: the rest of a long piece to where it belongs, what follows into the buffer.
+    fn read_once(&mut self, connection: &Connection) -> Result<Got, Broken> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
+        let mut place: &mut [u8] = &mut [];
+        if self.start == self.end
+            && let Some(piece) = &mut self.piece
+            && (self.is_bulk || piece.left() >= STRAIGHT)
+            && let Some(slot) = piece.import.and_then(|import| self.slots.get_mut(&import))
+            && matches!(slot.filling, Filling::Shared)
+        {
+            let offset = piece.header.offset as usize + piece.got;
+            place = slot.import.memory().get_mut(offset..offset + piece.left()).unwrap_or_default();
+        }
         // What comes behind the head of a long piece is to go where it belongs, not through here.
-        let most = if self.is_bulk && self.piece.is_none() && self.end - self.start < HEADER {
+        let is_ahead_of_head = self.piece.is_none() || !place.is_empty();
+        let most = if self.is_bulk && is_ahead_of_head && self.end - self.start < HEADER {
             self.start + HEADER
         } else {
             self.buffer.len()
         };
-        let outcome = lock(&connection.transport).read(&mut self.buffer[self.end..most]);
-        let count = came(outcome)?;
-        self.end += count.unwrap_or(0);
-        Ok(count)
-    }
-
-    /// To where it belongs.
-    fn read_straight(&mut self, connection: &Connection) -> Result<Option<usize>, Broken> {
-        let Some(piece) = &mut self.piece else { return Ok(None) };
-        let slot = piece.import.and_then(|import| self.slots.get_mut(&import));
-        let Some(Slot { import, filling: Filling::Shared, .. }) = slot else {
-            return self.read_ahead(connection);
+        let rest = &mut self.buffer[self.end..most];
+        let asked = place.len() + rest.len();
+        let outcome = if place.is_empty() {
+            lock(&connection.transport).read(&mut [IoSliceMut::new(rest)])
+        } else {
+            lock(&connection.transport).read(&mut [IoSliceMut::new(place), IoSliceMut::new(rest)])
         };
-        let offset = piece.header.offset as usize + piece.got;
-        let left = piece.left();
-        let Some(memory) = import.memory().get_mut(offset..offset + left) else {
-            return self.read_ahead(connection);
-        };
-        let outcome = lock(&connection.transport).read(memory);
-        let count = came(outcome)?;
-        if let Some(count) = count {
-            piece.checksum.add(&memory[..count]);
-            piece.got += count;
+        let Some(count) = came(outcome)? else { return Ok(Got::Nothing) };
+        if count == 0 {
+            return Err(Broken::Closed("the other host closed the connection without a word".to_owned()));
         }
-        Ok(count)
+        let placed = count.min(place.len());
+        if let Some(piece) = self.piece.as_mut().filter(|_| placed > 0) {
+            piece.checksum.add(&place[..placed]);
+            piece.got += placed;
+        }
+        self.end += count - placed;
+        let outcome = self.parse(connection);
+        self.announce();
+        outcome?;
+        Ok(if count == asked { Got::AllAskedFor } else { Got::Some })
     }
 
     /// Takes all frames that are complete, and the parts of pieces that are there.
@@ -326,6 +341,7 @@ impl<I: Imports> Receiver<I> {
         if !state.is_current(connection.number) {
             return Err(Broken::Replaced);
         }
+        state.session.heard(shared.now());
         loop {
             if let Some(piece) = &mut self.piece {
                 let bytes = &self.buffer[self.start..self.end];
@@ -384,13 +400,13 @@ impl<I: Imports> Receiver<I> {
             Arrived::Part => {}
             Arrived::Whole { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
-                    finish_message(import, slot, state);
+                    finish_message(import, slot, state, &mut self.fresh);
                 }
             }
             Arrived::Missed { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
                     slot.waiting.push_back((std::mem::take(&mut slot.lost), None));
-                    commit_waiting(import, slot, state);
+                    commit_waiting(import, slot, state, &mut self.fresh);
                 }
             }
         }
@@ -444,22 +460,42 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
     !matches!(slot.filling, Filling::Nothing)
 }
 
-fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State) {
+fn finish_message<I: Import>(
+    id: ImportId,
+    slot: &mut Slot<I>,
+    state: &mut State,
+    fresh: &mut Vec<ImportId>,
+) {
     match std::mem::replace(&mut slot.filling, Filling::Nothing) {
         Filling::Nothing => {}
         Filling::Shared => match slot.import.commit() {
-            Ok(()) => state.session.committed(id, slot.import.room()),
+            Ok(()) => {
+                note_fresh(id, fresh);
+                state.session.committed(id, slot.import.room());
+            }
             Err(error) => refuse(id, slot, &error, state),
         },
         Filling::Private(message) => {
             slot.waiting.push_back((std::mem::take(&mut slot.lost), Some(message)));
-            commit_waiting(id, slot, state);
+            commit_waiting(id, slot, state, fresh);
         }
     }
 }
 
+/// A run of messages of one import is told of once.
+fn note_fresh(id: ImportId, fresh: &mut Vec<ImportId>) {
+    if fresh.last() != Some(&id) {
+        fresh.push(id);
+    }
+}
+
 /// Commits what waits, as far as there is room, and says how much there is.
-fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State) {
+fn commit_waiting<I: Import>(
+    id: ImportId,
+    slot: &mut Slot<I>,
+    state: &mut State,
+    fresh: &mut Vec<ImportId>,
+) {
     while let Some((lost, message)) = slot.waiting.front_mut() {
         let lost = std::mem::take(lost);
         slot.import.skip(lost);
@@ -475,7 +511,10 @@ fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
                 slot.import.memory().copy_from_slice(message);
                 slot.waiting.pop_front();
                 match slot.import.commit() {
-                    Ok(()) => state.session.committed(id, slot.import.room()),
+                    Ok(()) => {
+                        note_fresh(id, fresh);
+                        state.session.committed(id, slot.import.room());
+                    }
                     Err(error) => return refuse(id, slot, &error, state),
                 }
             }

@@ -19,8 +19,12 @@ use std::collections::VecDeque;
 /// An import of one link; never reused.
 pub type ImportId = u32;
 
-/// So many messages are acknowledged at the latest, also while more come in: the sender holds them.
+/// So many messages are acknowledged at once: the sender holds them.
 const ACKNOWLEDGE_EACH: u64 = 256;
+/// A sender has few pins of its publisher's memory; it takes one for each message that is longer than this, in bytes …
+const LONG: u32 = 2048;
+/// … so that these are acknowledged sooner.
+const ACKNOWLEDGE_EACH_LONG: u64 = 14;
 
 /// Where the payload of a piece goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,8 @@ pub(super) struct Incoming {
     said: Credit,
     said_committed: u64,
     said_done: u64,
+    /// Long ones among those that are not acknowledged.
+    long: u64,
     in_due: bool,
     in_later: bool,
 }
@@ -120,8 +126,10 @@ impl Incoming {
         let grant = self.grant(window);
         // A sender who may be out of credit waits for every bit of it.
         let starved = self.said.messages <= self.arrived.messages && grant.messages > self.said.messages;
+        let each = ACKNOWLEDGE_EACH.min(u64::from(self.candidate.capacity) / 4).max(1);
         starved
-            || self.committed.messages - self.said_committed >= ACKNOWLEDGE_EACH
+            || self.committed.messages - self.said_committed >= each
+            || self.long >= ACKNOWLEDGE_EACH_LONG
             || grant.bytes - self.said.bytes >= window / 4
     }
 
@@ -134,7 +142,7 @@ impl Incoming {
         self.next = self.done;
         self.pending.clear();
         (self.arrived, self.committed) = (Credit::default(), Credit::default());
-        (self.said, self.said_committed, self.said_done) = (Credit::default(), 0, 0);
+        (self.said, self.said_committed, self.said_done, self.long) = (Credit::default(), 0, 0, 0);
         (self.in_due, self.in_later) = (false, false);
     }
 }
@@ -280,8 +288,8 @@ impl Session {
         }
     }
 
-    /// Nothing more is there to be read for now: say what could wait.
-    pub fn drained(&mut self) {
+    /// Acknowledgements that need no frame of their own become due: something else is sent now, or they have waited for long enough.
+    pub fn say_all(&mut self) {
         for import in std::mem::take(&mut self.say_later) {
             if let Some(incoming) = self.incoming.get_mut(&import) {
                 incoming.in_later = false;
@@ -385,6 +393,7 @@ impl Session {
                 incoming.said = grant;
                 incoming.said_committed = incoming.committed.messages;
                 incoming.said_done = incoming.done;
+                incoming.long = 0;
                 say::append(Kind::Credit, stream, incoming.done, &grant, out);
                 return true;
             }
@@ -474,6 +483,7 @@ impl Session {
             said: Credit::default(),
             said_committed: 0,
             said_done: 0,
+            long: 0,
             in_due: false,
             in_later: false,
         };
@@ -486,6 +496,7 @@ impl Session {
         incoming.done += 1;
         incoming.committed.messages += 1;
         incoming.committed.bytes += u64::from(length);
+        incoming.long += u64::from(length > LONG);
         incoming.room = room;
         self.note(import);
         self.finish(import);

@@ -187,13 +187,12 @@ impl Session {
         }
     }
 
-    /// Every export may have messages again.
-    pub fn look_again(&mut self) {
-        for (export, outgoing) in &mut self.outgoing {
-            outgoing.ready = true;
-            if !outgoing.in_turns && outgoing.has_work() {
-                outgoing.in_turns = true;
-                self.turns.push_back(*export);
+    /// These exports may have messages again.
+    pub fn look_at(&mut self, exports: &[ExportId]) {
+        for export in exports {
+            if let Some(outgoing) = self.outgoing.get_mut(export) {
+                outgoing.ready = true;
+                self.take_turn(*export);
             }
         }
     }
@@ -202,6 +201,11 @@ impl Session {
     #[must_use]
     pub fn may_send(&self, export: ExportId) -> bool {
         self.outgoing.get(&export).is_some_and(Outgoing::may_poll)
+    }
+
+    /// Exports that could not send can go on since this was asked last.
+    pub fn take_unblocked(&mut self) -> bool {
+        std::mem::take(&mut self.has_unblocked)
     }
 
     pub(super) fn connect_outgoing(&mut self) {
@@ -353,8 +357,10 @@ impl Session {
                 expected: bound,
             });
         }
+        let was_blocked = !outgoing.may_poll();
         outgoing.credit = credit;
         let released = outgoing.release(header.sequence);
+        self.has_unblocked |= was_blocked && outgoing.may_poll();
         self.totals.delivered += released;
         if released > 0 {
             self.actions.push_back(Action::Release { export, below: header.sequence });
@@ -370,6 +376,7 @@ impl Session {
         outgoing.floor = next;
         outgoing.sent_next = next;
         let released = outgoing.release(next);
+        self.has_unblocked = true;
         self.totals.delivered += released;
         if released > 0 {
             self.actions.push_back(Action::Release { export, below: next });

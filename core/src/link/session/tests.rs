@@ -232,7 +232,7 @@ fn who_sends_more_than_was_granted_is_cut_off() {
         receive(&mut session, sequence);
         session.committed(import, 2);
     }
-    session.drained();
+    session.say_all();
     let said = drain(&mut session);
     assert_eq!(said.last().map(|(header, _)| (header.kind, header.sequence)), Some((Kind::Credit, 12)));
     receive(&mut session, 12);

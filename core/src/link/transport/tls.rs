@@ -4,7 +4,7 @@
 //! believed: no authority of the system, no name of the network. The handshake has a time limit, and holds what `rustls` holds.
 //!
 //! Bytes to be sent wait in `rustls`, up to half a MiB; then [`Transport::write`] takes no more until the socket does.
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +24,10 @@ use crate::link::keys::{HostKey, KeyError};
 
 /// Encrypted bytes that may wait for the socket.
 const QUEUE: usize = 512 * 1024;
-/// What is given to `rustls` at once: a few records.
+/// What is given to `rustls` at once, if a piece has so much: a few records. What they take lies in a near cache when the socket takes it.
 const CHUNK: usize = 64 * 1024;
+/// Pieces that are given to `rustls` at once.
+const PIECES: usize = 16;
 
 /// What a host needs to speak TLS with others of its hive.
 #[derive(Clone, Debug)]
@@ -180,12 +182,78 @@ impl Tls {
         Ok(Tls { connection, stream, peer, buffered: true, ended: false })
     }
 
+    /// What is decrypted already.
+    fn read_decrypted(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut got = 0;
+        for place in into {
+            if place.is_empty() {
+                continue;
+            }
+            match self.connection.reader().read(place) {
+                Ok(count) => {
+                    got += count;
+                    self.buffered = count == place.len();
+                    if count < place.len() {
+                        return Ok(got);
+                    }
+                }
+                Err(error) if got > 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                    self.buffered = false;
+                    return Ok(got);
+                }
+                // It comes again, with nothing before it.
+                Err(_) if got > 0 => return Ok(got),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(got)
+    }
+
     /// Gives the socket what it takes.
     fn send(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
             self.connection.write_tls(&mut self.stream)?;
         }
         Ok(())
+    }
+}
+
+/// What of some pieces was not taken yet.
+struct Rest<'a, 'b> {
+    pieces: &'a [IoSlice<'b>],
+    /// How much of the first of them was.
+    offset: usize,
+}
+
+impl<'a> Rest<'a, '_> {
+    /// The next [`CHUNK`] bytes at most, and how many they are.
+    fn chunk(&self) -> (Vec<IoSlice<'a>>, usize) {
+        let (mut chunk, mut length, mut offset) = (Vec::with_capacity(PIECES), 0, self.offset);
+        for piece in self.pieces {
+            let bytes: &'a [u8] = &piece[offset..];
+            let bytes = &bytes[..bytes.len().min(CHUNK - length)];
+            offset = 0;
+            if !bytes.is_empty() {
+                length += bytes.len();
+                chunk.push(IoSlice::new(bytes));
+            }
+            if length == CHUNK || chunk.len() == PIECES {
+                break;
+            }
+        }
+        (chunk, length)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(piece) = self.pieces.first() {
+            let left = piece.len() - self.offset;
+            if count < left {
+                self.offset += count;
+                return;
+            }
+            count -= left;
+            (self.pieces, self.offset) = (&self.pieces[1..], 0);
+        }
     }
 }
 
@@ -209,16 +277,12 @@ impl Transport for Tls {
         self.buffered
     }
 
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         // Each round reads a record or ends: bounded by what the socket has.
         loop {
-            match self.connection.reader().read(into) {
-                Ok(count) => {
-                    self.buffered = count == into.len();
-                    return Ok(count);
-                }
+            match self.read_decrypted(into) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                outcome => return outcome,
             }
             self.buffered = false;
             if self.ended {
@@ -240,25 +304,28 @@ impl Transport for Tls {
 
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut taken = 0;
-        for piece in pieces {
-            for part in piece.chunks(CHUNK) {
-                let count = self.connection.writer().write(part)?;
-                taken += count;
-                match self.send() {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if count < part.len() {
-                            return if taken > 0 { Ok(taken) } else { Err(error) };
-                        }
+        let mut rest = Rest { pieces, offset: 0 };
+        // Bounded by the pieces: each round takes some of them, or is the last.
+        loop {
+            let (chunk, length) = rest.chunk();
+            if length == 0 {
+                return Ok(taken);
+            }
+            // Across pieces, so that records are full.
+            let count = self.connection.writer().write_vectored(&chunk)?;
+            taken += count;
+            rest.advance(count);
+            match self.send() {
+                Ok(()) if count == length => {}
+                Ok(()) => return Ok(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if count < length {
+                        return if taken > 0 { Ok(taken) } else { Err(error) };
                     }
-                    Err(error) => return Err(error),
                 }
-                if count < part.len() {
-                    return Ok(taken);
-                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
