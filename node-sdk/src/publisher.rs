@@ -286,21 +286,28 @@ impl<T: Message + ?Sized> Publisher<T> {
     pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<usize, SendError> {
         let start = Instant::now();
         loop {
-            let mut left = timeout.saturating_sub(start.elapsed());
-            if self.inner.hub.services_ending() {
-                left = Duration::ZERO;
-            }
-            match self.outlet.writer.admit_within(left.min(LEAVING_RECHECK)) {
-                Ok(()) => {}
-                Err(AdmitError::Full { .. }) if left > LEAVING_RECHECK => continue,
-                Err(error) => return Err(self.not_admitted(error)),
-            }
+            let left = self.await_slot(start, timeout)?;
             match message.send(&mut self.outlet) {
                 // There is a slot, but messages that subscribers hold or have yet to read take all the memory.
                 Err(SendError::MemoryOut { .. }) if !left.is_zero() => {
                     std::thread::sleep(MEMORY_RECHECK.min(left));
                 }
                 outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until a message may be committed. The time that is left.
+    fn await_slot(&mut self, start: Instant, timeout: Duration) -> Result<Duration, SendError> {
+        loop {
+            let mut left = timeout.saturating_sub(start.elapsed());
+            if self.inner.hub.services_ending() {
+                left = Duration::ZERO;
+            }
+            match self.outlet.writer.admit_within(left.min(LEAVING_RECHECK)) {
+                Ok(()) => return Ok(left),
+                Err(AdmitError::Full { .. }) if left > LEAVING_RECHECK => {}
+                Err(error) => return Err(self.not_admitted(error)),
             }
         }
     }
@@ -379,6 +386,25 @@ impl Publisher<[u8]> {
         match archive::Loan::take(&mut self.outlet.writer, length) {
             Ok(loan) => Ok(Loan(loan)),
             Err(error) => Err(refuse(&self.outlet.service, error)),
+        }
+    }
+
+    /// As [`Publisher::loan`], but waits when the service is reliable and a subscriber is behind, or holds the memory, at most for
+    /// `timeout` and not beyond the moment when the node begins to leave.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over or the node is leaving; otherwise as `loan`.
+    pub fn loan_timeout(&mut self, length: usize, timeout: Duration) -> Result<Loan<'_>, LoanError> {
+        let start = Instant::now();
+        loop {
+            let left = self.await_slot(start, timeout)?;
+            // Whether there is memory; the loan itself is taken below, where it can be given away.
+            let probe = archive::Loan::take(&mut self.outlet.writer, length).map(drop);
+            let may_come = matches!(probe, Err(AllocateError::MemoryOut { .. })) && !left.is_zero();
+            if !may_come {
+                return self.loan(length);
+            }
+            std::thread::sleep(MEMORY_RECHECK.min(left));
         }
     }
 }

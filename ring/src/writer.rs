@@ -51,8 +51,8 @@ const GROWTH_MAX: u64 = 16 << 20;
 /// A blocked publisher looks by itself this often: readers do not pay a fence per message to make their wake-up certain,
 /// and a reader that pauses between two messages rings no bell.
 const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
-/// Looks at the readers before a blocked publisher sleeps.
-const BLOCKED_SPINS: u32 = if cfg!(loom) { 0 } else { 100 };
+/// Looks at the readers before a blocked publisher sleeps: about as long as a wake-up takes, since each look pauses (see [`FULL_PAUSES`]).
+const BLOCKED_SPINS: u32 = if cfg!(loom) { 0 } else { 30 };
 /// A publisher that finds no room pauses so often and looks once more before it says so: each look takes the line of a cursor
 /// away from its reader, and looking less often lets that one read more than one message in between.
 const FULL_PAUSES: u32 = if cfg!(loom) { 0 } else { 10 };

@@ -31,7 +31,7 @@ const BLOCK: usize = 64 << 10;
 const SMALL: usize = 64;
 
 /// Messages that a ring holds, and buffers that the raw side goes through in turn: both move the same memory.
-const BUFFERS: usize = 16;
+const BUFFERS: usize = 64;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -421,7 +421,7 @@ impl Bench {
         if length > SMALL {
             // As on the raw side: what is sent lies there already.
             for _ in 0..count {
-                send_in_place(&mut publisher, length)?;
+                publisher.loan_timeout(length, LONG)?.send();
             }
         } else {
             let buffer = vec![7; length];
@@ -486,7 +486,7 @@ impl Bench {
             publisher.wait_for_subscribers(1, LONG)?;
         }
         for _ in 0..flood {
-            send_in_place(&mut busy, BLOCK)?;
+            busy.loan_timeout(BLOCK, LONG)?.send();
         }
         let each = self.peer.answer()? / (flood - 1) as f64;
         let period = Duration::from_nanos((2.0 * each) as u64);
@@ -494,7 +494,7 @@ impl Bench {
         // A few more than are waited for, so that those are on their way while others come.
         while sent < count + 50 {
             if is_busy {
-                send_in_place(&mut busy, BLOCK)?;
+                busy.loan_timeout(BLOCK, LONG)?.send();
             }
             quiet[(sent % SERVICES) as usize].send_timeout(&now(), LONG)?;
             sent += 1;
@@ -503,21 +503,6 @@ impl Bench {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         Ok(self.peer.answer()? / 1e3)
-    }
-}
-
-/// Sends what lies in the memory that the publisher gets; waits while there is none.
-fn send_in_place(publisher: &mut Publisher<[u8]>, length: usize) -> Outcome<()> {
-    let begun = Instant::now();
-    loop {
-        match publisher.loan(length) {
-            Ok(loan) => {
-                loan.send();
-                return Ok(());
-            }
-            Err(_) if begun.elapsed() < LONG => std::thread::sleep(Duration::from_micros(20)),
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 

@@ -18,6 +18,8 @@ const BUFFER: usize = 256 * 1024;
 const STRAIGHT: usize = 8 * 1024;
 /// Reads in a row before other things are looked after.
 const READS_IN_A_ROW: usize = 32;
+/// While more comes in, sleepers are told of it after so many bytes.
+const ANNOUNCE_EACH: usize = 256 * 1024;
 /// How long the rest of a long message is looked for before this thread sleeps.
 const AMID: Duration = Duration::from_micros(40);
 /// A longer message is not kept here until there is room for it: no publisher sends one.
@@ -41,6 +43,8 @@ pub(super) struct Receiver<I: Imports> {
     pause: u16,
     /// Imports with commits of which sleepers do not know yet. They are told without the lock: who is woken may take this processor.
     fresh: Vec<ImportId>,
+    /// Bytes that were read since sleepers were told.
+    unannounced: usize,
 }
 
 struct Slot<I> {
@@ -111,6 +115,7 @@ impl<I: Imports> Receiver<I> {
             is_bulk: false,
             pause: FIRST_PAUSE_MS,
             fresh: Vec::new(),
+            unannounced: 0,
         }
     }
 
@@ -242,6 +247,7 @@ impl<I: Imports> Receiver<I> {
     }
 
     fn announce(&mut self) {
+        self.unannounced = 0;
         for id in self.fresh.drain(..) {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.import.announce();
@@ -255,12 +261,23 @@ impl<I: Imports> Receiver<I> {
         let mut idle_since = None;
         let mut reads = 0;
         while reads < READS_IN_A_ROW {
-            let got = self.read_once(connection)?;
+            let got = match self.read_once(connection) {
+                Ok(got) => got,
+                Err(broken) => {
+                    self.announce();
+                    return Err(broken);
+                }
+            };
             if got != Got::Nothing {
                 idle_since = None;
                 reads += 1;
             }
-            if got == Got::AllAskedFor {
+            let probably_has_more = got == Got::AllAskedFor || (got == Got::Some && self.is_bulk);
+            if probably_has_more && self.unannounced < ANNOUNCE_EACH {
+                continue;
+            }
+            self.announce();
+            if probably_has_more {
                 continue;
             }
             // In the middle of a long message the rest is on its way: to sleep and be woken takes longer than it does.
@@ -328,9 +345,8 @@ impl<I: Imports> Receiver<I> {
             piece.got += placed;
         }
         self.end += count - placed;
-        let outcome = self.parse(connection);
-        self.announce();
-        outcome?;
+        self.unannounced += count;
+        self.parse(connection)?;
         Ok(if count == asked { Got::AllAskedFor } else { Got::Some })
     }
 
