@@ -98,6 +98,8 @@ pub struct Writer<M: Memory> {
     reclaim_at: usize,
     /// What `blocked` in the header says.
     blocked: u64,
+    /// Looks before the next sleep, at most [`BLOCKED_SPINS`].
+    spins: u32,
     /// What `unfenced` in the header says.
     #[cfg(not(loom))]
     unfenced: bool,
@@ -259,6 +261,7 @@ impl<M: Memory> Writer<M> {
             retired: VecDeque::new(),
             reclaim_at: RECLAIM_BATCH,
             blocked: 0,
+            spins: BLOCKED_SPINS,
             #[cfg(not(loom))]
             unfenced: false,
             #[cfg(not(loom))]
@@ -327,10 +330,15 @@ impl<M: Memory> Writer<M> {
                 return outcome;
             };
             looks += 1;
-            if looks < BLOCKED_SPINS {
+            if looks < self.spins {
                 crate::sync::spin_loop();
                 outcome = self.admit();
+                if outcome.is_ok() {
+                    self.spins = BLOCKED_SPINS;
+                }
             } else {
+                // Where looking was in vain, the readers share this processor or are slow: the less is looked next time.
+                self.spins = (self.spins / 2).max(BLOCKED_SPINS / 16);
                 outcome = self.sleep_for_space(left.min(BLOCKED_RECHECK));
             }
         }

@@ -100,6 +100,8 @@ struct Connection {
     transport: Arc<Mutex<Box<dyn Transport>>>,
     /// To wait at, without the lock.
     socket: Arc<OwnedFd>,
+    /// See [`Transport::is_tamper_proof`].
+    is_tamper_proof: bool,
     peer: Peer,
 }
 
@@ -172,6 +174,7 @@ impl Engine {
     pub fn connect(&self, transport: Box<dyn Transport>, hello: Hello) -> io::Result<()> {
         let peer = transport.peer().clone();
         let socket = Arc::new(transport.descriptor().try_clone_to_owned()?);
+        let is_tamper_proof = transport.is_tamper_proof();
         tracing::info!(link = %self.shared.name, %peer, %hello, "linked");
         let now = self.shared.now();
         {
@@ -182,7 +185,7 @@ impl Engine {
             state.number += 1;
             let number = state.number;
             let transport = Arc::new(Mutex::new(transport));
-            state.connection = Some(Connection { number, transport, socket, peer });
+            state.connection = Some(Connection { number, transport, socket, is_tamper_proof, peer });
             state.ended = None;
             state.session.connected(hello, now);
             state.dispatch();
@@ -561,6 +564,9 @@ impl<E: Exports> Sender<E> {
                 }
                 Out::Nothing => break,
                 Out::Frame => batch.add_heads(start),
+                Out::Piece { export, header } if connection.is_tamper_proof => {
+                    self.add_piece(batch, export, &header.unsummed());
+                }
                 Out::Piece { export, header } => self.add_piece(batch, export, &header),
                 Out::Poll { export } => match self.exports.poll(export) {
                     Polled::Message { sequence, message } => {

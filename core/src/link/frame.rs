@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All little endian. `checksum` is the CRC32C of header and payload, with itself as zero; it finds what is damaged, not what is
-//! forged. Every limit is checked on the 32 bytes of the header ([`Header::decode`]), before anything is taken for the payload. The payload
+//! forged. With [`UNSUMMED`] it is that of the header alone. Every limit is checked on the 32 bytes of the header ([`Header::decode`]), before anything is taken for the payload. The payload
 //! of a piece is a part of a message, and goes straight from the socket to its place in shared memory while
 //! [`Checksum`] counts along; the payload of any other kind is an archive of `link::session`.
 //!
@@ -33,6 +33,8 @@ pub const SEQUENCE_END: u64 = 1 << 62;
 pub const FIRST: u8 = 1;
 /// The last part of a message.
 pub const LAST: u8 = 2;
+/// The checksum covers the header alone: a part of a message, on a connection that notices by itself what was changed (TLS).
+pub const UNSUMMED: u8 = 4;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +113,7 @@ pub struct Header {
     pub length: u32,
     /// What it is for.
     pub kind: Kind,
-    /// [`FIRST`], [`LAST`].
+    /// [`FIRST`], [`LAST`], [`UNSUMMED`].
     pub flags: u8,
     /// Which stream; chosen by the sender of its messages. 0: the link itself.
     pub stream: u32,
@@ -138,6 +140,12 @@ impl Header {
         Header { length, kind: Kind::Piece, flags: first | last, stream, sequence, offset, total }
     }
 
+    /// The same, with [`UNSUMMED`].
+    #[must_use]
+    pub fn unsummed(self) -> Header {
+        Header { flags: self.flags | UNSUMMED, ..self }
+    }
+
     /// True: the message is complete with this piece.
     #[must_use]
     pub fn is_last(&self) -> bool {
@@ -150,7 +158,9 @@ impl Header {
         let mut bytes = self.bare();
         let mut checksum = Digest::new(CrcAlgorithm::Crc32Iscsi);
         checksum.update(&bytes);
-        checksum.update(payload);
+        if self.flags & UNSUMMED == 0 {
+            checksum.update(payload);
+        }
         bytes[12..16].copy_from_slice(&crc32(&checksum).to_le_bytes());
         bytes
     }
@@ -175,7 +185,8 @@ impl Header {
         header.check()?;
         let mut counted = Digest::new(CrcAlgorithm::Crc32Iscsi);
         counted.update(&header.bare());
-        Ok((header, Checksum { expected: u32_at(bytes, 12), counted }))
+        let is_summed = header.flags & UNSUMMED == 0;
+        Ok((header, Checksum { expected: u32_at(bytes, 12), counted, is_summed }))
     }
 
     fn check(&self) -> Result<(), FrameError> {
@@ -194,7 +205,7 @@ impl Header {
             let end = u64::from(self.offset) + u64::from(length);
             let total = u64::from(self.total);
             let flags = (u8::from(self.offset == 0) * FIRST) | (u8::from(end == total) * LAST);
-            end <= total && self.flags == flags && (length > 0 || total == 0)
+            end <= total && self.flags & !UNSUMMED == flags && (length > 0 || total == 0)
         } else {
             self.flags == 0 && self.offset == 0 && self.total == 0
         };
@@ -238,12 +249,16 @@ fn crc32(digest: &Digest) -> u32 {
 pub struct Checksum {
     expected: u32,
     counted: Digest,
+    /// The payload counts.
+    is_summed: bool,
 }
 
 impl Checksum {
     /// More of the payload.
     pub fn add(&mut self, payload: &[u8]) {
-        self.counted.update(payload);
+        if self.is_summed {
+            self.counted.update(payload);
+        }
     }
 
     /// After the last byte: is the frame as it was sent?
@@ -311,6 +326,10 @@ pub enum FrameError {
         /// Bytes of the message.
         total: u32,
     },
+    /// A part of a message without a checksum, on a connection that does not notice by itself what was changed. The peer is damaged or
+    /// hostile.
+    #[error("a part of a message without a checksum; the peer is damaged or hostile")]
+    Unsummed,
     /// What came is not what was sent. Look at the network in between.
     #[error(
         "a frame with the checksum {expected:08x} that counts {counted:08x}; look at the network in between"
@@ -343,9 +362,11 @@ mod tests {
                 Header::piece(stream, sequence, offset, length, offset + length + more)
             },
         );
+        let unsummed = (1..u32::MAX, 0..SEQUENCE_END)
+            .prop_map(|(stream, sequence)| Header::piece(stream, sequence, 0, 0, 0).unsummed());
         let controls = (0..SEQUENCE_END, 0..1000u32)
             .prop_map(|(sequence, length)| Header::control(Kind::Interest, 0, sequence, length));
-        prop_oneof![pieces, controls]
+        prop_oneof![pieces, unsummed, controls]
     }
 
     proptest! {
@@ -383,6 +404,18 @@ mod tests {
         assert_eq!(bytes[12..16], crc_fast::crc32_iscsi(&all).to_le_bytes());
         // The check value of the Castagnoli polynomial.
         assert_eq!(crc_fast::crc32_iscsi(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn an_unsummed_payload_does_not_count_and_its_header_does() {
+        let header = Header::piece(1, 5, 0, 4, 4).unsummed();
+        let mut bytes = header.encode(b"data");
+        assert_eq!(received(bytes, b"date"), Ok(header));
+        bytes[16] ^= 1;
+        assert!(matches!(received(bytes, b"data"), Err(FrameError::Checksum { .. })));
+        // Only parts of messages are so long that it matters.
+        let control = Header::control(Kind::Ping, 0, 0, 0).unsummed();
+        assert!(matches!(received(control.encode(&[]), &[]), Err(FrameError::Place { .. })));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::link::local::Candidate;
 use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest payload of a hello, in bytes: more is not read from somebody that nobody knows yet.
 pub const MAX_HELLO: u32 = 1024;
 

@@ -67,6 +67,9 @@ pub trait Transport: Send {
     /// `WouldBlock` while some are left, or the stream is broken.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// True: what was changed on the way is never read, so a checksum over it would find nothing.
+    fn is_tamper_proof(&self) -> bool;
+
     /// Who is there.
     fn peer(&self) -> &Peer;
 

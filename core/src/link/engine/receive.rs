@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Connection, LAZY, LOOK_MS, Shared, State, lock};
-use crate::link::frame::{Checksum, HEADER, Header, Kind};
+use crate::link::frame::{Checksum, FrameError, HEADER, Header, Kind, UNSUMMED};
 use crate::link::local::{Import, ImportError, Imports};
 use crate::link::session::{Action, Arrived, Begin, ImportId, Place};
 
@@ -373,6 +373,9 @@ impl<I: Imports> Receiver<I> {
             let bytes = &self.buffer[self.start..self.end];
             let Some(head) = bytes.first_chunk::<HEADER>() else { return Ok(()) };
             let (header, mut checksum) = Header::decode(head).map_err(fault)?;
+            if header.flags & UNSUMMED != 0 && !connection.is_tamper_proof {
+                return Err(fault(FrameError::Unsummed));
+            }
             if header.kind == Kind::Piece {
                 self.start += HEADER;
                 self.begin_piece(header, checksum, &mut state)?;

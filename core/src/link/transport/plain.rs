@@ -266,6 +266,10 @@ impl Transport for Plain {
         Ok(())
     }
 
+    fn is_tamper_proof(&self) -> bool {
+        false
+    }
+
     fn peer(&self) -> &Peer {
         &self.peer
     }

@@ -332,6 +332,10 @@ impl Transport for Tls {
         self.send()
     }
 
+    fn is_tamper_proof(&self) -> bool {
+        true
+    }
+
     fn peer(&self) -> &Peer {
         &self.peer
     }
