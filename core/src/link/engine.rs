@@ -334,17 +334,6 @@ impl Shared {
         let _ = self.receiver.write(1);
     }
 
-    /// What has waited for something else for long enough waits no longer.
-    fn hurry_the_lazy(&self) {
-        let mut state = self.lock();
-        if state.lazy_since.is_some_and(|since| self.now() >= since + LAZY) {
-            state.lazy_since = None;
-            state.session.say_all();
-            drop(state);
-            self.sender.wake();
-        }
-    }
-
     /// Ends a connection, if it is still the present one. `farewell` is said to the peer.
     fn end(&self, number: u64, reason: &str, farewell: Option<&str>) {
         let connection = {

@@ -45,10 +45,8 @@ pub trait Transport: Send {
     /// True: bytes that were taken by `write` wait here for the socket.
     fn wants_write(&self) -> bool;
 
-    /// Bytes that can be read without the descriptor being readable (decrypted already).
-    fn has_buffered(&self) -> bool;
-
-    /// Reads some bytes into these places, in order; 0 is the orderly end. A plain one makes one system call.
+    /// Reads some bytes into these places, in order; 0 is the orderly end. A plain one makes one system call. As long as the places are
+    /// filled more may be there although the descriptor is not readable (decrypted already), and after the handshake, too.
     ///
     /// # Errors
     /// `WouldBlock`, or the stream is broken.

@@ -1,5 +1,5 @@
 //! The receiving thread: from the socket into the rings of the imports.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const BUFFER: usize = 256 * 1024;
 /// The rest of a payload that is at least so long is read to where it belongs, past the buffer.
 const STRAIGHT: usize = 8 * 1024;
 /// Reads in a row before other things are looked after.
-const READS_IN_A_ROW: usize = 32;
+const READS_IN_A_ROW: usize = 64;
 /// While more comes in, sleepers are told of it after so many bytes.
 const ANNOUNCE_EACH: usize = 256 * 1024;
 /// How long the rest of a long message is looked for before this thread sleeps.
@@ -41,6 +41,8 @@ pub(super) struct Receiver<I: Imports> {
     /// The last piece was long, so the next frame probably is, too.
     is_bulk: bool,
     pause: u16,
+    /// Imports with messages that wait for room, or whose sender does.
+    needy: BTreeSet<ImportId>,
     /// Imports with commits of which sleepers do not know yet. They are told without the lock: who is woken may take this processor.
     fresh: Vec<ImportId>,
     /// Bytes that were read since sleepers were told.
@@ -79,6 +81,15 @@ impl Piece {
     }
 }
 
+/// What is to be done beside reading.
+struct Due {
+    /// There is another connection than before, or none: bytes of it may be there already, past the socket.
+    connection: bool,
+    actions: bool,
+    /// Something that can wait for a while does.
+    lazy: bool,
+}
+
 /// What a look at the socket gave.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Got {
@@ -114,31 +125,64 @@ impl<I: Imports> Receiver<I> {
             piece: None,
             is_bulk: false,
             pause: FIRST_PAUSE_MS,
+            needy: BTreeSet::new(),
             fresh: Vec::new(),
             unannounced: 0,
         }
     }
 
     pub(super) fn run(mut self) {
+        let mut connection: Option<Connection> = None;
+        let mut has_more = false;
         while !self.shared.is_over() {
-            let connection = self.shared.lock().connection.clone();
-            let number = connection.as_ref().map_or(0, |connection| connection.number);
-            if number != self.number {
-                self.begin_anew(number);
+            let due = self.look(&mut connection);
+            if due.actions {
+                self.act();
             }
-            self.act();
-            let has_starved = self.make_room();
-            self.sleep(connection.as_ref(), has_starved);
-            self.shared.hurry_the_lazy();
-            let Some(connection) = connection else { continue };
-            match self.read(&connection) {
-                Ok(()) | Err(Broken::Replaced) => {}
+            let has_starved = !self.needy.is_empty() && self.make_room();
+            if !has_more && !due.connection {
+                self.sleep(connection.as_ref(), has_starved, due.lazy);
+            }
+            has_more = false;
+            let Some(connection) = &connection else { continue };
+            match self.read(connection) {
+                Ok(more) => has_more = more,
+                Err(Broken::Replaced) => {}
                 Err(Broken::Closed(reason) | Broken::Farewell(reason)) => {
                     self.shared.end(connection.number, &reason, None);
                 }
                 Err(Broken::Fault(reason)) => self.shared.end(connection.number, &reason, Some(&reason)),
             }
         }
+    }
+
+    /// Everything but bytes that may be due, with one lock.
+    fn look(&mut self, connection: &mut Option<Connection>) -> Due {
+        let mut state = self.shared.lock();
+        let number = state.connection.as_ref().map_or(0, |connection| connection.number);
+        let is_another = number != self.number;
+        if is_another {
+            connection.clone_from(&state.connection);
+        }
+        let has_waited = state.lazy_since.is_some_and(|since| self.shared.now() >= since + LAZY);
+        if has_waited {
+            // What has waited for something else for long enough waits no longer.
+            state.lazy_since = None;
+            state.session.say_all();
+        }
+        let due = Due {
+            connection: is_another,
+            actions: !state.to_receiver.is_empty(),
+            lazy: state.lazy_since.is_some(),
+        };
+        drop(state);
+        if has_waited {
+            self.shared.sender.wake();
+        }
+        if is_another {
+            self.begin_anew(number);
+        }
+        due
     }
 
     /// What came on an older connection and is not committed comes again.
@@ -152,18 +196,14 @@ impl<I: Imports> Receiver<I> {
         }
     }
 
-    fn sleep(&self, connection: Option<&Connection>, has_starved: bool) {
+    fn sleep(&self, connection: Option<&Connection>, has_starved: bool, has_lazy: bool) {
         let mut milliseconds = if has_starved { self.pause } else { 5 * LOOK_MS };
-        if self.shared.lock().lazy_since.is_some() {
+        if has_lazy {
             milliseconds = milliseconds.min(u16::try_from(LAZY.as_millis()).unwrap_or(1));
         }
-        let mut wanted = vec![PollFd::new(self.shared.receiver.as_fd(), PollFlags::POLLIN)];
-        if let Some(connection) = connection {
-            if lock(&connection.transport).has_buffered() {
-                return;
-            }
-            wanted.push(PollFd::new(connection.socket.as_fd(), PollFlags::POLLIN));
-        }
+        let alarm = self.shared.receiver.as_fd();
+        let socket = connection.map_or(alarm, |connection| connection.socket.as_fd());
+        let mut wanted = [PollFd::new(alarm, PollFlags::POLLIN), PollFd::new(socket, PollFlags::POLLIN)];
         // Whatever it says, the next look tells.
         let _ = poll(&mut wanted, PollTimeout::from(milliseconds));
         if wanted[0].any().unwrap_or(true) {
@@ -181,13 +221,10 @@ impl<I: Imports> Receiver<I> {
                 Action::Open { import, candidate } => {
                     let opened = self.imports.open(&candidate).map(|mut stands| {
                         let room = stands.room();
-                        let slot = Slot {
-                            import: stands,
-                            filling: Filling::Nothing,
-                            lost: 0,
-                            waiting: VecDeque::new(),
-                        };
+                        let (lost, waiting) = (0, VecDeque::new());
+                        let slot = Slot { import: stands, filling: Filling::Nothing, lost, waiting };
                         self.slots.insert(import, slot);
+                        self.needy.insert(import);
                         room
                     });
                     if let Err(error) = &opened {
@@ -200,6 +237,7 @@ impl<I: Imports> Receiver<I> {
                 Action::Reopen { import } => {
                     let Some(slot) = self.slots.get_mut(&import) else { continue };
                     let room = slot.import.room();
+                    self.needy.insert(import);
                     let mut state = self.shared.lock();
                     state.session.opened(import, Ok(room));
                     state.dispatch();
@@ -221,20 +259,23 @@ impl<I: Imports> Receiver<I> {
         let mut has_moved = false;
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        for (id, slot) in &mut self.slots {
-            if !slot.waiting.is_empty() || state.session.is_starved(*id) {
-                if let Some(reason) = slot.import.refusal() {
-                    refuse(*id, slot, &ImportError::Refused { reason }, &mut state);
-                    has_moved = true;
-                    continue;
-                }
-                let before = slot.waiting.len();
-                commit_waiting(*id, slot, &mut state, &mut self.fresh);
-                let still = !slot.waiting.is_empty() || state.session.is_starved(*id);
-                has_starved |= still;
-                has_moved |= !still || slot.waiting.len() < before;
+        self.needy.retain(|id| {
+            let Some(slot) = self.slots.get_mut(id) else { return false };
+            if slot.waiting.is_empty() && !state.session.wants_room(*id) {
+                return false;
             }
-        }
+            if let Some(reason) = slot.import.refusal() {
+                refuse(*id, slot, &ImportError::Refused { reason }, &mut state);
+                has_moved = true;
+                return false;
+            }
+            let before = slot.waiting.len();
+            commit_waiting(*id, slot, &mut state, &mut self.fresh);
+            let still = !slot.waiting.is_empty() || state.session.wants_room(*id);
+            has_starved |= still;
+            has_moved |= !still || slot.waiting.len() < before;
+            still
+        });
         state.dispatch();
         let has_news = state.has_work_for_sender();
         drop(state);
@@ -257,45 +298,49 @@ impl<I: Imports> Receiver<I> {
 
     // ---- bytes
 
-    fn read(&mut self, connection: &Connection) -> Result<(), Broken> {
+    /// Reads until nothing is there, or other things are to be looked after. True: more may be there.
+    fn read(&mut self, connection: &Connection) -> Result<bool, Broken> {
         let mut idle_since = None;
-        let mut reads = 0;
-        while reads < READS_IN_A_ROW {
-            let got = match self.read_once(connection) {
+        let mut got = Got::Nothing;
+        for _ in 0..READS_IN_A_ROW {
+            got = match self.read_once(connection) {
                 Ok(got) => got,
                 Err(broken) => {
                     self.announce();
                     return Err(broken);
                 }
             };
-            if got != Got::Nothing {
-                idle_since = None;
-                reads += 1;
-            }
             let probably_has_more = got == Got::AllAskedFor || (got == Got::Some && self.is_bulk);
-            if probably_has_more && self.unannounced < ANNOUNCE_EACH {
-                continue;
-            }
-            self.announce();
             if probably_has_more {
+                idle_since = None;
+                if self.unannounced >= ANNOUNCE_EACH {
+                    self.announce();
+                }
                 continue;
             }
             // In the middle of a long message the rest is on its way: to sleep and be woken takes longer than it does.
-            let is_amid = self.is_bulk && self.piece.is_some();
-            if !is_amid || idle_since.get_or_insert_with(Instant::now).elapsed() >= AMID {
-                break;
+            if self.is_bulk && self.piece.is_some() {
+                self.announce();
+                if idle_since.get_or_insert_with(Instant::now).elapsed() < AMID {
+                    std::hint::spin_loop();
+                    continue;
+                }
             }
-            std::hint::spin_loop();
+            break;
         }
         let mut state = self.current(connection)?;
         state.dispatch();
-        if state.has_work_for_sender() {
-            drop(state);
-            self.shared.sender.wake();
-        } else if state.has_lazy_work_for_sender() && state.lazy_since.is_none() {
+        let has_work_for_sender = state.has_work_for_sender();
+        if !has_work_for_sender && state.has_lazy_work_for_sender() && state.lazy_since.is_none() {
             state.lazy_since = Some(self.shared.now());
         }
-        Ok(())
+        drop(state);
+        // Last, since who is woken may take this processor, or wait until it is free.
+        self.announce();
+        if has_work_for_sender {
+            self.shared.sender.wake();
+        }
+        Ok(got == Got::AllAskedFor)
     }
 
     fn current(&self, connection: &Connection) -> Result<std::sync::MutexGuard<'_, State>, Broken> {
@@ -402,7 +447,12 @@ impl<I: Imports> Receiver<I> {
         let import = match place {
             Place::Discard => None,
             Place::Message { import, begin } => match (self.slots.get_mut(&import), begin) {
-                (Some(slot), Some(begin)) => begin_message(import, slot, begin, state).then_some(import),
+                (Some(slot), Some(begin)) => {
+                    if !slot.waiting.is_empty() || state.session.wants_room(import) {
+                        self.needy.insert(import);
+                    }
+                    begin_message(import, slot, begin, state).then_some(import)
+                }
                 (Some(_), None) => Some(import),
                 // Refused a moment ago.
                 (None, _) => None,
@@ -420,12 +470,18 @@ impl<I: Imports> Receiver<I> {
             Arrived::Whole { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
                     finish_message(import, slot, state, &mut self.fresh);
+                    if !slot.waiting.is_empty() {
+                        self.needy.insert(import);
+                    }
                 }
             }
             Arrived::Missed { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
                     slot.waiting.push_back((std::mem::take(&mut slot.lost), None));
                     commit_waiting(import, slot, state, &mut self.fresh);
+                    if !slot.waiting.is_empty() {
+                        self.needy.insert(import);
+                    }
                 }
             }
         }

@@ -258,11 +258,13 @@ impl Session {
         self.note(import);
     }
 
-    /// True: the sender has used all credit that it has, for want of room. Ask for the room again later.
+    /// True: the sender has used all credit that it has, or was not given any yet, and may have more to send: say [`Session::room`] when there
+    /// is some.
     #[must_use]
-    pub fn is_starved(&self, import: ImportId) -> bool {
+    pub fn wants_room(&self, import: ImportId) -> bool {
         self.incoming.get(&import).is_some_and(|incoming| {
-            incoming.answered && incoming.said.messages <= incoming.arrived.messages && incoming.end.is_none()
+            let has_credit = incoming.answered && incoming.arrived.messages < incoming.said.messages;
+            incoming.stream != 0 && incoming.refused.is_none() && incoming.end.is_none() && !has_credit
         })
     }
 

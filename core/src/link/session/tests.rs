@@ -224,7 +224,7 @@ fn who_sends_more_than_was_granted_is_cut_off() {
     for sequence in 10..12 {
         assert_eq!(receive(&mut session, sequence), Arrived::Whole { import });
     }
-    assert!(session.is_starved(import));
+    assert!(session.wants_room(import));
     assert_eq!(session.piece(&piece(12, 0, 8, 8)).unwrap_err(), Violation::Credit { stream: 1 });
     // With room there is credit again.
     let (mut session, import) = receiving(2);

@@ -250,10 +250,6 @@ impl Transport for Plain {
         false
     }
 
-    fn has_buffered(&self) -> bool {
-        false
-    }
-
     fn read(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         self.stream.read_vectored(into)
     }

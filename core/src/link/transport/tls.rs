@@ -24,8 +24,8 @@ use crate::link::keys::{HostKey, KeyError};
 
 /// Encrypted bytes that may wait for the socket.
 const QUEUE: usize = 512 * 1024;
-/// What is given to `rustls` at once, if a piece has so much: a few records. What they take lies in a near cache when the socket takes it.
-const CHUNK: usize = 64 * 1024;
+/// What is given to `rustls` at once, if a piece has so much: more than one record, and little enough that they lie in a near cache when the socket
+const CHUNK: usize = 128 * 1024;
 /// Pieces that are given to `rustls` at once.
 const PIECES: usize = 16;
 
@@ -130,8 +130,6 @@ pub struct Tls {
     connection: Connection,
     stream: Stream,
     peer: Peer,
-    /// Plain bytes that can be read without the socket.
-    buffered: bool,
     ended: bool,
 }
 
@@ -179,7 +177,7 @@ impl Tls {
         let host = host_of(&connection)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the certificate names no host"))?;
         let peer = Peer { address: stream.peer(), host: Some(host) };
-        Ok(Tls { connection, stream, peer, buffered: true, ended: false })
+        Ok(Tls { connection, stream, peer, ended: false })
     }
 
     /// What is decrypted already.
@@ -192,14 +190,12 @@ impl Tls {
             match self.connection.reader().read(place) {
                 Ok(count) => {
                     got += count;
-                    self.buffered = count == place.len();
                     if count < place.len() {
                         return Ok(got);
                     }
                 }
                 Err(error) if got > 0 && error.kind() == io::ErrorKind::WouldBlock => {
-                    self.buffered = false;
-                    return Ok(got);
+                            return Ok(got);
                 }
                 // It comes again, with nothing before it.
                 Err(_) if got > 0 => return Ok(got),
@@ -273,10 +269,6 @@ impl Transport for Tls {
         self.connection.wants_write()
     }
 
-    fn has_buffered(&self) -> bool {
-        self.buffered
-    }
-
     fn read(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         // Each round reads a record or ends: bounded by what the socket has.
         loop {
@@ -284,7 +276,6 @@ impl Transport for Tls {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
-            self.buffered = false;
             if self.ended {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
