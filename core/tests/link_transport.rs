@@ -114,7 +114,8 @@ fn read_exact(end: &mut dyn Transport, count: usize) -> Vec<u8> {
     while found.len() < count {
         round += 1;
         let mut part = vec![0; (1 + round * 613 % 90_000).min(count - found.len())];
-        let (first, second) = part.split_at_mut(round * 67 % (part.len() + 1));
+        let middle = round * 67 % (part.len() + 1);
+        let (first, second) = part.split_at_mut(middle);
         match end.read(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
             Ok(0) => panic!("it ended after {} bytes", found.len()),
             Ok(got) => found.extend_from_slice(&part[..got]),

@@ -220,6 +220,78 @@ mod tests {
         assert_eq!(seen_by_often.len(), ROUNDS as usize);
     }
 
+    /// Long enough that a sleeper who is not woken fails the test.
+    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// Where each message wakes somebody a publisher fences, where none does it does not; and no sleeper misses a change-over.
+    #[test]
+    fn a_publisher_changes_over_and_back_and_no_sleeper_misses_it() {
+        if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {
+            println!("skipped: this kernel or sandbox has no membarrier; publishers fence then");
+            return;
+        }
+        REGISTERED.store(std::process::id().into(), Ordering::Relaxed);
+        const ROUNDS: u64 = 200;
+        const ALONE: u64 = 8;
+        const RUN: u64 = 200;
+        let config = RingConfig {
+            node: 7,
+            index: 1,
+            fingerprint: 0,
+            capacity: 1024,
+            message_max: 64,
+            chunk_memory: 4096,
+            reliable: true,
+            history: 0,
+            retained: 0,
+            bell: 0,
+        };
+        let bell = Arc::new(Bell::silent());
+        let mut writer: Writer<Heap> = Writer::on_heap(&config, Arc::clone(&bell));
+        let seats = Seats::on_heap(1, Arc::new(Bell::silent()));
+        let seat = seats.take((7, 1)).unwrap();
+        let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
+        let start = writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1)).unwrap();
+        let reader: Reader<Heap> =
+            Reader::new(Arc::clone(writer.ring()), Arc::clone(&bell), &seats, seat, start).unwrap();
+        let may_sleep = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let (may_sleep, mut reader) = (&may_sleep, reader);
+            scope.spawn(move || {
+                let mut read = 0;
+                while read < ROUNDS * (ALONE + RUN) {
+                    while reader.poll().unwrap().is_some() {
+                        read += 1;
+                    }
+                    if may_sleep.load(Ordering::Relaxed) == 0 {
+                        std::thread::yield_now();
+                    } else if read < ROUNDS * (ALONE + RUN) {
+                        let woken = seats.sleep(std::iter::once(&reader), || reader.ready(), Some(LONG));
+                        assert_ne!(woken, Woken::TimedOut, "after {read} messages");
+                    }
+                }
+            });
+            for _ in 0..ROUNDS {
+                may_sleep.store(1, Ordering::Relaxed);
+                for _ in 0..ALONE {
+                    while bell.sleepers.load(Ordering::Relaxed) == 0 {
+                        std::thread::yield_now();
+                    }
+                    writer.admit_within(LONG).unwrap();
+                    writer.send_inline(&[0; 7], 8);
+                }
+                assert_eq!(writer.ring().header().unfenced.load(Ordering::Relaxed), 0, "each woke somebody");
+                // The reader may sleep once more; then it stays awake.
+                may_sleep.store(0, Ordering::Relaxed);
+                for _ in 0..RUN {
+                    writer.admit_within(LONG).unwrap();
+                    writer.send_inline(&[0; 7], 8);
+                }
+                assert_eq!(writer.ring().header().unfenced.load(Ordering::Relaxed), 1, "none woke anybody");
+            }
+        });
+    }
+
     #[test]
     fn a_process_that_enabled_it_is_ready_soon() {
         enable();

@@ -159,10 +159,9 @@ impl Engine {
         let mut engine = Engine { shared: Arc::clone(&shared), threads: Vec::new() };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let sending = Arc::clone(&shared);
-        engine.threads.push(
-            thread("hm-link-send")
-                .spawn(move || Sender::new(sending, exports, hooks).run())?,
-        );
+        engine
+            .threads
+            .push(thread("hm-link-send").spawn(move || Sender::new(sending, exports, hooks).run())?);
         engine.threads.push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports).run())?);
         Ok(engine)
     }

@@ -151,7 +151,8 @@ impl Exports for HiveExports {
         let (gate, ids, next_id) = (&self.gate, &mut self.ids, &mut self.next_id);
         self.intake.name_new(|route, first| {
             let mut candidates = lock(&gate.candidates);
-            let Some(candidate) = candidates.get(&route).filter(|candidate| wanted(candidate)).cloned() else {
+            let Some(candidate) = candidates.get(&route).filter(|candidate| wanted(candidate)).cloned()
+            else {
                 candidates.remove(&route);
                 return None;
             };

@@ -22,6 +22,9 @@ const READS_IN_A_ROW: usize = 64;
 const ANNOUNCE_EACH: usize = 256 * 1024;
 /// How long the rest of a long message is looked for before this thread sleeps.
 const AMID: Duration = Duration::from_micros(40);
+/// After a wait that was shorter than this one, this thread looks for so long before it sleeps again. What a wake-up costs, on a virtual machine
+/// whose processor has gone idle, twice.
+const SHORT_WAIT: Duration = Duration::from_micros(100);
 /// A longer message is not kept here until there is room for it: no publisher sends one.
 const PRIVATE_MAX: u32 = 256 << 20;
 /// The pauses between two looks at rings without room: they double from the first to the longest.
@@ -41,6 +44,10 @@ pub(super) struct Receiver<I: Imports> {
     /// The last piece was long, so the next frame probably is, too.
     is_bulk: bool,
     pause: u16,
+    /// When something came in last.
+    idle_since: Instant,
+    /// The last wait in which this thread slept was shorter than [`SHORT_WAIT`].
+    was_short: bool,
     /// Imports with messages that wait for room, or whose sender does.
     needy: BTreeSet<ImportId>,
     /// Imports with commits of which sleepers do not know yet. They are told without the lock: who is woken may take this processor.
@@ -125,6 +132,8 @@ impl<I: Imports> Receiver<I> {
             piece: None,
             is_bulk: false,
             pause: FIRST_PAUSE_MS,
+            idle_since: Instant::now(),
+            was_short: false,
             needy: BTreeSet::new(),
             fresh: Vec::new(),
             unannounced: 0,
@@ -142,6 +151,7 @@ impl<I: Imports> Receiver<I> {
             let has_starved = !self.needy.is_empty() && self.make_room();
             if !has_more && !due.connection {
                 self.sleep(connection.as_ref(), has_starved, due.lazy);
+                self.was_short = self.idle_since.elapsed() < SHORT_WAIT;
             }
             has_more = false;
             let Some(connection) = &connection else { continue };
@@ -300,34 +310,52 @@ impl<I: Imports> Receiver<I> {
 
     /// Reads until nothing is there, or other things are to be looked after. True: more may be there.
     fn read(&mut self, connection: &Connection) -> Result<bool, Broken> {
-        let mut idle_since = None;
-        let mut got = Got::Nothing;
+        let mut got = self.read_run(connection)?;
+        // In the middle of a long message the rest is on its way, and where the last wait was short the next one probably is: to sleep
+        // and be woken takes longer.
+        while got == Got::Nothing && self.idle_since.elapsed() < self.patience() && !self.shared.is_over() {
+            // Who shares this processor goes first.
+            std::thread::yield_now();
+            got = self.read_run(connection)?;
+        }
+        Ok(got != Got::Nothing)
+    }
+
+    /// How long to look before going to sleep.
+    fn patience(&self) -> Duration {
+        if self.is_bulk && self.piece.is_some() {
+            AMID
+        } else if self.was_short {
+            SHORT_WAIT
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Reads until nothing is there, and tells of it.
+    fn read_run(&mut self, connection: &Connection) -> Result<Got, Broken> {
+        let mut all = Got::Nothing;
         for _ in 0..READS_IN_A_ROW {
-            got = match self.read_once(connection) {
+            let got = match self.read_once(connection) {
+                Ok(Got::Nothing) => break,
                 Ok(got) => got,
                 Err(broken) => {
                     self.announce();
                     return Err(broken);
                 }
             };
-            let probably_has_more = got == Got::AllAskedFor || (got == Got::Some && self.is_bulk);
-            if probably_has_more {
-                idle_since = None;
-                if self.unannounced >= ANNOUNCE_EACH {
-                    self.announce();
-                }
-                continue;
+            all = got;
+            if got == Got::Some && !self.is_bulk {
+                break;
             }
-            // In the middle of a long message the rest is on its way: to sleep and be woken takes longer than it does.
-            if self.is_bulk && self.piece.is_some() {
+            if self.unannounced >= ANNOUNCE_EACH {
                 self.announce();
-                if idle_since.get_or_insert_with(Instant::now).elapsed() < AMID {
-                    std::hint::spin_loop();
-                    continue;
-                }
             }
-            break;
         }
+        if all == Got::Nothing {
+            return Ok(all);
+        }
+        self.idle_since = Instant::now();
         let mut state = self.current(connection)?;
         state.dispatch();
         let has_work_for_sender = state.has_work_for_sender();
@@ -340,7 +368,7 @@ impl<I: Imports> Receiver<I> {
         if has_work_for_sender {
             self.shared.sender.wake();
         }
-        Ok(got == Got::AllAskedFor)
+        Ok(all)
     }
 
     fn current(&self, connection: &Connection) -> Result<std::sync::MutexGuard<'_, State>, Broken> {
@@ -535,12 +563,7 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
     !matches!(slot.filling, Filling::Nothing)
 }
 
-fn finish_message<I: Import>(
-    id: ImportId,
-    slot: &mut Slot<I>,
-    state: &mut State,
-    fresh: &mut Vec<ImportId>,
-) {
+fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State, fresh: &mut Vec<ImportId>) {
     match std::mem::replace(&mut slot.filling, Filling::Nothing) {
         Filling::Nothing => {}
         Filling::Shared => match slot.import.commit() {
@@ -565,12 +588,7 @@ fn note_fresh(id: ImportId, fresh: &mut Vec<ImportId>) {
 }
 
 /// Commits what waits, as far as there is room, and says how much there is.
-fn commit_waiting<I: Import>(
-    id: ImportId,
-    slot: &mut Slot<I>,
-    state: &mut State,
-    fresh: &mut Vec<ImportId>,
-) {
+fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State, fresh: &mut Vec<ImportId>) {
     while let Some((lost, message)) = slot.waiting.front_mut() {
         let lost = std::mem::take(lost);
         slot.import.skip(lost);

@@ -195,7 +195,7 @@ impl Tls {
                     }
                 }
                 Err(error) if got > 0 && error.kind() == io::ErrorKind::WouldBlock => {
-                            return Ok(got);
+                    return Ok(got);
                 }
                 // It comes again, with nothing before it.
                 Err(_) if got > 0 => return Ok(got),
