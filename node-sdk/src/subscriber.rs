@@ -354,7 +354,17 @@ pub(crate) struct Connection {
     /// What a link calls it; see [`Intake::name_new`].
     #[cfg(feature = "links")]
     name: u32,
+    /// For a link: so many of the newest messages never are stale.
+    #[cfg(feature = "links")]
+    keep: u64,
+    /// For a link that has not caught up since then: the number of the message that was next to be published at that time.
+    #[cfg(feature = "links")]
+    mark: Option<(Instant, u64)>,
 }
+
+/// A message of a lossy publisher that has waited for so long, because the network did not take more, is not worth sending any more.
+#[cfg(feature = "links")]
+const FRESH: Duration = Duration::from_millis(200);
 
 /// A connection that its link has not named yet. Names only grow, and so do those of `connections` from one to the next.
 #[cfg(feature = "links")]
@@ -367,6 +377,27 @@ impl Connection {
 
     fn lost(&self) -> u64 {
         self.reader.lost() + self.invalid
+    }
+
+    /// Passes over messages that have waited for longer than [`FRESH`]. Readers of the link count them by the gap.
+    #[cfg(feature = "links")]
+    fn skip_stale(&mut self) {
+        let now = Instant::now();
+        let head = self.reader.cursor() + self.reader.lag();
+        let Some((at, published)) = self.mark else {
+            self.mark = Some((now, head));
+            return;
+        };
+        let waited = now.saturating_duration_since(at);
+        if waited < FRESH {
+            return;
+        }
+        // After a long stop it is not known how old the rest is.
+        let stale = if waited < 2 * FRESH { published } else { head };
+        let end = stale.min(head.saturating_sub(self.keep));
+        // Bounded by the ring: each poll passes over a message, or over those that were overwritten.
+        while self.reader.cursor() < end && matches!(self.reader.poll(), Ok(Some(_))) {}
+        self.mark = Some((now, head));
     }
 
     /// Its publisher has ended, or is gone, and everything was read.
@@ -605,6 +636,10 @@ impl Intake {
                 invalid: 0,
                 #[cfg(feature = "links")]
                 name: UNNAMED,
+                #[cfg(feature = "links")]
+                keep: 1,
+                #[cfg(feature = "links")]
+                mark: None,
             });
         }
         for connection in &mut self.connections {
@@ -743,14 +778,14 @@ impl Intake {
         self.index
     }
 
-    /// Asks for a name of each new connection, given its publisher and the number of its first message; `None`: it is detached. A name
-    /// is greater than all before it.
-    pub(crate) fn name_new(&mut self, mut name: impl FnMut(EndId, u64) -> Option<u32>) {
+    /// Asks for a name of each new connection, given its publisher and the number of its first message, and how many of its newest
+    /// messages never are stale; `None`: it is detached. A name is greater than all before it.
+    pub(crate) fn name_new(&mut self, mut name: impl FnMut(EndId, u64) -> Option<(u32, u64)>) {
         let named = self.connections.partition_point(|connection| connection.name != UNNAMED);
         let mut turn = named;
         while let Some(connection) = self.connections.get_mut(turn) {
-            if let Some(name) = name(connection.route, connection.reader.first()) {
-                connection.name = name;
+            if let Some((name, keep)) = name(connection.route, connection.reader.first()) {
+                (connection.name, connection.keep) = (name, keep);
                 turn += 1;
             } else {
                 self.end_connection(turn);
@@ -806,13 +841,20 @@ impl Intake {
     pub(crate) fn poll_named(&mut self, name: u32) -> RoutePoll {
         let found = self.connections.binary_search_by_key(&name, |connection| connection.name);
         let Ok(turn) = found else { return RoutePoll::Nothing };
+        let connection = &mut self.connections[turn];
+        if !connection.reader.reliable() {
+            connection.skip_stale();
+        }
         match self.connections[turn].reader.poll() {
             Ok(Some(taken)) if self.connections[turn].copies => {
                 // What cannot be copied is a gap in the numbers.
                 Arrived::from(taken).into_copy().map_or(RoutePoll::Nothing, RoutePoll::Message)
             }
             Ok(Some(taken)) => RoutePoll::Message(taken.into()),
-            Ok(None) => RoutePoll::Nothing,
+            Ok(None) => {
+                self.connections[turn].mark = None;
+                RoutePoll::Nothing
+            }
             Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
             Err(error) => {
                 let Connection { route, reader, .. } = &self.connections[turn];

@@ -159,8 +159,9 @@ impl Exports for HiveExports {
             let id = *next_id;
             *next_id += 1;
             ids.insert(route, id);
+            let keep = u64::from(candidate.history).max(1);
             changes.push(ExportChange::Begun { id, candidate, first });
-            Some(id)
+            Some((id, keep))
         });
     }
 

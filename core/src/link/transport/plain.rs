@@ -8,9 +8,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use super::{Address, Peer, Transport};
+
+/// Bytes that a TCP socket takes beyond what it has on the way. More would only wait there, grow old, and keep what comes after them waiting.
+const UNSENT: u32 = 256 * 1024;
+
+sockopt_impl!(
+    /// See tcp(7), `TCP_NOTSENT_LOWAT`.
+    UnsentMax,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    u32
+);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -50,6 +63,7 @@ impl Stream {
     fn of_tcp(stream: TcpStream) -> io::Result<Stream> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        setsockopt(&stream, UnsentMax, &UNSENT)?;
         Ok(Stream::Tcp(stream))
     }
 
