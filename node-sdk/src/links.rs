@@ -35,7 +35,7 @@ use hivemind_core::link::keys::HostKey;
 use hivemind_core::link::session::{Session, Settings, Wanted};
 use hivemind_core::link::transport::plain::{Listener, Plain, Stream};
 use hivemind_core::link::transport::tls::{Tls, TlsKeys};
-use hivemind_core::link::transport::{Transport, wait_for};
+use hivemind_core::link::transport::{Transport, close_after, wait_for};
 use hivemind_core::name::is_host_name;
 use hivemind_core::protocol::new_node_epoch;
 
@@ -56,14 +56,12 @@ pub use hivemind_core::link::keys::KeyError;
 pub use hivemind_core::link::transport::{Address, AddressError};
 
 use admission::{Admission, Pass};
-use backoff::Backoff;
+use backoff::{Backoff, Patience};
 use exports::HiveExports;
 use imports::HiveImports;
 use permits::{OfHost, Permits};
 use stop::Stop;
 
-/// How long dialling may take: a host that can be reached again is found within this and a pause, whatever the system would wait.
-const DIAL: Duration = Duration::from_secs(1);
 /// How long the handshake and the greeting may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the end of all links may take for what is still to be sent.
@@ -116,8 +114,10 @@ impl Security {
         }
     }
 
-    fn connect(&self, address: &Address) -> io::Result<Box<dyn Transport>> {
-        let stream = Stream::connect(address, DIAL)?;
+    fn connect(&self, address: &Address, patience: &mut Patience) -> io::Result<Box<dyn Transport>> {
+        let begun = Instant::now();
+        let stream = Stream::connect(address, patience.next())?;
+        patience.reached(begun.elapsed());
         Ok(match self {
             Security::Tls { keys, .. } => Box::new(Tls::connect(stream, keys, HANDSHAKE)?),
             Security::PlainText { .. } => Box::new(Plain::new(stream)),
@@ -467,12 +467,12 @@ impl Shared {
     }
 
     fn dial(self: &Arc<Self>, address: &Address) {
-        let mut backoff = Backoff::new(self.hello.epoch);
+        let (mut backoff, mut patience) = (Backoff::new(self.hello.epoch), Patience::new());
         while !self.is_over() {
             let outcome = self
                 .options
                 .security
-                .connect(address)
+                .connect(address, &mut patience)
                 .map_err(|error| error.to_string())
                 .and_then(|transport| self.greet(transport, true));
             match outcome {
@@ -707,6 +707,5 @@ fn receive(transport: &mut dyn Transport, mut into: &mut [u8], deadline: Instant
 
 /// Says why, if that goes at once.
 fn farewell(transport: &mut dyn Transport, reason: &str) {
-    let _ = send(transport, &Session::farewell(reason), Instant::now() + Duration::from_millis(200));
-    transport.close();
+    close_after(transport, &Session::farewell(reason));
 }

@@ -30,7 +30,7 @@ use crate::link::frame::{HEADER, Header};
 use crate::link::greeting::{Hello, may_forward};
 use crate::link::local::{Candidate, ExportChange, ExportId, Exports, Imports, Polled, Waker};
 use crate::link::session::{Action, Now, Out, Session, Settings, Totals, Violation, Wanted};
-use crate::link::transport::{Peer, Transport};
+use crate::link::transport::{Peer, Transport, close_after};
 
 mod receive;
 
@@ -43,10 +43,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 256;
 /// A thread that waits for the socket looks this often whether the connection is still the one that it means.
 const LOOK_MS: u16 = 100;
-/// How long a farewell may take.
-const FAREWELL: Duration = Duration::from_millis(200);
 /// What can wait (an acknowledgement, messages that need not be held any more) waits so long for something else that is on its way.
 const LAZY: Duration = Duration::from_millis(1);
+/// Who cannot write any more waits so long for what the other host says at last.
+const LAST_WORD: Duration = Duration::from_millis(50);
 /// The pause between two looks whether everything has arrived.
 const DRAIN_PAUSE: Duration = Duration::from_micros(500);
 
@@ -185,7 +185,6 @@ impl Engine {
             let number = state.number;
             let transport = Arc::new(Mutex::new(transport));
             state.connection = Some(Connection { number, transport, socket, is_tamper_proof, peer });
-            state.ended = None;
             state.session.connected(hello, now);
             state.dispatch();
         }
@@ -349,12 +348,20 @@ impl Shared {
         if let Some(Connection { transport, peer, .. }) = connection {
             tracing::warn!(link = %self.name, %peer, reason, "the connection of a link ends");
             let mut transport = lock(&transport);
-            if let Some(farewell) = farewell {
-                write_all(&mut **transport, &Session::farewell(farewell), FAREWELL);
+            match farewell {
+                Some(farewell) => close_after(&mut **transport, &Session::farewell(farewell)),
+                None => transport.close(),
             }
-            transport.close();
         }
         self.wake_both();
+    }
+
+    /// Leaves the receiving thread a moment to end a connection.
+    fn await_end(&self, number: u64) {
+        let begun = Instant::now();
+        while begun.elapsed() < LAST_WORD && self.lock().is_current(number) {
+            std::thread::sleep(DRAIN_PAUSE);
+        }
     }
 
     fn end_for(&self, number: u64, violation: &Violation) {
@@ -362,25 +369,6 @@ impl Shared {
         // Who has said farewell is not told why it did.
         let farewell = (!matches!(violation, Violation::Bye { .. })).then_some(&*reason);
         self.end(number, &reason, farewell);
-    }
-}
-
-/// As much as goes within the time.
-fn write_all(transport: &mut dyn Transport, mut bytes: &[u8], patience: Duration) {
-    let begun = Instant::now();
-    while !bytes.is_empty() || transport.wants_write() {
-        let outcome = if bytes.is_empty() {
-            transport.flush().map(|()| 0)
-        } else {
-            transport.write(&[IoSlice::new(bytes)])
-        };
-        match outcome {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < patience => {
-                wait(transport.descriptor(), PollFlags::POLLOUT, 20);
-            }
-            Err(_) => return,
-        }
     }
 }
 
@@ -460,6 +448,8 @@ impl<E: Exports> Sender<E> {
             match connection {
                 Some(connection) if !batch.parts.is_empty() => {
                     if let Err(reason) = self.write(&connection, &batch) {
+                        // The receiving thread may be about to read why.
+                        self.shared.await_end(connection.number);
                         self.shared.end(connection.number, &reason, None);
                     }
                 }

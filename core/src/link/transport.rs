@@ -71,8 +71,51 @@ pub trait Transport: Send {
     /// Who is there.
     fn peer(&self) -> &Peer;
 
+    /// Ends what is sent, as far as that goes at once: what was written still arrives, then the end. Reading goes on.
+    fn finish(&mut self);
+
     /// Ends both directions at once; a read at the other end sees it.
     fn close(&mut self);
+}
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Says a last frame, as far as that goes within moments, and closes. What the other end still sends is read until it closes, too: the system
+/// would answer it with a reset, which takes away what was said.
+pub fn close_after(transport: &mut dyn Transport, mut last: &[u8]) {
+    let deadline = Instant::now() + FAREWELL;
+    while !last.is_empty() || transport.wants_write() {
+        let outcome = if last.is_empty() {
+            transport.flush().map(|()| 0)
+        } else {
+            transport.write(&[IoSlice::new(last)])
+        };
+        match outcome {
+            Ok(count) => last = &last[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if wait_for(transport, true, deadline).is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    transport.finish();
+    let mut nowhere = [0; 4096];
+    while Instant::now() < deadline {
+        match transport.read(&mut [IoSliceMut::new(&mut nowhere)]) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if wait_for(transport, false, deadline).is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    transport.close();
 }
 
 /// Waits until a stream can be written (or read).

@@ -6,6 +6,37 @@ const FIRST: Duration = Duration::from_millis(20);
 /// A host that is there again is found within this time.
 const LONGEST: Duration = Duration::from_millis(300);
 
+/// One attempt takes no longer than this. A packet that is lost at its beginning is sent again by the system after 1, 3 and 7 seconds …
+const ATTEMPT_LONGEST: Duration = Duration::from_secs(5);
+/// … so an attempt that takes longer than it can is given up for another one, which begins at once.
+const ATTEMPT_FIRST: Duration = Duration::from_millis(500);
+
+/// How long an attempt may take: as if the host were near, then twice as long each time, unless it is known to be near.
+#[derive(Debug)]
+pub(super) struct Patience {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Patience {
+    pub(super) fn new() -> Patience {
+        Patience { next: ATTEMPT_FIRST, longest: ATTEMPT_LONGEST }
+    }
+
+    /// How long the next attempt may take.
+    pub(super) fn next(&mut self) -> Duration {
+        let next = self.next;
+        self.next = (self.next * 2).min(self.longest);
+        next
+    }
+
+    /// The host was reached within that time.
+    pub(super) fn reached(&mut self, within: Duration) {
+        self.longest = (within * 8).clamp(ATTEMPT_FIRST, ATTEMPT_LONGEST);
+        self.next = self.longest;
+    }
+}
+
 /// See the head of the module.
 #[derive(Debug)]
 pub(super) struct Backoff {
@@ -40,6 +71,18 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attempts_take_longer_each_time_unless_the_host_is_near() {
+        let mut patience = Patience::new();
+        let first: Vec<u128> = (0..6).map(|_| patience.next().as_millis()).collect();
+        assert_eq!(first, [500, 1000, 2000, 4000, 5000, 5000]);
+        patience.reached(Duration::from_millis(3));
+        assert!((0..6).all(|_| patience.next() == ATTEMPT_FIRST));
+        // One that is far is given the time that it takes.
+        patience.reached(Duration::from_millis(400));
+        assert_eq!(patience.next(), Duration::from_millis(3200));
+    }
 
     #[test]
     fn pauses_double_up_to_a_bound_and_half_of_each_is_chance() {

@@ -94,12 +94,12 @@ impl Stream {
         }
     }
 
-    /// Ends both directions at once.
-    pub fn close(&self) {
+    /// Ends one direction, or both.
+    pub fn shut_down(&self, what: Shutdown) {
         // Closed already is closed.
         let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tcp(stream) => stream.shutdown(what),
+            Stream::Unix(stream) => stream.shutdown(what),
         };
     }
 }
@@ -284,7 +284,11 @@ impl Transport for Plain {
         &self.peer
     }
 
+    fn finish(&mut self) {
+        self.stream.shut_down(Shutdown::Write);
+    }
+
     fn close(&mut self) {
-        self.stream.close();
+        self.stream.shut_down(Shutdown::Both);
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Bytes to be sent wait in `rustls`, up to half a MiB; then [`Transport::write`] takes no more until the socket does.
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -331,11 +332,16 @@ impl Transport for Tls {
         &self.peer
     }
 
-    fn close(&mut self) {
+    fn finish(&mut self) {
         self.connection.send_close_notify();
         // As much as goes now: the other end sees the end in any case.
         let _ = self.send();
-        self.stream.close();
+        self.stream.shut_down(Shutdown::Write);
+    }
+
+    fn close(&mut self) {
+        self.finish();
+        self.stream.shut_down(Shutdown::Both);
     }
 }
 
