@@ -18,6 +18,8 @@ struct Stopped<'a>(&'a Actor);
 impl<'a> Stopped<'a> {
     fn new(actor: &'a Actor) -> Self {
         kill(Pid::from_raw(actor.pid()), Signal::SIGSTOP).unwrap();
+        // A thread that runs on another processor goes on for a moment.
+        until("all its threads are stopped", || all_threads_are_stopped(actor.pid()).then_some(()));
         Stopped(actor)
     }
 }
@@ -26,6 +28,17 @@ impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.0.pid()), Signal::SIGCONT);
     }
+}
+
+fn all_threads_are_stopped(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.map(|thread| thread.unwrap().path().join("stat")).all(|stat| {
+        // The state follows the name, which is in parentheses. A thread that has ended meanwhile does not run.
+        std::fs::read_to_string(stat).map_or(true, |stat| {
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+            state.is_some_and(|rest| rest.starts_with('T'))
+        })
+    })
 }
 
 fn guest(hive: &Hive, name: &str) -> Actor {
