@@ -178,12 +178,12 @@ impl Session {
         }
     }
 
-    /// As many messages are held as can be.
+    /// As many messages are held as can be. It is polled again after [`Session::look_at`], once some are released.
     pub fn held_out(&mut self, export: ExportId) {
         if let Some(outgoing) = self.outgoing.get_mut(&export) {
-            // With nothing held here, what is held out is being released by the engine.
+            // With nothing held here, the engine has yet to do an [`Action::Release`].
             outgoing.held_out = !outgoing.held.is_empty();
-            self.take_turn(export);
+            outgoing.ready = false;
         }
     }
 

@@ -121,6 +121,35 @@ fn nothing_is_sent_without_credit_and_as_much_as_there_is() {
     assert!(session.may_send(1));
 }
 
+/// Whether what is held is released already or about to be: nothing is polled in circles.
+#[test]
+fn an_export_that_is_held_out_is_left_alone_until_it_is_looked_at_again() {
+    for is_released in [false, true] {
+        let mut session = sending();
+        let mut out = Vec::new();
+        hear(&mut session, credit(1, 0, 9)).unwrap();
+        assert_eq!(session.next_out(&mut out), Out::Poll { export: 1 });
+        session.polled(1, 0, 8);
+        assert!(matches!(session.next_out(&mut out), Out::Piece { export: 1, .. }));
+        assert_eq!(session.next_out(&mut out), Out::Poll { export: 1 });
+        if is_released {
+            // The engine has not done what this says.
+            hear(&mut session, credit(1, 1, 9)).unwrap();
+        }
+        session.held_out(1);
+        assert_eq!(session.next_out(&mut out), Out::Nothing);
+        session.look_at(&[1]);
+        let expected = if is_released { Out::Poll { export: 1 } } else { Out::Nothing };
+        assert_eq!(session.next_out(&mut out), expected);
+        if !is_released {
+            hear(&mut session, credit(1, 1, 9)).unwrap();
+            assert!(session.take_unblocked(), "the sender is told");
+            session.look_at(&[1]);
+            assert_eq!(session.next_out(&mut out), Out::Poll { export: 1 });
+        }
+    }
+}
+
 /// A stream that has no credit, or a long message, keeps no other from its turn.
 #[test]
 fn streams_take_turns() {
