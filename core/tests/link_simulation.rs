@@ -775,13 +775,24 @@ fn whatever_the_network_does_every_message_is_received_once_or_counted_as_lost()
         println!("seed {seed}: {} messages", World::new(seed).run());
         return;
     }
-    let start = number("HIVEMIND_FIRST").unwrap_or(0);
+    let (first, count) =
+        (number("HIVEMIND_FIRST").unwrap_or(0), number("HIVEMIND_SCHEDULES").unwrap_or(QUICK));
     let mut received = 0;
-    for seed in start..start + number("HIVEMIND_SCHEDULES").unwrap_or(QUICK) {
-        // Shown when it fails: HIVEMIND_SEED replays it.
-        println!("seed {seed}");
+    for seed in first..first + count {
+        let _told = OnPanic(seed);
         received += World::new(seed).run();
     }
-    println!("{received} messages");
+    println!("{count} schedules from {first}, {received} messages: each received once or counted as lost");
     assert!(received > 0);
+}
+
+/// Says which schedule it was.
+struct OnPanic(u64);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("HIVEMIND_SEED={} replays it", self.0);
+        }
+    }
 }
