@@ -573,16 +573,8 @@ impl World {
             let stands = end.imports.get_mut(&import).expect("an import that is open");
             if let Some(begin) = begin {
                 let reliable = self.hosts[end.host].publications[stands.publication].candidate.reliable;
-                assert!(begin.lost == 0 || !(self.lossless && reliable), "a reliable service lost messages");
                 stands.lost = begin.lost;
                 stands.building.clear();
-                let publication = &mut self.hosts[end.host].publications[stands.publication];
-                // What was lost before it is counted when it begins, if that can be; else when it is committed.
-                if stands.waiting.is_empty() && publication.room() > begin.lost && self.random.one_in(2) {
-                    publication.skip(begin.lost);
-                    end.session.skipped(import, begin.lost);
-                    stands.lost = 0;
-                }
                 if !reliable && self.random.one_in(50) {
                     end.session.not_taken(import);
                 }
@@ -621,6 +613,8 @@ impl World {
             let Some((lost, waiting)) = stands.waiting.pop_front() else {
                 return end.session.room(import, publication.room());
             };
+            let reliable = publication.candidate.reliable;
+            assert!(lost == 0 || !(self.lossless && reliable), "a reliable service lost messages");
             publication.skip(lost);
             end.session.skipped(import, lost);
             let Some(bytes) = waiting.map(Rc::new) else {

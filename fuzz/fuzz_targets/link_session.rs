@@ -2,6 +2,7 @@
 //! bounds, and after a fault a new connection is as good as ever.
 #![no_main]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
@@ -66,6 +67,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let (mut session, mut honest) = (Session::new(settings.clone()), Session::new(settings));
     let mut now = Duration::ZERO;
     let mut open: Vec<ImportId> = Vec::new();
+    let mut lost: BTreeMap<ImportId, u64> = BTreeMap::new();
     let hello = |host: &str, epoch| Hello { role: Role::Peer, host: host.to_owned(), epoch, capabilities: 0 };
     session.connected(hello("there", 2), now);
     honest.connected(hello("here", 1), now);
@@ -104,12 +106,18 @@ fuzz_target!(|steps: Vec<Step>| {
                 };
                 session.piece(&header).map(|place| {
                     if let Place::Message { import, begin: Some(begin) } = place {
-                        session.skipped(import, begin.lost);
+                        lost.insert(import, begin.lost);
                     }
                     match session.arrived() {
                         Arrived::Part => {}
-                        Arrived::Whole { import } => session.committed(import, 4),
-                        Arrived::Missed { import } => session.missed(import, 4),
+                        Arrived::Whole { import } => {
+                            session.skipped(import, lost.remove(&import).unwrap_or(0));
+                            session.committed(import, 4);
+                        }
+                        Arrived::Missed { import } => {
+                            session.skipped(import, lost.remove(&import).unwrap_or(0));
+                            session.missed(import, 4);
+                        }
                     }
                 })
             }

@@ -176,7 +176,8 @@ pub trait Import: Send {
     /// Checks the message and publishes it. Subscribers that sleep are not woken yet.
     ///
     /// # Errors
-    /// [`ImportError::Invalid`]; it is dropped then.
+    /// [`ImportError::Invalid`]; it is dropped then. [`ImportError::Full`]: what was skipped since [`Import::begin`] took its room; it is
+    /// still there.
     fn commit(&mut self) -> Result<(), ImportError>;
 
     /// Wakes the subscribers that sleep, after commits. May give the processor to them.

@@ -169,8 +169,7 @@ impl Import for HiveImport {
             self.drafter.abandon();
             return Err(ImportError::Invalid { why: error.to_string() });
         }
-        if self.drafter.admit().is_err() {
-            // What was admitted stays so.
+        if !self.settle() || self.drafter.admit().is_err() {
             return Err(ImportError::Full);
         }
         self.drafter.commit();

@@ -537,12 +537,10 @@ fn put<I: Import>(piece: &mut Piece, bytes: &[u8], slots: &mut BTreeMap<ImportId
 
 /// A message begins. False: it goes nowhere.
 fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, state: &mut State) -> bool {
+    // Not counted before the checksum is right: the number may be damaged.
     slot.lost = begin.lost;
     slot.filling = Filling::Nothing;
     if slot.waiting.is_empty() {
-        slot.import.skip(begin.lost);
-        state.session.skipped(id, begin.lost);
-        slot.lost = 0;
         match slot.import.begin(begin.total as usize) {
             Ok(()) => slot.filling = Filling::Shared,
             Err(ImportError::Full) if begin.total <= PRIVATE_MAX => {
@@ -566,13 +564,25 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
 fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State, fresh: &mut Vec<ImportId>) {
     match std::mem::replace(&mut slot.filling, Filling::Nothing) {
         Filling::Nothing => {}
-        Filling::Shared => match slot.import.commit() {
-            Ok(()) => {
-                note_fresh(id, fresh);
-                state.session.committed(id, slot.import.room());
+        Filling::Shared => {
+            let lost = std::mem::take(&mut slot.lost);
+            slot.import.skip(lost);
+            state.session.skipped(id, lost);
+            match slot.import.commit() {
+                Ok(()) => {
+                    note_fresh(id, fresh);
+                    state.session.committed(id, slot.import.room());
+                }
+                // What was lost before it took the room.
+                Err(ImportError::Full) => {
+                    let message = slot.import.memory().to_vec();
+                    slot.import.abandon();
+                    slot.waiting.push_back((0, Some(message)));
+                    commit_waiting(id, slot, state, fresh);
+                }
+                Err(error) => refuse(id, slot, &error, state),
             }
-            Err(error) => refuse(id, slot, &error, state),
-        },
+        }
         Filling::Private(message) => {
             slot.waiting.push_back((std::mem::take(&mut slot.lost), Some(message)));
             commit_waiting(id, slot, state, fresh);

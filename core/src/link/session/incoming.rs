@@ -45,7 +45,7 @@ pub enum Place {
 pub struct Begin {
     /// Its number.
     pub sequence: u64,
-    /// So many before it are lost: skip them, then say [`Session::skipped`], before memory is taken.
+    /// So many before it are lost. Once it is complete and sound, and not before: skip them, then say [`Session::skipped`].
     pub lost: u64,
     /// Its bytes.
     pub total: u32,

@@ -1,7 +1,8 @@
-//! hivemind, through the public surface of its SDK.
+//! hivemind, through the public surface of its SDK: within one host, and between two that are linked over TCP.
 
 use std::time::Duration;
 
+use hivemind::links::{LinkOptions, Links, Security};
 use hivemind::{Message, Node, Publisher, Sample, SendError, Subscriber, message};
 use rivals_course::case::Task;
 use rivals_course::contender::{Contender, Drain, Keep, Launch, Link, Run, Waits};
@@ -84,11 +85,11 @@ impl Contender for Hivemind {
         let ends = if run.task.bytes() == 64 {
             let publisher = publisher::<Packet>(&node, PING, run.task)?;
             let pongs = run.task.both_ways().then(|| subscriber(&node, PONG, run.task)).transpose()?;
-            Ends { kind: Kind::Typed(Some(publisher), pongs), asleep: asleep(run.task), _node: node }
+            Ends::new(Kind::Typed(Some(publisher), pongs), asleep(run.task), node)
         } else {
             let publisher = publisher::<[u8]>(&node, PING, run.task)?;
             let pongs = run.task.both_ways().then(|| subscriber(&node, PONG, run.task)).transpose()?;
-            Ends { kind: Kind::Bytes(Some(publisher), pongs), asleep: asleep(run.task), _node: node }
+            Ends::new(Kind::Bytes(Some(publisher), pongs), asleep(run.task), node)
         };
         launch.launch("")?;
         let audience = match run.task {
@@ -114,7 +115,7 @@ impl Contender for Hivemind {
                 Some(pings),
             )
         };
-        let ends = Ends { kind, asleep: asleep(run.task), _node: node };
+        let ends = Ends::new(kind, asleep(run.task), node);
         ends.meet(1)?;
         Ok(ends)
     }
@@ -211,10 +212,102 @@ fn subscriber<T: Message + ?Sized>(node: &Node, service: &str, task: Task) -> Re
     builder.create().map_err(rival)
 }
 
-/// Both ends of one process.
+/// The same between two hives, each with a root of its own.
+struct Linked;
+
+/// Bytes of large messages that a ring of a link holds.
+const LINKED_BYTES: u64 = 16 << 20;
+
+impl Linked {
+    /// A hive of its own, with its links.
+    fn host(run: &Run, name: &str, peer: Option<&str>) -> Result<(Node, Links, Node)> {
+        let folder = run.room.join(name);
+        let join = |node: &str| Node::builder(node).hive("race").dir(&folder);
+        let node = join(name).join().map_err(rival)?;
+        let link = join("link").guest().join().map_err(rival)?;
+        let options = LinkOptions::new(Security::plain_text(name));
+        let options = match peer {
+            Some(peer) => options.peer(peer.parse().map_err(rival)?),
+            None => options.listen("127.0.0.1:0".parse().map_err(rival)?),
+        };
+        let links = Links::start(&link, options).map_err(rival)?;
+        Ok((node, links, link))
+    }
+
+    fn publisher<T: Message + ?Sized>(node: &Node, service: &str, task: Task) -> Result<Publisher<T>> {
+        let bytes = task.bytes() as u64;
+        let builder = node.publisher_builder::<T>(service).max_message(bytes.max(64)).reliable();
+        builder.capacity((LINKED_BYTES / bytes).clamp(16, 4096)).create().map_err(rival)
+    }
+
+    fn subscriber<T: Message + ?Sized>(node: &Node, service: &str) -> Result<Subscriber<T>> {
+        node.subscriber_builder::<T>(service).spin(Duration::ZERO).create().map_err(rival)
+    }
+
+    /// What is sent out and received back, as far as the task has both.
+    fn kind(node: &Node, task: Task, out: Option<&str>, back: Option<&str>) -> Result<Kind> {
+        Ok(if task.bytes() == 64 {
+            let out = out.map(|out| Linked::publisher(node, out, task)).transpose()?;
+            Kind::Typed(out, back.map(|back| Linked::subscriber(node, back)).transpose()?)
+        } else {
+            let out = out.map(|out| Linked::publisher(node, out, task)).transpose()?;
+            Kind::Bytes(out, back.map(|back| Linked::subscriber(node, back)).transpose()?)
+        })
+    }
+}
+
+impl Contender for Linked {
+    const NAME: &'static str = "hivemind link";
+    type Link = Ends;
+
+    fn version() -> String {
+        "this tree".to_owned()
+    }
+
+    fn setup() -> &'static str {
+        "two hives linked over TCP on loopback, without encryption; reliable services, blocking receive without spinning (a spinning end \
+         would starve the threads of its link); 4,096 slots, or 16 MiB and 16 messages at least"
+    }
+
+    fn waits(_: Task) -> Waits {
+        Waits::Blocks
+    }
+
+    fn refuses(task: Task) -> Option<&'static str> {
+        match task {
+            Task::OneWay { batched: true, .. } => Some("it batches by itself, one message a call"),
+            Task::FanOut { .. } | Task::ColdStart | Task::Services { .. } => {
+                Some("as within a host; a link stands here for what crosses between hosts")
+            }
+            _ => None,
+        }
+    }
+
+    fn parent(run: &Run, launch: &mut dyn Launch) -> Result<Ends> {
+        let (node, links, link) = Linked::host(run, "near", None)?;
+        let back = run.task.both_ways().then_some(PONG);
+        let kind = Linked::kind(&node, run.task, Some(PING), back)?;
+        launch.launch(&links.addresses()[0])?;
+        let ends = Ends { kind, asleep: true, links: Some((links, link)), _node: node };
+        ends.meet(1)?;
+        Ok(ends)
+    }
+
+    fn peer(run: &Run, address: &str) -> Result<Ends> {
+        let (node, links, link) = Linked::host(run, "far", Some(address))?;
+        let out = run.task.both_ways().then_some(PONG);
+        let kind = Linked::kind(&node, run.task, out, Some(PING))?;
+        let ends = Ends { kind, asleep: true, links: Some((links, link)), _node: node };
+        ends.meet(1)?;
+        Ok(ends)
+    }
+}
+
+/// Both ends of one process; drop order: ends before the links before the node.
 struct Ends {
     kind: Kind,
     asleep: bool,
+    links: Option<(Links, Node)>,
     _node: Node,
 }
 
@@ -225,6 +318,10 @@ enum Kind {
 }
 
 impl Ends {
+    fn new(kind: Kind, asleep: bool, node: Node) -> Ends {
+        Ends { kind, asleep, links: None, _node: node }
+    }
+
     fn meet(&self, subscribers: usize) -> Result<()> {
         fn ends<T: Message + ?Sized>(
             publisher: Option<&Publisher<T>>,
@@ -262,6 +359,9 @@ impl Link for Ends {
             return Err(Failure::NotOffered("this end does not publish small messages"));
         };
         let packet = Packet::from(message);
+        if self.links.is_some() {
+            return publisher.send_timeout(&packet, PATIENCE).map(drop).map_err(rival);
+        }
         spin_for(
             || match publisher.send(&packet) {
                 Ok(_reached) => Ok(Some(())),
@@ -285,6 +385,12 @@ impl Link for Ends {
         let Kind::Bytes(Some(publisher), _) = &mut self.kind else {
             return Err(Failure::NotOffered("this end does not publish bytes"));
         };
+        if self.links.is_some() {
+            let mut loan = publisher.loan_timeout(bytes, PATIENCE).map_err(rival)?;
+            fill(&mut loan);
+            loan.send();
+            return Ok(());
+        }
         let mut fill = Some(fill);
         spin_for(
             || match publisher.loan(bytes) {
@@ -353,5 +459,5 @@ impl Link for Ends {
 }
 
 fn main() -> std::process::ExitCode {
-    program(&[Entry::of::<Hivemind>()])
+    program(&[Entry::of::<Hivemind>(), Entry::of::<Linked>()])
 }

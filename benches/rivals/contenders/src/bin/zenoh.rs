@@ -1,4 +1,4 @@
-//! zenoh between two peers, over a Unix socket: with payloads in its shared memory, and without.
+//! zenoh between two peers: over a Unix socket with payloads in its shared memory, and without; and over TCP, as between hosts.
 //!
 //! Its runtime's threads share the cores of the two processes, as everything here does, and an end that spun would take
 //! the core from them. So all ends block.
@@ -26,11 +26,29 @@ const RECENT: usize = 64;
 const POOL_MESSAGES: usize = 16;
 const POOL_LEAST: usize = 4 << 20;
 
-/// zenoh, with its shared memory or without.
-struct Zenoh<const SHARED: bool>;
+/// Its shared memory, a Unix socket, or TCP.
+const SHARED: u8 = 0;
+const UNIX: u8 = 1;
+const TCP: u8 = 2;
 
-fn session(run: &Run, role: &str, shared: bool) -> Result<Session> {
-    let socket = format!("[\"unixsock-stream/{}\"]", run.room.join("socket").display());
+/// zenoh, one of these ways.
+struct Zenoh<const WAY: u8>;
+
+/// A port that nobody has, for both processes of a run.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Where the sessions of a run meet; the parent decides.
+fn place<const WAY: u8>(run: &Run) -> Result<String> {
+    if WAY == TCP {
+        return Ok(format!("tcp/127.0.0.1:{}", free_port()?));
+    }
+    Ok(format!("unixsock-stream/{}", run.room.join("socket").display()))
+}
+
+fn session(place: &str, role: &str, shared: bool) -> Result<Session> {
+    let socket = format!("[\"{place}\"]");
     let endpoint = |mine: &str| if role == mine { socket.clone() } else { "[]".to_owned() };
     let mut config = Config::default();
     for (key, value) in [
@@ -70,8 +88,12 @@ fn matched(publisher: &Publisher<'_>) -> Result<()> {
     nap_until(|| publisher.matching_status().wait().is_ok_and(|status| status.matching()), "a subscriber")
 }
 
-impl<const SHARED: bool> Contender for Zenoh<SHARED> {
-    const NAME: &'static str = if SHARED { "zenoh shm" } else { "zenoh plain" };
+impl<const WAY: u8> Contender for Zenoh<WAY> {
+    const NAME: &'static str = match WAY {
+        SHARED => "zenoh shm",
+        UNIX => "zenoh plain",
+        _ => "zenoh tcp",
+    };
     type Link = Ends;
 
     fn version() -> String {
@@ -79,12 +101,12 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn setup() -> &'static str {
-        if SHARED {
-            "two peers over a Unix socket, no scouting; payloads allocated in its shared memory, filled and read in place; \
+        match WAY {
+            SHARED => "two peers over a Unix socket, no scouting; payloads allocated in its shared memory, filled and read in place; \
              congestion control Block (Drop in the fan-out), express in round trips, batched one way; blocking receive (a \
-             spinning end would starve its runtime); FIFO of 1,024, ring of 64 in the fan-out"
-        } else {
-            "the same without shared memory: payloads travel through the socket"
+             spinning end would starve its runtime); FIFO of 1,024, ring of 64 in the fan-out",
+            UNIX => "the same without shared memory: payloads travel through the socket",
+            _ => "the same over TCP on loopback, without encryption",
         }
     }
 
@@ -95,6 +117,9 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     fn refuses(task: Task) -> Option<&'static str> {
         match task {
             Task::OneWay { batched: true, .. } => Some("it batches by itself, one message a call"),
+            Task::FanOut { .. } | Task::ColdStart | Task::Services { .. } if WAY == TCP => {
+                Some("as over the Unix socket; TCP stands here for what crosses between hosts")
+            }
             _ => None,
         }
     }
@@ -104,26 +129,27 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn parent(run: &Run, launch: &mut dyn Launch) -> Result<Ends> {
-        let session = session(run, "listen", SHARED)?;
+        let place = place::<WAY>(run)?;
+        let session = session(&place, "listen", WAY == SHARED)?;
         let out = publisher(&session, "race/ping", run.task)?;
         let back = run.task.both_ways().then(|| subscriber(&session, "race/pong")).transpose()?;
-        launch.launch("")?;
-        let ends = Ends::new(Some(out), back, session, run.task, SHARED)?;
+        launch.launch(&place)?;
+        let ends = Ends::new(Some(out), back, session, run.task, WAY == SHARED)?;
         ends.meet()?;
         Ok(ends)
     }
 
-    fn peer(run: &Run, _: &str) -> Result<Ends> {
-        let session = session(run, "connect", SHARED)?;
+    fn peer(run: &Run, place: &str) -> Result<Ends> {
+        let session = session(place, "connect", WAY == SHARED)?;
         let back = subscriber(&session, "race/ping")?;
         let out = run.task.both_ways().then(|| publisher(&session, "race/pong", run.task)).transpose()?;
-        let ends = Ends::new(out, Some(back), session, run.task, SHARED)?;
+        let ends = Ends::new(out, Some(back), session, run.task, WAY == SHARED)?;
         ends.meet()?;
         Ok(ends)
     }
 
-    fn audience(run: &Run, _: &str, subscribers: usize) -> Result<Drain> {
-        let session = session(run, "connect", SHARED)?;
+    fn audience(_: &Run, place: &str, subscribers: usize) -> Result<Drain> {
+        let session = session(place, "connect", WAY == SHARED)?;
         let mut audience = Vec::new();
         for _ in 0..subscribers {
             let subscriber = session.declare_subscriber("race/ping").with(RingChannel::new(RECENT));
@@ -148,15 +174,17 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
 
     /// The session that a newcomer connects to.
     fn host(run: &Run) -> Result<(String, Keep)> {
-        Ok((String::new(), Box::new(session(run, "listen", SHARED)?)))
+        let place = place::<WAY>(run)?;
+        let session = session(&place, "listen", WAY == SHARED)?;
+        Ok((place, Box::new(session)))
     }
 
-    fn cold_start(run: &Run, _: &str, round: u64) -> Result<Keep> {
-        let session = session(run, "connect", SHARED)?;
+    fn cold_start(run: &Run, place: &str, round: u64) -> Result<Keep> {
+        let session = session(place, "connect", WAY == SHARED)?;
         let key = format!("race/cold-{round}");
         let back = subscriber(&session, &key)?;
         let out = publisher(&session, &key, run.task)?;
-        let mut ends = Ends::new(Some(out), Some(back), session, run.task, SHARED)?;
+        let mut ends = Ends::new(Some(out), Some(back), session, run.task, WAY == SHARED)?;
         ends.send_numbered(SMALL, Part::Small, round, 0)?;
         let found = ends.receive_small()?.number;
         if found != round {
@@ -166,13 +194,14 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
     }
 
     fn publish_services(run: &Run, launch: &mut dyn Launch, count: usize) -> Result<Keep> {
-        let session = session(run, "listen", SHARED)?;
-        launch.launch("")?;
+        let place = place::<WAY>(run)?;
+        let session = session(&place, "listen", WAY == SHARED)?;
+        launch.launch(&place)?;
         let mut publishers = Vec::with_capacity(count);
         for index in 0..count {
             publishers.push(publisher(&session, &format!("race/service-{index}"), run.task)?);
         }
-        let pool = pool(SHARED, SMALL)?;
+        let pool = pool(WAY == SHARED, SMALL)?;
         for (publisher, number) in publishers.iter().zip(1..) {
             matched(publisher)?;
             put(publisher, pool.as_ref(), SMALL, |place| fill(place, Part::Small, number, 0))?;
@@ -180,8 +209,8 @@ impl<const SHARED: bool> Contender for Zenoh<SHARED> {
         Ok(Box::new((publishers, pool, session)))
     }
 
-    fn subscribe_services(run: &Run, _: &str, count: usize, take: &mut dyn FnMut(Seen)) -> Result<Keep> {
-        let session = session(run, "connect", SHARED)?;
+    fn subscribe_services(_: &Run, place: &str, count: usize, take: &mut dyn FnMut(Seen)) -> Result<Keep> {
+        let session = session(place, "connect", WAY == SHARED)?;
         let mut subscribers = Vec::with_capacity(count);
         for index in 0..count {
             subscribers.push(subscriber(&session, &format!("race/service-{index}"))?);
@@ -265,5 +294,5 @@ impl Link for Ends {
 }
 
 fn main() -> std::process::ExitCode {
-    program(&[Entry::of::<Zenoh<true>>(), Entry::of::<Zenoh<false>>()])
+    program(&[Entry::of::<Zenoh<SHARED>>(), Entry::of::<Zenoh<UNIX>>(), Entry::of::<Zenoh<TCP>>()])
 }

@@ -1,4 +1,4 @@
-//! What the kernel itself offers: a pipe and a Unix stream socket. Both are streams, so both run through [`Stream`].
+//! What the kernel itself offers: a pipe, a Unix stream socket, and TCP over loopback. All are streams, so all run through [`Stream`].
 //!
 //! Where the case lets both ends spin, reads and writes do not block and are repeated: two cores are there, and a
 //! sleeping side would be woken for more than the whole transfer costs. In the blocking case both block.
@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -139,6 +140,48 @@ impl Contender for UnixSocket {
     }
 }
 
+/// TCP, which links to other hosts use.
+pub(crate) struct Tcp;
+
+impl Contender for Tcp {
+    const NAME: &'static str = "tcp";
+    type Link = Stream<TcpStream>;
+
+    fn version() -> String {
+        "the kernel's".to_owned()
+    }
+
+    fn setup() -> &'static str {
+        "one connection over loopback, without delay, buffers as the kernel sizes them; blocking, as everything over TCP here; reads and \
+         batches as for the pipe"
+    }
+
+    fn waits(_: Task) -> Waits {
+        Waits::Blocks
+    }
+
+    fn refuses(task: Task) -> Option<&'static str> {
+        match task {
+            Task::ColdStart => Some("no services"),
+            _ => refuses(task),
+        }
+    }
+
+    fn parent(run: &Run, launch: &mut dyn Launch) -> Result<Stream<TcpStream>> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        launch.launch(&listener.local_addr()?.to_string())?;
+        let (socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        Stream::new(socket.try_clone()?, socket, run.task.bytes())
+    }
+
+    fn peer(run: &Run, offer: &str) -> Result<Stream<TcpStream>> {
+        let socket = TcpStream::connect(offer)?;
+        socket.set_nodelay(true)?;
+        Stream::new(socket.try_clone()?, socket, run.task.bytes())
+    }
+}
+
 fn first_message(from: &mut impl Read, to: &mut impl Write, round: u64) -> Result<()> {
     let mut bytes = [0; SMALL];
     fill(&mut bytes, Part::Small, round, 0);
@@ -177,6 +220,10 @@ pub(crate) struct Stream<D> {
     end: usize,
 }
 
+impl Descriptor for TcpStream {
+    fn widen(&self) {}
+}
+
 impl<D: Descriptor> Stream<D> {
     fn over(write: D, read: D, run: &Run) -> Result<Stream<D>> {
         if waits(run.task) != Waits::Blocks {
@@ -184,7 +231,11 @@ impl<D: Descriptor> Stream<D> {
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(rival)?;
         }
         write.widen();
-        let bytes = run.task.bytes();
+        Stream::new(write, read, run.task.bytes())
+    }
+
+    /// As the descriptors are.
+    fn new(write: D, read: D, bytes: usize) -> Result<Stream<D>> {
         Ok(Stream {
             write,
             read,

@@ -20,5 +20,6 @@ fn main() -> ExitCode {
         Entry::of::<futex::Futex>(),
         Entry::of::<kernel::Pipe>(),
         Entry::of::<kernel::UnixSocket>(),
+        Entry::of::<kernel::Tcp>(),
     ])
 }
