@@ -255,7 +255,9 @@ fn a_node_without_shared_memory_has_the_same_calls() {
     heard.wait_for_publishers(1, LONG).unwrap();
     poses.wait_for_subscribers(1, LONG).unwrap();
     poses.send(&pose(5)).unwrap();
-    assert_eq!(heard.recv_timeout(LONG).unwrap().unwrap().id, 5);
+    let sample = heard.recv_timeout(LONG).unwrap().unwrap();
+    assert_eq!((sample.id.to_native(), sample.origin().host()), (5, Some("b")));
+    assert_eq!(sample.origin().node.as_str(), "node-b");
 }
 
 /// A program that publishes and ends has published.

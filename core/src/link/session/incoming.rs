@@ -13,6 +13,7 @@ use super::say::{self, Credit, Opened};
 use super::{Action, GRANTED_MAX, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
 use crate::link::frame::{Header, Kind, SEQUENCE_END};
 use crate::link::local::{Candidate, Via};
+use crate::name::is_host_name;
 use crate::protocol::{EndId, bounded_reason};
 use std::collections::VecDeque;
 
@@ -426,8 +427,14 @@ impl Session {
     fn candidate(&self, open: say::Open) -> Option<Box<Candidate>> {
         let peer = self.peer.as_ref()?;
         let node: crate::name::NodeName = open.node.parse().ok()?;
+        // A leaf has nobody behind it.
+        let host = match open.host {
+            None => peer.host.clone(),
+            Some(host) if !self.peer_is_leaf() && is_host_name(&host) => host,
+            Some(_) => return None,
+        };
         let via = Via {
-            host: peer.host.clone(),
+            host,
             leaf: self.peer_is_leaf(),
             node: node.clone(),
             publisher: open.publisher,

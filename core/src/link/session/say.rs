@@ -30,6 +30,8 @@ pub(super) struct Interest {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Open {
     pub(super) publisher: EndId,
+    /// Where its node is, if that is neither the host that speaks nor one of its leaves: said to leaves.
+    pub(super) host: Option<String>,
     pub(super) node: String,
     pub(super) service: String,
     pub(super) fingerprint: u128,
@@ -45,9 +47,11 @@ pub(super) struct Open {
 
 impl Open {
     pub(super) fn of(candidate: &Candidate, first: u64, end: Option<u64>) -> Open {
+        let via = candidate.via.as_ref();
         Open {
             publisher: candidate.publisher,
-            node: candidate.node.as_str().to_owned(),
+            host: via.filter(|via| !via.leaf).map(|via| via.host.clone()),
+            node: via.map_or(&candidate.node, |via| &via.node).as_str().to_owned(),
             service: candidate.service.as_str().to_owned(),
             fingerprint: candidate.fingerprint,
             schema: candidate.schema.clone(),
