@@ -23,6 +23,8 @@ use hivemind_core::link::session::{
 use hivemind_core::protocol::EndId;
 
 const QUICK: u64 = 1500;
+/// The host that is a leaf, where there are so many.
+const LEAF: usize = 3;
 const STEPS: usize = 600;
 const PIPE: usize = 6000;
 const HELD_MAX: usize = 8;
@@ -192,7 +194,7 @@ impl World {
         let hosts: Vec<Host> = (0..count)
             .map(|host| Host {
                 hello: Hello {
-                    role: if host == 3 { Role::Leaf } else { Role::Peer },
+                    role: if host == LEAF { Role::Leaf } else { Role::Peer },
                     host: format!("host-{host}"),
                     epoch: host as u64 + 1,
                     capabilities: 0,
@@ -674,7 +676,10 @@ impl World {
             return end.session.opened(import, Err("another type".to_owned()));
         }
         let Some(Via { host: from, .. }) = &candidate.via else { panic!("it came over a link") };
-        assert_eq!(*from, self.hosts_name(at));
+        // A leaf is told who is behind its host; what a leaf publishes is its host's.
+        let origin = (candidate.publisher.node - 100) as usize;
+        let expected = if origin == LEAF { self.ends[at].peer } else { origin };
+        assert_eq!(*from, self.hosts[expected].hello.host);
         let host = &mut self.hosts[self.ends[at].host];
         let twice = host
             .publications
@@ -689,10 +694,6 @@ impl World {
             Import { publication, building: Vec::new(), lost: 0, waiting: VecDeque::new(), shift: None },
         );
         self.ends[at].session.opened(import, Ok(room));
-    }
-
-    fn hosts_name(&self, at: usize) -> String {
-        self.hosts[self.ends[at].peer].hello.host.clone()
     }
 
     /// The network is sound again, everybody wants and reads everything: it has to arrive.
