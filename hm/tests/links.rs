@@ -25,7 +25,10 @@ fn block(number: u64, words: u64) -> Block {
 
 fn hm(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hm"));
-    command.arg("--dir").arg(folder).env_remove("HIVEMIND_DIR").env_remove("HIVEMIND_OWNER");
+    command.arg("--dir").arg(folder);
+    for variable in ["HIVEMIND_DIR", "HIVEMIND_OWNER", "HIVEMIND_REMOTE", "HIVEMIND_KEY"] {
+        command.env_remove(variable);
+    }
     command
 }
 
@@ -247,6 +250,30 @@ fn a_host_of_another_hive_gets_nothing() {
     let leaf = Node::builder("leaf").dir(nowhere.path()).patience(Duration::from_millis(500));
     let error = leaf.remote(&address, Some(Path::new(&others.of("b")))).join().unwrap_err().to_string();
     assert!(error.contains(&address) && error.contains("key of the same hive"), "{error}");
+}
+
+/// A program that knows of no other host prints what is published there, because its environment says where that is.
+#[test]
+fn a_program_joins_over_the_socket_when_the_environment_says_so() {
+    let keys = Keys::new(&["robot", "arm"]);
+    let robot = Host::start("speaker", &["--listen", "127.0.0.1:0", "--key", &keys.of("robot")]);
+    let mut publisher = robot.node().publisher_builder::<u64>("ticks").reliable().create().unwrap();
+    let nowhere = tempfile::tempdir().unwrap();
+    let mut echo = hm(nowhere.path())
+        .env("HIVEMIND_REMOTE", robot.address.as_ref().unwrap())
+        .env("HIVEMIND_KEY", keys.of("arm"))
+        .args(["echo", "ticks", "--count", "3"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    publisher.wait_for_subscribers(1, LONG).unwrap();
+    for number in 70..73u64 {
+        publisher.send_timeout(&number, LONG).unwrap();
+    }
+    assert!(echo.wait().unwrap().success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut echo.stdout.take().unwrap(), &mut said).unwrap();
+    assert!(["70", "71", "72"].iter().all(|number| said.contains(number)), "{said}");
 }
 
 #[test]

@@ -85,6 +85,16 @@ struct RemoteHost {
     key: Option<PathBuf>,
 }
 
+#[cfg(feature = "links")]
+impl RemoteHost {
+    /// What the environment says; see [`NodeBuilder::remote`].
+    fn configured() -> Option<RemoteHost> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let address = set("HIVEMIND_REMOTE")?.to_string_lossy().into_owned();
+        Some(RemoteHost { address, key: set("HIVEMIND_KEY").map(PathBuf::from) })
+    }
+}
+
 impl NodeBuilder {
     /// Which hive to join. Default: `default`.
     #[must_use]
@@ -143,7 +153,8 @@ impl NodeBuilder {
     /// Join over a socket when no root of the hive is found in its folder: for nodes on other hosts, and in containers that do not have the
     /// folder. `address` is where a host of the hive listens (`hm root --listen`), `key` the file that `hm key issue` has made; `None`: nothing is
     /// encrypted and nobody proves who he is, which the host must allow. All calls are the same; a message costs the way over the network. The
-    /// name of the host is that of the key, else that of the node.
+    /// name of the host is that of the key, else that of the node. Instead of `$HIVEMIND_REMOTE` and `$HIVEMIND_KEY`, which do the same for
+    /// programs that say nothing.
     #[cfg(feature = "links")]
     #[must_use]
     pub fn remote(mut self, address: &str, key: Option<&Path>) -> Self {
@@ -204,7 +215,8 @@ impl NodeBuilder {
     /// See [`NodeError`].
     pub fn join(self) -> Result<Node, NodeError> {
         #[cfg(feature = "links")]
-        if let Some(remote) = self.remote.clone()
+        if !self.observer
+            && let Some(remote) = self.remote.clone().or_else(RemoteHost::configured)
             && !self.finds_root()
         {
             return self.join_remotely(&remote);
