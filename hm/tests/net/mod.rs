@@ -262,10 +262,10 @@ fn carry(mut ends: [File; 2], weather: Weather, is_over: &AtomicBool, happened: 
     let (mut on_the_way, mut number, mut latest) = (BinaryHeap::<OnItsWay>::new(), 0, [0; 2]);
     let mut packet = vec![0; 65536];
     while !is_over.load(Ordering::Relaxed) {
-        for from in 0..2 {
+        for (from, end) in ends.iter_mut().enumerate() {
             // Bounded: what came in between is for the next round.
             for _ in 0..256 {
-                let Ok(length) = ends[from].read(&mut packet) else { break };
+                let Ok(length) = end.read(&mut packet) else { break };
                 if one_in(weather.drops) == 0 {
                     count(&happened.dropped);
                     continue;

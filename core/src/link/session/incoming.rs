@@ -433,12 +433,7 @@ impl Session {
             Some(host) if !self.peer_is_leaf() && is_host_name(&host) => host,
             Some(_) => return None,
         };
-        let via = Via {
-            host,
-            leaf: self.peer_is_leaf(),
-            node: node.clone(),
-            publisher: open.publisher,
-        };
+        let via = Via { host, leaf: self.peer_is_leaf(), node: node.clone(), publisher: open.publisher };
         Some(Box::new(Candidate {
             publisher: open.publisher,
             node,

@@ -280,6 +280,8 @@ impl Session {
             }
             if outgoing.offset == 0 && !outgoing.has_unsent() {
                 if let Some(end) = outgoing.end {
+                    // Who was attached late, for old messages, and is detached at once ends below what the receiver has already.
+                    let end = end.max(outgoing.floor);
                     outgoing.end_sent = true;
                     outgoing.sent_next = outgoing.sent_next.max(end);
                     say::append_bare(Kind::End, outgoing.stream, end, out);

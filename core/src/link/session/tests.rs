@@ -121,6 +121,21 @@ fn nothing_is_sent_without_credit_and_as_much_as_there_is() {
     assert!(session.may_send(1));
 }
 
+/// A publisher that is attached again for its history, and detached at once, ends below what the receiver has; the receiver is told what it can
+/// believe.
+#[test]
+fn an_export_that_ends_below_what_the_receiver_has_says_no_less() {
+    let mut session = connected();
+    assert!(session.begun(1, candidate(1, true), 18));
+    assert_eq!(drain(&mut session)[0].0.kind, Kind::Open);
+    hear(&mut session, frame(Kind::Opened, 1, 20, &Opened::Yes)).unwrap();
+    session.ended(1, 18);
+    let mut out = Vec::new();
+    assert_eq!(session.next_out(&mut out), Out::Frame);
+    let (header, _) = Header::decode(out.first_chunk().unwrap()).unwrap();
+    assert_eq!((header.kind, header.sequence), (Kind::End, 20));
+}
+
 /// Whether what is held is released already or about to be: nothing is polled in circles.
 #[test]
 fn an_export_that_is_held_out_is_left_alone_until_it_is_looked_at_again() {
