@@ -232,16 +232,18 @@ impl Engine {
     /// Waits until everything that was published here is acknowledged over there, at most so long, and while there is a connection.
     pub fn drain(&self, patience: Duration) {
         let begun = Instant::now();
-        // Acquire, both: pairs with the sender's count.
-        let before = self.shared.idle.load(Ordering::Acquire);
+        // Acquire, both: pairs with the sender's count. The first of its rounds to end may have begun before this, the second has not.
+        let enough = self.shared.idle.load(Ordering::Acquire) + 2;
         self.shared.sender.wake();
         while begun.elapsed() < patience {
-            let has_looked = self.shared.idle.load(Ordering::Acquire) > before;
+            let has_looked = self.shared.idle.load(Ordering::Acquire) >= enough;
             let state = self.shared.lock();
             if state.connection.is_none() || (has_looked && !state.session.has_unacknowledged()) {
                 return;
             }
             drop(state);
+            // Its second round, too, shall not wait for anything else.
+            self.shared.sender.wake();
             std::thread::sleep(DRAIN_PAUSE);
         }
     }
@@ -558,7 +560,7 @@ impl<E: Exports> Sender<E> {
             }
         }
         state.dispatch();
-        if !state.session.has_more_to_say() {
+        if !state.has_lazy_work_for_sender() {
             state.lazy_since = None;
         }
         Some(connection)

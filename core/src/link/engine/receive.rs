@@ -334,17 +334,25 @@ impl<I: Imports> Receiver<I> {
 
     /// Reads until nothing is there, and tells of it.
     fn read_run(&mut self, connection: &Connection) -> Result<Got, Broken> {
-        let mut all = Got::Nothing;
+        let outcome = self.take_run(connection);
+        // Last, since who is woken may take this processor, or wait until it is free; and in any case, since it was committed.
+        self.announce();
+        let (got, has_work_for_sender) = outcome?;
+        if has_work_for_sender {
+            self.shared.sender.wake();
+        }
+        Ok(got)
+    }
+
+    /// What was read at last, and whether the sender has to do something about it.
+    fn take_run(&mut self, connection: &Connection) -> Result<(Got, bool), Broken> {
+        let mut last = Got::Nothing;
         for _ in 0..READS_IN_A_ROW {
-            let got = match self.read_once(connection) {
-                Ok(Got::Nothing) => break,
-                Ok(got) => got,
-                Err(broken) => {
-                    self.announce();
-                    return Err(broken);
-                }
-            };
-            all = got;
+            let got = self.read_once(connection)?;
+            if got == Got::Nothing {
+                break;
+            }
+            last = got;
             if got == Got::Some && !self.is_bulk {
                 break;
             }
@@ -352,8 +360,8 @@ impl<I: Imports> Receiver<I> {
                 self.announce();
             }
         }
-        if all == Got::Nothing {
-            return Ok(all);
+        if last == Got::Nothing {
+            return Ok((last, false));
         }
         self.idle_since = Instant::now();
         let mut state = self.current(connection)?;
@@ -362,13 +370,7 @@ impl<I: Imports> Receiver<I> {
         if !has_work_for_sender && state.has_lazy_work_for_sender() && state.lazy_since.is_none() {
             state.lazy_since = Some(self.shared.now());
         }
-        drop(state);
-        // Last, since who is woken may take this processor, or wait until it is free.
-        self.announce();
-        if has_work_for_sender {
-            self.shared.sender.wake();
-        }
-        Ok(all)
+        Ok((last, has_work_for_sender))
     }
 
     fn current(&self, connection: &Connection) -> Result<std::sync::MutexGuard<'_, State>, Broken> {
