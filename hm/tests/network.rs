@@ -129,7 +129,7 @@ fn exchange(near: &Host, far: &Host) {
 #[test]
 fn a_network_that_loses_packets_costs_no_message() {
     let Some(mut net) = Net::new(2) else { return };
-    let wire = net.wire(0, 1);
+    let Some(wire) = net.wire(0, 1) else { return };
     if !net.lose(0, &wire) || !net.lose(1, &wire) {
         return;
     }
@@ -159,7 +159,7 @@ fn a_narrow_network_carries_what_is_fresh_and_all_that_is_reliable() {
     const RING: u64 = 2048;
     const BYTES: usize = 16 * 1024;
     let Some(mut net) = Net::new(2) else { return };
-    let wire = net.wire(0, 1);
+    let Some(wire) = net.wire(0, 1) else { return };
     if !net.narrow(0, &wire, "20mbit") {
         return;
     }
@@ -214,7 +214,8 @@ fn a_narrow_network_carries_what_is_fresh_and_all_that_is_reliable() {
 #[test]
 fn of_three_hosts_two_go_on_while_the_third_is_cut_off() {
     let Some(mut net) = Net::new(3) else { return };
-    let (first, second, third) = (net.wire(0, 1), net.wire(0, 2), net.wire(1, 2));
+    let wires = [(0, 1), (0, 2), (1, 2)].map(|(one, other)| net.wire(one, other));
+    let [Some(first), Some(second), Some(third)] = wires else { return };
     let listen = "0.0.0.0:7700";
     let hosts = [
         Host::start(&net, 0, &["--listen", listen]),
@@ -268,7 +269,7 @@ fn of_three_hosts_two_go_on_while_the_third_is_cut_off() {
 #[test]
 fn a_wire_that_is_cut_and_mended_costs_a_reliable_service_nothing() {
     let Some(mut net) = Net::new(2) else { return };
-    let wire = net.wire(0, 1);
+    let Some(wire) = net.wire(0, 1) else { return };
     let [near, far] = pair(&net, &wire.address(1));
     let (speaker, listener) = (&near.node, &far.node);
     let mut reliable =
