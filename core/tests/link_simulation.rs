@@ -212,6 +212,7 @@ impl World {
             hold: Duration::from_secs(if lossless { 1_000_000 } else { 3 }),
             window: 4096,
             piece: 1000,
+            ..Settings::default()
         };
         let end = |host, peer| End {
             host,

@@ -63,6 +63,9 @@ pub(crate) struct LinkArguments {
     /// everything that crosses: for networks that nobody else is on.
     #[arg(long, value_name = "HOST")]
     plain_text: Option<String>,
+    /// How long a link looks for the next bytes before it sleeps, in microseconds, while they come at shorter intervals than that; 0 saves power.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
+    link_spin: u32,
 }
 
 impl LinkArguments {
@@ -76,7 +79,9 @@ impl LinkArguments {
             (None, Some(host)) => Security::plain_text(host),
             (None, None) => return Err(RootError::NoSecurity),
         };
-        let mut options = LinkOptions::new(security).policy(dir.policy_file(), dir.owner());
+        let mut options = LinkOptions::new(security)
+            .policy(dir.policy_file(), dir.owner())
+            .spin(Duration::from_micros(self.link_spin.into()));
         for address in &self.listen {
             options = options.listen(address.clone());
         }

@@ -200,6 +200,15 @@ impl LinkOptions {
         self.settings.hold = hold;
         self
     }
+
+    /// How long the thread that receives looks for the next bytes before it sleeps, while they come at shorter intervals than that; it yields its
+    /// processor meanwhile. Default 100 us, which halves a round trip on a machine whose processors go idle. Zero: it sleeps at once,
+    /// which saves power.
+    #[must_use]
+    pub fn spin(mut self, limit: Duration) -> LinkOptions {
+        self.settings.spin = limit;
+        self
+    }
 }
 
 /// Why there are no links.

@@ -137,6 +137,7 @@ impl Engine {
         I: Imports + 'static,
         I::Import: 'static,
     {
+        let spin = settings.spin;
         let receiver = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let state = State {
             session: Session::new(settings),
@@ -162,7 +163,9 @@ impl Engine {
         engine
             .threads
             .push(thread("hm-link-send").spawn(move || Sender::new(sending, exports, hooks).run())?);
-        engine.threads.push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports).run())?);
+        engine
+            .threads
+            .push(thread("hm-link-recv").spawn(move || Receiver::new(shared, imports, spin).run())?);
         Ok(engine)
     }
 

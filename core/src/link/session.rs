@@ -69,6 +69,8 @@ pub struct Settings {
     pub window: u64,
     /// The longest part of a message that is sent at once, in bytes, at most [`crate::link::frame::PIECE_MAX`].
     pub piece: u32,
+    /// After a wait that was shorter than this the receiving thread looks for so long before it sleeps again, yielding its processor.
+    pub spin: Duration,
 }
 
 impl Default for Settings {
@@ -79,6 +81,8 @@ impl Default for Settings {
             hold: Duration::from_secs(30),
             window: 4 * 1024 * 1024,
             piece: PIECE,
+            // What a wake-up costs on a virtual machine whose processor has gone idle, twice.
+            spin: Duration::from_micros(100),
         }
     }
 }

@@ -22,9 +22,6 @@ const READS_IN_A_ROW: usize = 64;
 const ANNOUNCE_EACH: usize = 256 * 1024;
 /// How long the rest of a long message is looked for before this thread sleeps.
 const AMID: Duration = Duration::from_micros(40);
-/// After a wait that was shorter than this one, this thread looks for so long before it sleeps again. What a wake-up costs, on a virtual machine
-/// whose processor has gone idle, twice.
-const SHORT_WAIT: Duration = Duration::from_micros(100);
 /// A longer message is not kept here until there is room for it: no publisher sends one.
 const PRIVATE_MAX: u32 = 256 << 20;
 /// The pauses between two looks at rings without room: they double from the first to the longest.
@@ -46,7 +43,9 @@ pub(super) struct Receiver<I: Imports> {
     pause: u16,
     /// When something came in last.
     idle_since: Instant,
-    /// The last wait in which this thread slept was shorter than [`SHORT_WAIT`].
+    /// See [`Settings::spin`](crate::link::session::Settings::spin).
+    spin: Duration,
+    /// The last wait in which this thread slept was shorter than that.
     was_short: bool,
     /// Imports with messages that wait for room, or whose sender does.
     needy: BTreeSet<ImportId>,
@@ -120,7 +119,7 @@ enum Broken {
 }
 
 impl<I: Imports> Receiver<I> {
-    pub(super) fn new(shared: Arc<Shared>, imports: I) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, imports: I, spin: Duration) -> Self {
         Receiver {
             shared,
             imports,
@@ -133,6 +132,7 @@ impl<I: Imports> Receiver<I> {
             is_bulk: false,
             pause: FIRST_PAUSE_MS,
             idle_since: Instant::now(),
+            spin,
             was_short: false,
             needy: BTreeSet::new(),
             fresh: Vec::new(),
@@ -151,7 +151,7 @@ impl<I: Imports> Receiver<I> {
             let has_starved = !self.needy.is_empty() && self.make_room();
             if !has_more && !due.connection {
                 self.sleep(connection.as_ref(), has_starved, due.lazy);
-                self.was_short = self.idle_since.elapsed() < SHORT_WAIT;
+                self.was_short = self.idle_since.elapsed() < self.spin;
             }
             has_more = false;
             let Some(connection) = &connection else { continue };
@@ -326,7 +326,7 @@ impl<I: Imports> Receiver<I> {
         if self.is_bulk && self.piece.is_some() {
             AMID
         } else if self.was_short {
-            SHORT_WAIT
+            self.spin
         } else {
             Duration::ZERO
         }
