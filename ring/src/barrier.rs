@@ -34,7 +34,8 @@
 //! Where the kernel refuses (before 4.16, or a sandbox forbids the call), publishers fence for ever. A subscriber that
 //! may not call it, though its publisher leaves the fence out, sleeps in short pieces instead.
 //!
-//! Loom knows no such call: under it rings fence for ever, and a pair of fences is what the kernel promises in their place.
+//! Loom knows no such call: under it rings fence for ever, and a pair of fences is what the kernel promises in their place. The change back and
+//! forth is modelled by its steps alone (`tests/loom_change_over.rs`).
 
 use crate::sync::Ordering;
 use nix::libc;
