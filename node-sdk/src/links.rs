@@ -35,7 +35,7 @@ use hivemind_core::link::keys::HostKey;
 use hivemind_core::link::session::{Session, Settings, Wanted};
 use hivemind_core::link::transport::plain::{Listener, Plain, Stream};
 use hivemind_core::link::transport::tls::{Tls, TlsKeys};
-use hivemind_core::link::transport::{Transport, close_after, wait_for};
+use hivemind_core::link::transport::{Transport, close_after, wait_for, write_all};
 use hivemind_core::name::is_host_name;
 use hivemind_core::protocol::new_node_epoch;
 
@@ -512,7 +512,7 @@ impl Shared {
     /// Both sides say who they are. The name of the other host.
     fn greet(self: &Arc<Self>, mut transport: Box<dyn Transport>, dialled: bool) -> Result<String, String> {
         let deadline = Instant::now() + HANDSHAKE;
-        send(&mut *transport, &self.hello.encode(), deadline)?;
+        write_all(&mut *transport, &self.hello.encode(), deadline)?;
         let (header, payload) = match receive_hello(&mut *transport, deadline) {
             Ok(found) => found,
             Err(reason) => {
@@ -669,22 +669,6 @@ impl Shared {
 
 fn key_of(name: &str, epoch: u64) -> String {
     format!("{name} {epoch:016x}")
-}
-
-fn send(transport: &mut dyn Transport, mut bytes: &[u8], deadline: Instant) -> Result<(), String> {
-    while !bytes.is_empty() || transport.wants_write() {
-        let outcome = if bytes.is_empty() {
-            transport.flush().map(|()| 0)
-        } else {
-            transport.write(&[io::IoSlice::new(bytes)])
-        };
-        match outcome {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(transport, true, deadline)?,
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Ok(())
 }
 
 /// The first frame, and no byte more.

@@ -78,29 +78,35 @@ pub trait Transport: Send {
     fn close(&mut self);
 }
 
+/// Writes everything, and waits for the socket where it has to.
+///
+/// # Errors
+/// The time is over, or the stream is broken.
+pub fn write_all(transport: &mut dyn Transport, mut bytes: &[u8], deadline: Instant) -> Result<(), String> {
+    while !bytes.is_empty() || transport.wants_write() {
+        let outcome = if bytes.is_empty() {
+            transport.flush().map(|()| 0)
+        } else {
+            transport.write(&[IoSlice::new(bytes)])
+        };
+        match outcome {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for(transport, true, deadline)?,
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Says a last frame, as far as that goes within moments, and closes. What the other end still sends is read until it closes, too: the system
 /// would answer it with a reset, which takes away what was said.
-pub fn close_after(transport: &mut dyn Transport, mut last: &[u8]) {
+pub fn close_after(transport: &mut dyn Transport, last: &[u8]) {
     let deadline = Instant::now() + FAREWELL;
-    while !last.is_empty() || transport.wants_write() {
-        let outcome = if last.is_empty() {
-            transport.flush().map(|()| 0)
-        } else {
-            transport.write(&[IoSlice::new(last)])
-        };
-        match outcome {
-            Ok(count) => last = &last[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if wait_for(transport, true, deadline).is_err() {
-                    break;
-                }
-            }
-            Err(_) => break,
-        }
-    }
+    // Whether it went or not, it is the last.
+    let _ = write_all(transport, last, deadline);
     transport.finish();
     let mut nowhere = [0; 4096];
     while Instant::now() < deadline {
