@@ -11,7 +11,7 @@ use hivemind::{Message, Node, Publisher, Sample, Subscriber};
 use crate::error::HarnessError;
 use crate::floor::{Floor, PATIENCE, poll, poll_for, rest};
 use crate::message::Reading;
-use crate::peer::{Order, Peer, Shape, Waiting};
+use crate::peer::{Order, Peer, Sending, Shape, Waiting};
 use crate::readings::{BATCH, Readings, Summary};
 
 /// Slots of the rings in the round trips: one message is under way at a time.
@@ -38,15 +38,6 @@ pub enum Against {
     Line,
     /// The round trip of a futex, both sides sleeping.
     Futex,
-}
-
-/// How the messages of a one-way case are sent and received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Sending {
-    /// `send` and `try_recv`.
-    OneByOne,
-    /// `send_many` of 64 and `drain`.
-    Batched,
 }
 
 /// What is done.

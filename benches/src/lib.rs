@@ -30,4 +30,5 @@ pub mod pinning;
 pub mod readings;
 pub mod report;
 pub mod scale;
+pub mod serve;
 pub mod stage;

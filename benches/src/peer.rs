@@ -1,23 +1,18 @@
 //! The second process: started by the parent from the same executable, told what to do line by line.
 //!
-//! Orders arrive on stdin and answers leave on stdout, one JSON text a line. While the peer waits for an order it
-//! sleeps in a read, so it takes nothing from its core.
-//!
-//! The peer asks the kernel to be killed when its parent dies, so a killed harness leaves no spinning process.
+//! Orders arrive on its stdin and answers leave on its stdout, one JSON text a line. What it does with them is in
+//! [`serve`](crate::serve).
 
-use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use hivemind_ring::segment::Handle;
 use serde::{Deserialize, Serialize};
 
-use crate::cases;
 use crate::error::HarnessError;
 use crate::floor::Floor;
-use crate::pinning;
 use crate::readings::Readings;
 
 /// What a message looks like.
@@ -38,6 +33,15 @@ pub enum Waiting {
     Asleep,
     /// `recv_timeout` as it comes: it spins for a moment, then sleeps.
     AsItComes,
+}
+
+/// How the messages of a one-way case are sent and received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sending {
+    /// `send` and `try_recv`.
+    OneByOne,
+    /// `send_many` of 64 and `drain`.
+    Batched,
 }
 
 /// What the peer is told to do.
@@ -71,7 +75,7 @@ pub enum Order {
         /// How many to receive.
         messages: u64,
         /// One by one, or all that are there.
-        sending: cases::Sending,
+        sending: Sending,
     },
     /// Hold that many subscribers until told to stop.
     Audience {
@@ -175,58 +179,5 @@ impl Drop for Peer {
         // It may have ended already; both calls then only reap it.
         let _already_gone = self.child.kill();
         let _reaped = self.child.wait();
-    }
-}
-
-/// The whole life of the peer: pin, map, then one answer for every order until stdin closes.
-pub fn serve(core: usize, segment: &str) -> Result<(), HarnessError> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)?;
-    pinning::pin(core).map_err(|error| HarnessError::Peer(error.to_string()))?;
-    let floor = Floor::open(open_segment(segment)?)?;
-    say(&Answer::Ready)?;
-    for line in std::io::stdin().lock().lines() {
-        let order = serde_json::from_str(&line?)?;
-        say(&match carry_out(order, &floor) {
-            Ok(readings) => Answer::Done(readings),
-            Err(error) => Answer::Failed(error.to_string()),
-        })?;
-    }
-    Ok(())
-}
-
-fn open_segment(segment: &str) -> Result<Handle, HarnessError> {
-    if !segment.starts_with("/proc/") {
-        return Ok(Handle::Name(segment.to_owned()));
-    }
-    let file = OpenOptions::new().read(true).write(true).open(Path::new(segment))?;
-    Ok(Handle::Descriptor(file.into()))
-}
-
-fn say(answer: &Answer) -> Result<(), HarnessError> {
-    let mut line = serde_json::to_string(answer)?;
-    line.push('\n');
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(line.as_bytes())?;
-    Ok(stdout.flush()?)
-}
-
-fn carry_out(order: Order, floor: &Floor) -> Result<Option<Readings>, HarnessError> {
-    match order {
-        Order::Floor { batches } => floor.answer(batches).map(|()| None),
-        Order::FloorAsleep { rounds } => floor.answer_asleep(rounds).map(|()| None),
-        Order::Echo { dir, shape: Shape::Typed, waiting, rounds } => {
-            cases::echo_typed(&dir, waiting, rounds).map(|()| None)
-        }
-        Order::Echo { dir, shape: Shape::Bytes(length), waiting, rounds } => {
-            cases::echo_bytes(&dir, length, waiting, rounds).map(|()| None)
-        }
-        Order::Drain { dir, messages, sending } => cases::drain(&dir, messages, sending).map(Some),
-        Order::Audience { dir, shape, subscribers, draining } => {
-            cases::attend(&dir, shape, subscribers, draining, floor).map(|()| None)
-        }
-        Order::Doze { dir, subscribers, messages } => {
-            cases::doze(&dir, subscribers, messages, floor).map(|()| None)
-        }
-        Order::Join { dir, joins } => cases::join(&dir, joins).map(Some),
     }
 }

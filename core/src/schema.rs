@@ -41,17 +41,18 @@
 mod canonical;
 mod describe;
 mod difference;
+mod error;
 mod json;
 mod layout;
 mod wire;
 
 pub use self::describe::{ConstArgument, Describe, SchemaBuilder};
-pub use self::json::{Corruption, DecodeError, JsonBounds, MAX_DEPTH, MAX_JSON_BYTES, MAX_STEPS};
-pub use self::layout::MAX_ARCHIVED_SIZE;
-pub use self::wire::{
+pub use self::error::{
     MAX_EXPRESSION_NODES, MAX_NAME_BYTES, MAX_NESTING, MAX_SCHEMA_BYTES, MAX_TYPES, SCHEMA_VERSION,
     SchemaError,
 };
+pub use self::json::{Corruption, DecodeError, JsonBounds, MAX_DEPTH, MAX_JSON_BYTES, MAX_STEPS};
+pub use self::layout::MAX_ARCHIVED_SIZE;
 
 use self::layout::Layout;
 

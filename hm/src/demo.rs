@@ -16,6 +16,7 @@
 //! The children report through pipes, beside the hive, so that measuring does not depend on what is measured. If this
 //! process dies, whatever way, its children read the end of their input and exit.
 
+mod accounts;
 mod canvas;
 mod child;
 mod clock;

@@ -7,11 +7,11 @@ use hivemind_benches::cases::{self, Against, CASES, Case, Counts};
 use hivemind_benches::error::HarnessError;
 use hivemind_benches::floor::{ATTEMPTS, Floor, agree};
 use hivemind_benches::machine::Machine;
-use hivemind_benches::peer::{self, Order, Peer};
+use hivemind_benches::peer::{Order, Peer};
 use hivemind_benches::pinning;
 use hivemind_benches::readings::clock_cost_ns;
 use hivemind_benches::report::{Finding, Report, Run};
-use hivemind_benches::{scale, stage};
+use hivemind_benches::{scale, serve, stage};
 
 /// Measure messages between two pinned processes beside the raw round trip of a cache line.
 #[derive(Debug, Parser)]
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(role) = &arguments.role {
         let served = match role {
-            Role::Peer { core, segment } => peer::serve(*core, segment),
+            Role::Peer { core, segment } => serve::serve(*core, segment),
             Role::Actor { cores, descriptors } => stage::serve(cores, *descriptors),
         };
         return match served {

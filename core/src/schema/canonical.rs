@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::wire::SCHEMA_VERSION;
+use super::error::SCHEMA_VERSION;
 use super::{Argument, Fields, Schema, TypeDef, TypeRef};
 
 /// Type names for people are cut at this length, in bytes.

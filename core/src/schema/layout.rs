@@ -15,7 +15,7 @@
 //! | `BTreeMap`, `BTreeSet`        | offset i32 of the root node, length u32; nodes of 5 entries                               |
 //! | `HashMap`, `HashSet`          | offset i32 of the control bytes, length u32, capacity u32; entries lie before those bytes |
 
-use super::wire::{MAX_NESTING, SchemaError};
+use super::error::{MAX_NESTING, SchemaError};
 use super::{Fields, Primitive, TypeDef, TypeRef, canonical};
 
 /// The largest archived size of a type, in bytes, without what it points to: offsets in archives are 32 bits with a

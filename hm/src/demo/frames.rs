@@ -24,6 +24,7 @@ use std::time::Duration;
 use hivemind::{Message, Node, Subscriber};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::accounts::{accounts, end_of, lost_of};
 use super::canvas::PIXEL_BYTES;
 use super::child::{Child, ChildError, REPORT_EVERY_MS};
 use super::clock::monotonic_ns;
@@ -33,7 +34,6 @@ use super::samples::{
     ArchivedCpuShare, CpuSample, Digest, DiskSample, LoadSample, MemorySample, NetSample, Verified, Verify,
 };
 use super::tally::{Heard, Tally};
-use super::watch::{accounts, end_of, lost_of};
 
 /// The service that carries the frames.
 pub(crate) const SERVICE: &str = "frames/screen";

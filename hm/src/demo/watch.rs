@@ -7,14 +7,15 @@
 
 use std::time::Duration;
 
-use hivemind::{ConnectionStatus, DynamicSubscriber, EndId, HiveName, Message, Subscriber};
+use hivemind::{ConnectionStatus, DynamicSubscriber, HiveName, Message, Subscriber};
 use hivemind_core::root::{self, ServeOptions, StopHandle};
 use hivemind_core::runtime_dir::RuntimeDir;
 
+use super::accounts::{accounts, end_of, lost_in};
 use super::child::{Child, ChildError, REPORT_EVERY_MS};
 use super::clock::monotonic_ns;
 use super::frames;
-use super::report::{Account, End, Report};
+use super::report::{Account, Report};
 use super::samples::{
     ArchivedCpuSample, ArchivedDiskSample, ArchivedLoadSample, ArchivedMemorySample, ArchivedNetSample,
     CpuSample, Verified, Verify,
@@ -22,36 +23,6 @@ use super::samples::{
 use super::tally::{Heard, Tally};
 
 const REPORT_EVERY_NS: u64 = REPORT_EVERY_MS * 1_000_000;
-
-/// The demo's own form of an end.
-pub(crate) fn end_of(end: EndId) -> End {
-    End { node: end.node, index: end.index }
-}
-
-/// What a subscriber lost of one publisher; 0 if it never met it.
-pub(crate) fn lost_of<T: Message + ?Sized>(subscriber: &Subscriber<T>, publisher: End) -> u64 {
-    lost_in(&subscriber.connections(), publisher)
-}
-
-fn lost_in(connections: &[ConnectionStatus], publisher: End) -> u64 {
-    connections.iter().filter(|pair| end_of(pair.origin.publisher) == publisher).map(|pair| pair.lost).sum()
-}
-
-/// The SDK's account of each pair beside the demo's own.
-pub(crate) fn accounts(connections: &[ConnectionStatus], tally: &Tally) -> Vec<Account> {
-    let account = |pair: &ConnectionStatus| {
-        let publisher = end_of(pair.origin.publisher);
-        Account {
-            publisher,
-            service: pair.origin.service.as_str().to_owned(),
-            first: pair.first,
-            received: pair.received,
-            lost: pair.lost,
-            seen: tally.seen(publisher),
-        }
-    };
-    connections.iter().map(account).collect()
-}
 
 /// What the loop below needs of a subscriber, typed or not.
 trait Listen {

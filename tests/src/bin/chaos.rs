@@ -8,7 +8,7 @@
 
 use clap::Parser;
 use hivemind_tests::chaos::report::{Row, table};
-use hivemind_tests::chaos::{CASES, Campaign, victim};
+use hivemind_tests::chaos::{self, CASES, Campaign};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -51,7 +51,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(part) = &arguments.part {
-        victim::play(part);
+        chaos::play(part);
         return ExitCode::SUCCESS;
     }
     if arguments.list {

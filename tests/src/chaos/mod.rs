@@ -32,6 +32,8 @@ pub mod victim;
 
 use crate::entry::scatter;
 use crate::hive::Hive;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use report::Row;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +41,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use victim::Part;
+
+/// Plays the part that this process was started with.
+///
+/// # Panics
+/// If the part is none, and when what the part says does not work.
+pub fn play(part: &str) {
+    // Whatever happens to the harness, no victim stays.
+    set_pdeathsig(Signal::SIGKILL).expect("a signal that exists");
+    match serde_json::from_str(part).expect("the harness has written it") {
+        Part::Publisher(part) => victim::publish(&part),
+        Part::Subscriber(part) => victim::subscribe(&part),
+        Part::Actor => crate::actor::act(),
+        Part::Reuse { rounds } => judgement::reuse_here(rounds),
+    }
+}
 
 /// What every case is given.
 #[derive(Debug, Clone)]
@@ -256,7 +274,7 @@ pub(crate) fn actors(rounds: &Rounds<'_>) -> Hive {
 
 /// The same, where there are no rounds.
 pub(crate) fn actors_of(program: &Path) -> Hive {
-    let part = serde_json::to_string(&victim::Part::Actor).expect("a part is plain data");
+    let part = serde_json::to_string(&Part::Actor).expect("a part is plain data");
     Hive::with_arguments(program.to_owned(), vec!["--part".to_owned(), part])
 }
 

@@ -7,8 +7,6 @@ use super::page::{Page, Word};
 use crate::BOUND;
 use crate::entry::{ArchivedEntry, Checked, Entry, HEAD, checksum, scatter};
 use hivemind::{Message, Node, Publisher, SendError};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -105,38 +103,29 @@ pub fn kill(process: &mut Child) {
     let _ = waitid(whom, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
 }
 
-/// Plays the part that this process was started with.
-///
-/// # Panics
-/// If the part is none, and when what the part says does not work.
-pub fn play(part: &str) {
-    // Whatever happens to the harness, no victim stays.
-    set_pdeathsig(Signal::SIGKILL).expect("a signal that exists");
-    match serde_json::from_str(part).expect("the harness has written it") {
-        Part::Publisher(part) if part.typed => {
-            let mut entry = Entry::empty();
-            publish::<Entry>(&part, |publisher, number| {
-                entry.payload.resize(part.length, 0);
-                fill(part.life, number, &mut entry.payload);
-                entry.number = number;
-                entry.length = part.length as u64;
-                entry.checksum = checksum(number, &entry.payload);
-                publisher.send_timeout(&entry, BOUND).map(drop)
-            });
-        }
-        Part::Publisher(part) => publish::<[u8]>(&part, |publisher, number| {
+/// Publishes until it is killed.
+pub(super) fn publish(part: &PublisherPart) {
+    if part.typed {
+        let mut entry = Entry::empty();
+        publish_with::<Entry>(part, |publisher, number| {
+            entry.payload.resize(part.length, 0);
+            fill(part.life, number, &mut entry.payload);
+            entry.number = number;
+            entry.length = part.length as u64;
+            entry.checksum = checksum(number, &entry.payload);
+            publisher.send_timeout(&entry, BOUND).map(drop)
+        });
+    } else {
+        publish_with::<[u8]>(part, |publisher, number| {
             let mut loan = loan(publisher, HEAD + part.length)?;
             compose(part.life, number, &mut loan);
             loan.send();
             Ok(())
-        }),
-        Part::Subscriber(part) => subscribe(&part),
-        Part::Actor => crate::actor::act(),
-        Part::Reuse { rounds } => super::judgement::reuse_here(rounds),
+        });
     }
 }
 
-fn publish<T: Message + ?Sized>(
+fn publish_with<T: Message + ?Sized>(
     part: &PublisherPart,
     mut send: impl FnMut(&mut Publisher<T>, u64) -> Result<(), SendError>,
 ) {
@@ -217,7 +206,8 @@ fn first_word(payload: &[u8]) -> Option<u64> {
     payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-fn subscribe(part: &SubscriberPart) {
+/// Subscribes and holds samples until it is killed.
+pub(super) fn subscribe(part: &SubscriberPart) {
     let page = Page::open(&part.page);
     let node = Node::builder(&part.name).dir(&part.folder).patience(BOUND).join();
     let node = node.unwrap_or_else(|error| panic!("{}: {error}", part.name));
