@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use hivemind::{DynamicSample, DynamicSubscriber, Filter, NodeError, RecvError, SubscriberError};
 
-use crate::figures::Count;
 use crate::{Place, stop};
+use hivemind_look::figures::Count;
 
 /// What was lost is told at most so often.
 const TELL_EVERY: Duration = Duration::from_secs(1);

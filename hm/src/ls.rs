@@ -17,9 +17,9 @@ use hivemind_ring::view::{ReaderView, RingView, SeatView};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::figures::{Bytes, Count};
-use crate::look::{self, LookError};
 use crate::{Place, policy, stop};
+use hivemind_look::figures::{Bytes, Count};
+use hivemind_look::{self as look, LookError};
 
 /// Why nothing was shown.
 #[derive(Debug, thiserror::Error)]

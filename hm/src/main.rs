@@ -4,11 +4,8 @@
 //! error. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by the user where that means that it is not done. A
 //! reader of standard output that closes its end (`hm echo '**' | head`) ends the command quietly.
 
-mod demo;
 mod echo;
-mod figures;
 mod key;
-mod look;
 mod ls;
 mod policy;
 mod root;
@@ -25,7 +22,7 @@ use hivemind_core::root::MIN_ROOT_TIMEOUT;
 use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
 use tracing_subscriber::EnvFilter;
 
-use demo::{DemoError, Role};
+use hivemind_demo::{self as demo, DemoError, Role};
 
 /// The tool of hivemind, a nervous system for the processes of one machine.
 #[derive(Debug, Parser)]

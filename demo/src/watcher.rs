@@ -11,7 +11,7 @@ use hivemind::{EndId, Node};
 use hivemind_ring::view::RingView;
 
 use super::report::End;
-use crate::look::{self, LookError};
+use hivemind_look::{self as look, LookError};
 
 /// How long the node waits for a root, also while one takes over from another.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -23,23 +23,32 @@ const ORPHANED: i32 = 3;
 /// Why a process of the demo gave up. It prints this as its last line on standard error, where the parent finds it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ChildError {
+pub enum ChildError {
+    /// `/proc` gave no sample.
     #[error(transparent)]
     Proc(#[from] ProcError),
+    /// It could not join the hive.
     #[error(transparent)]
     Node(#[from] hivemind::NodeError),
+    /// It could not create a publisher.
     #[error(transparent)]
     Publisher(#[from] hivemind::PublisherError),
+    /// It could not create a subscriber.
     #[error(transparent)]
     Subscriber(#[from] hivemind::SubscriberError),
+    /// It could not send.
     #[error(transparent)]
     Send(#[from] hivemind::SendError),
+    /// It could not receive.
     #[error(transparent)]
     Receive(#[from] hivemind::RecvError),
+    /// It could not find the folder of the hive.
     #[error(transparent)]
     Dir(#[from] RuntimeDirError),
+    /// The root that it hosts failed.
     #[error(transparent)]
     Root(#[from] RootError),
+    /// It could not talk to the process that started it.
     #[error("cannot talk to the parent: {0}; is the machine out of descriptors?")]
     Parent(#[from] io::Error),
 }

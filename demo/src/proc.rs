@@ -21,13 +21,21 @@ const SECTOR_BYTES: u64 = 512;
 /// Why `/proc` gave no sample.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ProcError {
+pub enum ProcError {
     /// The file cannot be opened or read. The demo needs a mounted `/proc`; mount it, or run outside the sandbox.
     #[error("cannot read {path}: {source}; the demo needs a mounted /proc", path = path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file is longer than the bound that this program sets. Please report the length.
     #[error("{path} is longer than {MAX_FILE_BYTES} bytes; please report this machine", path = path.display())]
-    TooLong { path: PathBuf },
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// One file of `/proc`, held open.

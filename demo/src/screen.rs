@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 
 use super::clock::monotonic_ns;
 use super::ledger::{Latency, Row};
-use crate::figures::{Bytes, Count, Span};
+use hivemind_look::figures::{Bytes, Count, Span};
 
 /// Width and height where the terminal does not say.
 const FALLBACK_SIZE: (u16, u16) = (120, 40);

@@ -11,7 +11,7 @@ use super::frames;
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Role {
+pub enum Role {
     /// Hosts the root and nothing else: what `hm root` does.
     Root,
     /// Publishes `machine/**`.

@@ -46,27 +46,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use child::Child;
-pub(crate) use child::ChildError;
+pub use child::ChildError;
 use clock::monotonic_ns;
 use folder::Folder;
 use ledger::{Ledger, State};
+pub use proc::ProcError;
 use processes::{LifeId, News, Processes};
 use report::{End, Gap, Order};
-pub(crate) use role::Role;
+pub use role::Role;
 use screen::{Screen, Tone, View};
 use summary::{Gaps, Kill, Successor, Summary};
 use verdict::{Ring, Survivor};
 use watcher::Watcher;
 
-use crate::figures::Span;
-use crate::look::LookError;
+use hivemind_look::LookError;
+use hivemind_look::figures::Span;
 
 /// The kills come at these parts of the whole time.
 const KILLS_AT: [f64; 3] = [0.2, 0.45, 0.7];
 /// Between two kills everything has to come back and be watched for a while; three kills need so many seconds.
-pub(crate) const MIN_SECONDS: u64 = 6;
+pub const MIN_SECONDS: u64 = 6;
 /// A day; beyond that the totals of a demo say nothing new.
-pub(crate) const MAX_SECONDS: u64 = 86_400;
+pub const MAX_SECONDS: u64 = 86_400;
 /// So long the user sees that something is dead before it is started again.
 const DEAD_FOR_NS: u64 = 400_000_000;
 /// After everything flows again, the gaps of so much time still belong to the kill.
@@ -93,22 +94,49 @@ const NEWS_AT_ONCE: usize = 1_000;
 /// Why the demo ended early, or badly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum DemoError {
+pub enum DemoError {
     /// The runtime directory of the demo could not be made. Give a directory that can be written with `--dir`.
     #[error("cannot make a folder for the demo in {parent}: {source}; give one that can be written with `--dir`", parent = parent.display())]
-    Folder { parent: PathBuf, source: io::Error },
+    Folder {
+        /// Where it was to be made.
+        parent: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A process could not be started. Raise the limit of processes, or stop others.
     #[error("cannot start {role}: {source}; raise the limit of processes, or stop others")]
-    Spawn { role: Role, source: io::Error },
+    Spawn {
+        /// Which process.
+        role: Role,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A process could not be killed or waited for. This should not happen; please report it.
     #[error("cannot kill {role}: {source}; please report this")]
-    Kill { role: Role, source: io::Error },
+    Kill {
+        /// Which process.
+        role: Role,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A process ended by itself. What it said last is part of the message.
     #[error("{role} (pid {pid}) ended by itself, {status}; it said: {words}")]
-    Died { role: Role, pid: u32, status: String, words: String },
+    Died {
+        /// Which process.
+        role: Role,
+        /// Its process-id.
+        pid: u32,
+        /// How it ended.
+        status: String,
+        /// Its last words on standard error.
+        words: String,
+    },
     /// A process was too slow. Try again with less load on the machine; if it stays so, please report it.
     #[error("{what} took longer than {} s; is the machine overloaded?", PATIENCE_NS / 1_000_000_000)]
-    TooSlow { what: String },
+    TooSlow {
+        /// What was waited for.
+        what: String,
+    },
     /// The hive could not be looked at.
     #[error(transparent)]
     Look(#[from] LookError),
@@ -123,11 +151,14 @@ pub(crate) enum DemoError {
     Interrupted,
     /// The demo ran to its end, and the hive did not keep a promise. The complaints were printed.
     #[error("{complaints} of the promises did not hold; the sentences above say which")]
-    Broken { complaints: usize },
+    Broken {
+        /// How many complaints.
+        complaints: usize,
+    },
 }
 
 /// Runs the demo for about `seconds`, in a folder of its own below `parent`. With `json`, the last line is one JSON object.
-pub(crate) fn run(parent: Option<PathBuf>, seconds: u64, json: bool) -> Result<(), DemoError> {
+pub fn run(parent: Option<PathBuf>, seconds: u64, json: bool) -> Result<(), DemoError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signals)?;
@@ -140,7 +171,7 @@ pub(crate) fn run(parent: Option<PathBuf>, seconds: u64, json: bool) -> Result<(
 }
 
 /// Runs one of the processes of the demo: what the hidden command does.
-pub(crate) fn run_process(role: Role, dir: PathBuf) -> Result<(), ChildError> {
+pub fn run_process(role: Role, dir: PathBuf) -> Result<(), ChildError> {
     let child = Child::start(dir);
     match role {
         Role::Root => watch::run_root(&child),

@@ -9,7 +9,7 @@ use super::ledger::{Latency, LongestGap};
 use super::role::Role;
 use super::screen::Screen;
 use super::verdict::{Pair, Verdict};
-use crate::figures::{Bytes, Count, Span};
+use hivemind_look::figures::{Bytes, Count, Span};
 
 /// The longest gaps that the survivors of a kill saw around it, and what is usual: the longest of as long a time before.
 #[derive(Debug, Clone, Serialize)]

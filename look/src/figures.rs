@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A count with its thousands apart: `1,234,567`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Count(pub(crate) u64);
+pub struct Count(pub u64);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,7 +22,7 @@ impl fmt::Display for Count {
 
 /// A span of time in nanoseconds: `850 ns`, `12.3 µs`, `1.20 ms`, `2.50 s`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Span(pub(crate) u64);
+pub struct Span(pub u64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +39,7 @@ impl fmt::Display for Span {
 
 /// Bytes: `512 B`, `6.22 MB`, powers of ten.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bytes(pub(crate) f64);
+pub struct Bytes(pub f64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
