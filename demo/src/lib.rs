@@ -11,7 +11,7 @@
 //!
 //! This process starts the others (each is this program again, with a hidden command), shows what they report, and
 //! kills: first whoever hosts the root, then a subscriber, then a publisher. What died is started again. Then the
-//! publishers stop, the subscribers read what is left, and [`verdict`] holds all counts against each other.
+//! publishers stop, the subscribers read what is left, and `verdict.rs` holds all counts against each other.
 //!
 //! The children report through pipes, beside the hive, so that measuring does not depend on what is measured. If this
 //! process dies, whatever way, its children read the end of their input and exit.
