@@ -19,6 +19,7 @@
 //!
 //! Not offered: memory that is shared (see `hivemind_ring`), typed publishers and subscribers (see `hivemind`).
 pub mod filter;
+pub mod identity;
 #[cfg(feature = "links")]
 pub mod link;
 pub mod name;

@@ -44,8 +44,10 @@ use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::identity;
+
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// The longest description of a type, in bytes.
@@ -70,7 +72,8 @@ const HEAD: usize = 16;
 /// One end of a service, in one life of one node.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndId {
-    /// The epoch of the node: a random number of this life, never 0.
+    /// The epoch of the node: a number of this life, never 0, which no other process can have (see
+    /// [`crate::identity`]).
     pub node: u64,
     /// Which end of the node; never reused within its life.
     pub index: u32,
@@ -82,21 +85,28 @@ impl fmt::Display for EndId {
     }
 }
 
-/// A number for a new life of a node: random, never 0.
+/// A number for a new life of a node in this process, never 0. Where the kernel can tell processes apart for
+/// good it names this one; see [`crate::identity`].
 #[must_use]
 pub fn new_node_epoch() -> u64 {
+    identity::new_epoch()
+}
+
+/// A random number, never 0.
+#[must_use]
+pub fn random_number() -> u64 {
     loop {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = epoch_of(&RandomState::new(), std::process::id(), now);
-        if epoch != 0 {
-            return epoch;
+        let number = number_of(&RandomState::new(), std::process::id(), now);
+        if number != 0 {
+            return number;
         }
     }
 }
 
 /// The keys come from the system's random numbers, so processes that start together differ; the rest is for those that are
 /// forked, whose keys are the same.
-fn epoch_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
+fn number_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
     let mut hasher = keys.build_hasher();
     hasher.write_u32(process);
     hasher.write_u128(now.as_nanos());
@@ -593,6 +603,14 @@ pub enum Refusal {
     },
     /// A live node has this epoch.
     EpochTaken,
+    /// The epoch is of another process, as the kernel says: of one that joined itself, or of the parent of a
+    /// fork.
+    EpochOfAnother {
+        /// The epoch that was said.
+        node: u64,
+        /// Who said it.
+        pid: i32,
+    },
     /// The root is embedded in a node, and a dedicated one is wanted.
     NotDedicated {
         /// The process that hosts it.
@@ -764,6 +782,11 @@ impl fmt::Display for Refusal {
                 write!(formatter, "process {pid} is a live node of this name; choose another name or stop it")
             }
             Refusal::EpochTaken => formatter.write_str("a live node has the same epoch; join again"),
+            Refusal::EpochOfAnother { node, pid } => write!(
+                formatter,
+                "process {pid} says the epoch {node:016x}, which is of another process; let it join by itself, after a \
+                 fork or a restore too"
+            ),
             Refusal::NotDedicated { pid } => {
                 write!(
                     formatter,
@@ -1034,9 +1057,9 @@ mod tests {
     #[test]
     fn a_forked_child_makes_other_epochs_than_its_parent() {
         let (keys, now) = (RandomState::new(), Duration::from_secs(1));
-        assert_ne!(epoch_of(&keys, 100, now), epoch_of(&keys, 101, now));
+        assert_ne!(number_of(&keys, 100, now), number_of(&keys, 101, now));
         // In another namespace it may have the same number.
-        assert_ne!(epoch_of(&keys, 1, now), epoch_of(&keys, 1, now + Duration::from_nanos(1)));
+        assert_ne!(number_of(&keys, 1, now), number_of(&keys, 1, now + Duration::from_nanos(1)));
     }
 
     #[test]

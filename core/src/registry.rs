@@ -14,6 +14,9 @@
 //!
 //! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
 //!   of an earlier root) get none.
+//! - An epoch belongs to one process ([`crate::identity`]). Who says that of another is refused; where the
+//!   kernel cannot tell, the first holds it, but one of the owner's processes wins against one of another
+//!   user.
 //! - The type of a service is fixed by whoever is live first: a publisher, or a subscriber with an exact name and a type.
 //! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of pairs needs
 //!   neither thousands of queued packets nor thousands of descriptors, and one that does not answer delays its own
@@ -28,6 +31,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::filter::Filter;
+use crate::identity::Process;
 use crate::name::{NodeName, ServiceName, is_host_name};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
@@ -101,6 +105,8 @@ pub enum Event {
         pid: i32,
         /// Its user and groups, as the kernel says.
         credentials: Credentials,
+        /// Which process that is, as the kernel says: its nodes can have the epochs of this one only.
+        process: Process,
     },
     /// The owner of the hive has another policy now.
     PolicyChanged {
@@ -221,6 +227,7 @@ pub struct Registry {
 struct Client {
     pid: i32,
     credentials: Credentials,
+    process: Process,
     rights: Rights,
     admitted: Option<Admitted>,
 }
@@ -380,8 +387,8 @@ impl Registry {
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Connected { client, pid, credentials } => {
-                self.connected(client, pid, credentials, &mut actions);
+            Event::Connected { client, pid, credentials, process } => {
+                self.connected(client, pid, credentials, process, &mut actions);
             }
             Event::PolicyChanged { policy } => self.judge_anew(policy, &mut actions),
             Event::Gone { client } => self.remove(client, &mut actions),
@@ -400,14 +407,22 @@ impl Registry {
         actions
     }
 
-    fn connected(&mut self, client: ClientId, pid: i32, credentials: Credentials, actions: &mut Actions) {
+    fn connected(
+        &mut self,
+        client: ClientId,
+        pid: i32,
+        credentials: Credentials,
+        process: Process,
+        actions: &mut Actions,
+    ) {
         let rights = self.policy.rights_of(&credentials);
         if let Err(refusal) = self.check_entry(&credentials, &rights) {
             actions.push(refuse(client, None, refusal));
             actions.push(Action::CutOff { client });
             return;
         }
-        let earlier = self.clients.insert(client, Client { pid, credentials, rights, admitted: None });
+        let earlier =
+            self.clients.insert(client, Client { pid, credentials, process, rights, admitted: None });
         assert!(earlier.is_none(), "the root gives every connection its own number");
     }
 
@@ -523,8 +538,14 @@ impl Registry {
         if external && !self.root.dedicated {
             return self.expel(client, Refusal::NotDedicated { pid: self.root.pid }, actions);
         }
-        if self.nodes.contains_key(&node) {
-            return self.expel(client, Refusal::EpochTaken, actions);
+        if !self.clients[&client].process.may_have(node) {
+            return self.expel(client, self.epoch_of_another(client, node), actions);
+        }
+        if let Some(&holder) = self.nodes.get(&node) {
+            if !self.yields_epoch(holder, client) {
+                return self.expel(client, Refusal::EpochTaken, actions);
+            }
+            self.expel(holder, self.epoch_of_another(holder, node), actions);
         }
         // A node that an earlier root admitted keeps its name, even if a newcomer was faster at this root.
         let holder = self.names.get(&name).and_then(BTreeSet::first).filter(|_| !rejoin && !observer);
@@ -559,6 +580,19 @@ impl Registry {
         let RootIdentity { epoch, pid, dedicated } = self.root;
         actions.push(send(client, ToNode::Welcome { epoch, pid, dedicated }));
         self.welcome_keeper(client, actions);
+    }
+
+    fn epoch_of_another(&self, client: ClientId, node: u64) -> Refusal {
+        Refusal::EpochOfAnother { node, pid: self.clients[&client].pid }
+    }
+
+    /// Whether the holder of an epoch that is not bound yields it to who says it now: another user to the
+    /// owner of the hive.
+    fn yields_epoch(&self, holder: ClientId, comer: ClientId) -> bool {
+        let (holder, comer) = (&self.clients[&holder], &self.clients[&comer]);
+        holder.process.is(comer.process) != Some(true)
+            && comer.rights.are_everything()
+            && !holder.rights.are_everything()
     }
 
     /// A node has seen a higher epoch, so the lock file has lost it. This root holds the lock, so it is the later one.

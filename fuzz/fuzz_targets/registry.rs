@@ -5,6 +5,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
+use hivemind_core::identity::Process;
 use hivemind_core::policy::{Accounts, Credentials, Policy};
 use hivemind_core::protocol::{
     Carrier, Connected, Cursor, Demand, EndId, Expected, Former, Message, Offer, ToNode, ToRoot,
@@ -72,7 +73,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     _ => Credentials { user: 2, groups: vec![7] },
                 };
                 // Some are in the same process.
-                Event::Connected { client: clients[client], pid: client as i32 / 2, credentials }
+                Event::Connected { client: clients[client], pid: client as i32 / 2, credentials, process: Process::Unknown }
             }
             Step::Leave(client) => {
                 let client = usize::from(client) % CLIENTS;
@@ -144,8 +145,9 @@ fn handle(registry: &mut Registry, event: Event) -> Vec<Action> {
 /// Asks for all there is, as `hm ls` does.
 fn lines(registry: &mut Registry) -> usize {
     let client = ClientId::MAX;
-    let node = u64::MAX;
-    handle(registry, Event::Connected { client, pid: 1, credentials: Credentials::of_user(OWNER) });
+    // Not bound to a process.
+    let node = u64::MAX >> 1;
+    handle(registry, Event::Connected { client, pid: 1, credentials: Credentials::of_user(OWNER), process: Process::Unknown });
     let bells = Carrier::Descriptor;
     let hello = ToRoot::Hello {
         name: "asks".into(),

@@ -19,7 +19,7 @@ use hivemind_core::session::{
 use hivemind_ring::desk::Desk;
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::reader::{Reader, Seats};
-use hivemind_ring::segment::Backend;
+use hivemind_ring::segment::{Backend, SegmentError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -166,6 +166,29 @@ struct Suitor {
 pub(crate) trait Gate: Send + Sync {
     /// Called by the control thread; must not block.
     fn admits(&self, matched: &Matched) -> bool;
+}
+
+/// Why the memory of a peer is not mapped: it gave other memory before, and what was made of that stands.
+#[derive(Debug, thiserror::Error)]
+enum StrangeMemory {
+    /// A node has one segment of doorbells in its life.
+    #[error(
+        "node {node:016x} sends other doorbells than it did before; another process says its epoch, or it is damaged: \
+         end that one"
+    )]
+    OtherBells { node: u64 },
+    /// A subscriber has one reader segment in its life.
+    #[error(
+        "subscriber {subscriber} sends another reader segment than it did before; another process says its epoch, or it \
+         is damaged: end that one"
+    )]
+    OtherSeats { subscriber: EndId },
+    #[error("its doorbells: {0}")]
+    Bells(hivemind_ring::mapped::OpenError),
+    #[error(transparent)]
+    Seats(hivemind_ring::mapped::OpenError),
+    #[error("cannot compare its memory: {0}")]
+    Compare(#[from] SegmentError),
 }
 
 /// Locks; a panic of another holder does not matter, since all critical sections leave their data whole at each step.
@@ -428,31 +451,35 @@ impl Hub {
         lock(&self.ends).subscribers.get(&index).cloned()
     }
 
-    /// The doorbells of a peer, mapped once.
-    fn peer_bells(&self, node: u64, handle: Handle) -> Result<Arc<Bells>, String> {
-        if node == self.node {
-            return Ok(Arc::clone(&self.bells));
-        }
+    /// The doorbells of a peer, mapped once. A node has them once: who sends others under its epoch is
+    /// refused.
+    fn peer_bells(&self, node: u64, handle: Handle) -> Result<Arc<Bells>, StrangeMemory> {
         let mut peers = lock(&self.peers);
-        if let Some(bells) = peers.get(&node).and_then(Weak::upgrade) {
-            return Ok(bells);
+        let known = if node == self.node {
+            Some(Arc::clone(&self.bells))
+        } else {
+            peers.get(&node).and_then(Weak::upgrade)
+        };
+        if let Some(bells) = known {
+            let is_same = bells.are_of(&handle)?;
+            return if is_same { Ok(bells) } else { Err(StrangeMemory::OtherBells { node }) };
         }
-        let bells = Bells::open(self.backend(), handle).map_err(|error| format!("its doorbells: {error}"))?;
+        let bells = Bells::open(self.backend(), handle).map_err(StrangeMemory::Bells)?;
         peers.retain(|_, bells| bells.strong_count() > 0);
         peers.insert(node, Arc::downgrade(&bells));
         Ok(bells)
     }
 
-    /// The reader segment of a subscriber, mapped once. A subscriber has one; who sends another one for the same end is
-    /// read where it was read before, and harms itself alone.
-    fn seats_of(&self, subscriber: EndId, reader: Handle) -> Result<Arc<MappedSeats>, String> {
+    /// The reader segment of a subscriber, mapped once. A subscriber has one: who sends another one for the
+    /// same end is refused. If that were somebody else, the pins of one would count as those of the other.
+    fn seats_of(&self, subscriber: EndId, reader: Handle) -> Result<Arc<MappedSeats>, StrangeMemory> {
         let mut known = lock(&self.seats);
         if let Some(seats) = known.get(&subscriber).and_then(Weak::upgrade) {
-            return Ok(seats);
+            let is_same = seats.segment().is_of(&reader)?;
+            return if is_same { Ok(seats) } else { Err(StrangeMemory::OtherSeats { subscriber }) };
         }
         let whose = (subscriber.node, subscriber.index);
-        let seats =
-            MappedSeats::open(self.backend(), reader, Some(whose)).map_err(|error| error.to_string())?;
+        let seats = MappedSeats::open(self.backend(), reader, Some(whose)).map_err(StrangeMemory::Seats)?;
         let seats = Arc::new(seats);
         // Now and then, so that the table stays below twice what is mapped, and a thousand attachments are not a million steps.
         if known.len() == known.capacity() {
@@ -477,7 +504,7 @@ impl Hub {
         let ring =
             MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
         let copies = !end.trust.covers(to.user, ring.segment().maker());
-        let bells = self.peer_bells(to.publisher.node, to.bells)?;
+        let bells = self.peer_bells(to.publisher.node, to.bells).map_err(|error| error.to_string())?;
         let (_, _, line) = ring.publisher();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let reader = Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
@@ -555,8 +582,8 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats = self.seats_of(a.subscriber, a.reader)?;
-        let bells = self.peer_bells(a.subscriber.node, a.bells)?;
+        let seats = self.seats_of(a.subscriber, a.reader).map_err(|error| error.to_string())?;
+        let bells = self.peer_bells(a.subscriber.node, a.bells).map_err(|error| error.to_string())?;
         let line = seats.bell_line();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.

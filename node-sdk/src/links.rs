@@ -37,7 +37,7 @@ use hivemind_core::link::transport::plain::{Listener, Plain, Stream};
 use hivemind_core::link::transport::tls::{Tls, TlsKeys};
 use hivemind_core::link::transport::{Transport, close_after, wait_for, write_all};
 use hivemind_core::name::is_host_name;
-use hivemind_core::protocol::new_node_epoch;
+use hivemind_core::protocol::random_number;
 
 use crate::error::SubscriberError;
 use crate::hub::lock;
@@ -305,7 +305,7 @@ impl Links {
         }
         let addresses = listeners.iter().map(Listener::address).collect();
         let hello =
-            Hello { role: options.role, host: name.to_owned(), epoch: new_node_epoch(), capabilities: 0 };
+            Hello { role: options.role, host: name.to_owned(), epoch: random_number(), capabilities: 0 };
         let shared = Arc::new(Shared {
             inner: node.inner(),
             hello,

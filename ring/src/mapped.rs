@@ -549,6 +549,11 @@ impl Bells {
         (line < BELLS_MAX).then(|| MappedBell::at(Arc::clone(self), line, false))
     }
 
+    /// Whether this handle leads to the same doorbells, as the kernel says.
+    pub fn are_of(&self, handle: &Handle) -> Result<bool, SegmentError> {
+        self.segment.is_of(handle)
+    }
+
     /// The segment's handle, to be sent to peers.
     pub fn handle(&self) -> Result<Handle, SegmentError> {
         self.segment.handle()

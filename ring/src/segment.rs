@@ -50,6 +50,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
@@ -180,6 +181,26 @@ pub struct Segment {
     process: u32,
 }
 
+/// Which memory object, as the kernel says: as long as it is mapped, no other object of the machine has both
+/// numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Object {
+    device: u64,
+    inode: u64,
+}
+
+impl Object {
+    fn of(status: &FileStat) -> Object {
+        Object { device: status.st_dev, inode: status.st_ino }
+    }
+
+    fn behind(descriptor: &OwnedFd) -> Result<Object, SegmentError> {
+        fstat(descriptor)
+            .map(|status| Object::of(&status))
+            .map_err(|errno| SegmentError::of("fstat", errno, 0))
+    }
+}
+
 /// What keeps a segment mapped.
 enum Hold {
     Peer {
@@ -187,6 +208,8 @@ enum Hold {
         writable: bool,
         /// The user who made the memory object, as the kernel says.
         maker: u32,
+        /// Which memory object it is, as the kernel says.
+        object: Object,
     },
     Owner {
         map: MmapRaw,
@@ -241,6 +264,32 @@ impl Segment {
         match self.hold {
             Some(Hold::Peer { maker, .. }) => Some(maker),
             _ => None,
+        }
+    }
+
+    /// Whether this handle leads to the memory object that is mapped here, as the kernel says. Nothing is
+    /// mapped for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SegmentError`], when the handle leads nowhere, or the kernel does not say where.
+    pub fn is_of(&self, handle: &Handle) -> Result<bool, SegmentError> {
+        match (&self.hold, handle) {
+            (Some(Hold::Peer { object, .. }), Handle::Descriptor(other)) => {
+                Ok(*object == Object::behind(other)?)
+            }
+            #[cfg(feature = "named-segments")]
+            (Some(Hold::Peer { object, .. }), Handle::Name(name)) => Ok(*object == named::object_of(name)?),
+            (
+                Some(
+                    Hold::Owner { descriptor: Some(own), .. }
+                    | Hold::AlignedOwner { descriptor: Some(own), .. },
+                ),
+                Handle::Descriptor(other),
+            ) => Ok(Object::behind(own)? == Object::behind(other)?),
+            #[cfg(feature = "named-segments")]
+            (Some(Hold::NamedOwner(created)), Handle::Name(name)) => Ok(created.name() == name),
+            _ => Ok(false),
         }
     }
 

@@ -28,6 +28,7 @@ macro_rules! conformance {
                 a_peer_sees_what_the_owner_writes,
                 everybody_may_write_a_doorbell,
                 a_peer_maps_a_single_writer_segment_only_to_read,
+                a_handle_leads_to_one_memory_object_alone,
                 a_new_segment_is_zeros_and_whole_pages_long,
                 creating_takes_no_memory_and_reserving_does,
                 a_segment_shorter_than_its_reader_needs_is_refused,
@@ -115,6 +116,18 @@ fn a_peer_sees_what_the_owner_writes(backend: &dyn Backend) {
         write(&owner, offset, 0xa5);
         assert_eq!(read(&peer, offset), 0xa5);
     }
+}
+
+fn a_handle_leads_to_one_memory_object_alone(backend: &dyn Backend) {
+    let (owner, peer) = pair(backend, page(), Sharing::Doorbell);
+    let (other, _others) = pair(backend, page(), Sharing::Doorbell);
+    for segment in [&owner, &peer] {
+        assert!(segment.is_of(&owner.handle().unwrap()).unwrap());
+        assert!(!segment.is_of(&other.handle().unwrap()).unwrap());
+    }
+    // A descriptor of something else.
+    let file = Handle::Descriptor(File::open("/dev/null").unwrap().into());
+    assert!(!peer.is_of(&file).unwrap_or(false));
 }
 
 fn everybody_may_write_a_doorbell(backend: &dyn Backend) {

@@ -6,6 +6,7 @@
 use crate::BOUND;
 use crate::account::Account;
 use crate::entry::{Checked, Entry, HEAD, Reading, Source};
+use crate::impostor::Impostor;
 use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
 use crate::scribble::Scribbler;
 use hivemind::{
@@ -65,6 +66,8 @@ struct Actor {
     /// Mappings that are only there to be there.
     ballast: Vec<Mmap>,
     root: Option<(StopHandle, JoinHandle<Result<(), RootError>>)>,
+    /// Whom it was told to be.
+    impostors: Vec<Impostor>,
 }
 
 /// A publisher, at hand or streaming.
@@ -285,6 +288,16 @@ impl Actor {
                 Ok(Answer::Number(places as u64))
             }
             Order::Belongings => belongings(),
+            Order::Impersonate { epoch, index, service, stays } => {
+                let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;
+                let end = EndId { node: epoch, index };
+                let (mut impostor, said) = Impostor::subscribe(folder.as_ref(), end, &service);
+                if !stays {
+                    impostor.leave_root();
+                }
+                self.impostors.push(impostor);
+                Ok(Answer::Attempts(vec![said]))
+            }
             Order::Tamper { service } => {
                 let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;
                 Ok(Answer::Attempts(crate::tamper::tamper(folder.as_ref(), &service)))

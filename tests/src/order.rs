@@ -177,6 +177,18 @@ pub enum Order {
         /// The service.
         service: String,
     },
+    /// Without the SDK, greet the root as this end of this life of a node, and subscribe to a service.
+    /// Answered with one of `Attempts`. What it has stays until the process ends.
+    Impersonate {
+        /// The life.
+        epoch: u64,
+        /// The end.
+        index: u32,
+        /// The service.
+        service: String,
+        /// Stay with the root, too.
+        stays: bool,
+    },
     /// As `Subscribe`, but trust nobody: every message is copied before it is looked at. Answered with its number.
     SubscribeWarily {
         /// For what.

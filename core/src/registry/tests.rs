@@ -1,4 +1,5 @@
 //! The registry against a world of obedient and of hostile nodes.
+mod identity;
 mod retained;
 
 use proptest::prelude::*;
@@ -39,7 +40,15 @@ fn said(registry: &mut Registry, client: ClientId, message: ToRoot) -> Vec<Actio
 
 /// A node whose client number, name and epoch follow from one number.
 fn join(registry: &mut Registry, client: ClientId) -> Vec<Action> {
-    assert_eq!(registry.handle(Event::Connected { client, pid: client as i32, credentials: owner() }), []);
+    assert_eq!(
+        registry.handle(Event::Connected {
+            client,
+            pid: client as i32,
+            credentials: owner(),
+            process: Process::Unknown
+        }),
+        []
+    );
     said(registry, client, hello(&format!("node{client}"), client * 10))
 }
 
@@ -192,14 +201,24 @@ fn who_watches_is_told_once_that_there_are_other_ends() {
 fn a_second_live_node_of_a_name_is_refused_with_the_process_that_has_it() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 2,
+        pid: 2,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(registry.holders(&hello("node1", 99)), [1]);
     let actions = said(&mut registry, 2, hello("node1", 99));
     assert_eq!(summary(&actions), [(2, "refused"), (2, "cut off")]);
     assert_eq!(*refusal(&actions), Refusal::NameTaken { pid: 1 });
 
     drop(registry.handle(Event::Gone { client: 1 }));
-    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 3,
+        pid: 3,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(summary(&said(&mut registry, 3, hello("node1", 99)))[1], (3, "welcome"));
 }
 
@@ -208,14 +227,24 @@ fn a_second_live_node_of_a_name_is_refused_with_the_process_that_has_it() {
 fn a_node_that_was_in_the_hive_keeps_its_name_at_the_next_root() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 2,
+        pid: 2,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     let mut again = hello("node1", 99);
     if let ToRoot::Hello { rejoin, .. } = &mut again {
         *rejoin = true;
     }
     assert_eq!(summary(&said(&mut registry, 2, again))[1], (2, "welcome"));
     drop(registry.handle(Event::Gone { client: 1 }));
-    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 3,
+        pid: 3,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(*refusal(&said(&mut registry, 3, hello("node1", 98))), Refusal::NameTaken { pid: 2 });
 }
 
@@ -223,9 +252,19 @@ fn a_node_that_was_in_the_hive_keeps_its_name_at_the_next_root() {
 fn a_forged_epoch_is_refused() {
     let mut registry = registry();
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 2,
+        pid: 2,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(*refusal(&said(&mut registry, 2, hello("other", 10))), Refusal::EpochTaken);
-    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 3,
+        pid: 3,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert!(matches!(refusal(&said(&mut registry, 3, hello("other", 0))), Refusal::Malformed { .. }));
 }
 
@@ -248,7 +287,12 @@ fn an_end_of_another_node_cannot_be_used() {
 #[test]
 fn a_message_before_hello_and_a_second_hello_cut_off() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 1,
+        pid: 1,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(summary(&said(&mut registry, 1, offer(1, "a", 1))), [(1, "refused"), (1, "cut off")]);
     join(&mut registry, 2);
     let actions = said(&mut registry, 2, hello("node2", 20));
@@ -324,7 +368,12 @@ fn what_the_root_could_not_take_for_lack_of_descriptors_is_answered() {
     let event = Event::DescriptorsLost { client: 1, message: attached(1, end(2, 2)) };
     assert_eq!(summary(&registry.handle(event)), [(2, "attach refused")]);
 
-    drop(registry.handle(Event::Connected { client: 3, pid: 3, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 3,
+        pid: 3,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     let actions = registry.handle(Event::DescriptorsLost { client: 3, message: hello("x", 9) });
     assert_eq!(*refusal(&actions), Refusal::OutOfDescriptors { pid: ROOT.pid });
 }
@@ -404,18 +453,33 @@ fn between_two_nodes_only_so_many_pairs_are_on_their_way() {
 #[test]
 fn a_waiting_dedicated_root_takes_over_and_a_dedicated_one_stays() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 1,
+        pid: 1,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(said(&mut registry, 1, ToRoot::HandOver), [Action::HandOver { to: 1 }]);
     let mut registry =
         Registry::new(RootIdentity { dedicated: true, ..ROOT }, Limits::default(), Policy::owner_only(OWNER));
-    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 1,
+        pid: 1,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     assert_eq!(*refusal(&said(&mut registry, 1, ToRoot::HandOver)), Refusal::Dedicated { pid: ROOT.pid });
 }
 
 #[test]
 fn who_wants_a_dedicated_root_is_not_admitted_by_an_embedded_one() {
     let mut registry = registry();
-    drop(registry.handle(Event::Connected { client: 1, pid: 1, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 1,
+        pid: 1,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     let mut patient = hello("x", 5);
     if let ToRoot::Hello { external, .. } = &mut patient {
         *external = true;
@@ -429,7 +493,12 @@ fn a_root_rises_above_every_epoch_its_nodes_have_seen() {
     for (client, seen, epoch) in
         [(1, 3, 3), (2, 9, 10), (3, 4, 10), (4, u64::MAX, MAX_EPOCH), (5, u64::MAX, MAX_EPOCH)]
     {
-        drop(registry.handle(Event::Connected { client, pid: 1, credentials: owner() }));
+        drop(registry.handle(Event::Connected {
+            client,
+            pid: 1,
+            credentials: owner(),
+            process: Process::Unknown,
+        }));
         let mut message = hello(&format!("n{client}"), client);
         if let ToRoot::Hello { seen_epoch, .. } = &mut message {
             *seen_epoch = seen;
@@ -464,7 +533,12 @@ fn every_table_has_a_bound_and_says_so() {
     for client in 1..=3 {
         join(&mut registry, client);
     }
-    let actions = registry.handle(Event::Connected { client: 4, pid: 4, credentials: owner() });
+    let actions = registry.handle(Event::Connected {
+        client: 4,
+        pid: 4,
+        credentials: owner(),
+        process: Process::Unknown,
+    });
     assert_eq!((table(&actions), &summary(&actions)[1]), (Table::Nodes, &(4, "cut off")));
     for index in 0..3 {
         said(&mut registry, 1, offer(index, "a", 5));
@@ -925,7 +999,7 @@ proptest! {
             let actions = match kind {
                 0 if !registry.clients.contains_key(&client) => {
                     let pid = client as i32 / 2;
-                    registry.handle(Event::Connected { client, pid, credentials: owner() })
+                    registry.handle(Event::Connected { client, pid, credentials: owner(), process: Process::Unknown })
                 }
                 1 => registry.handle(Event::Gone { client }),
                 2 => registry.handle(Event::DescriptorsLost { client, message }),

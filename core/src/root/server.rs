@@ -6,7 +6,7 @@
 //!
 //! | it is watched | because                                                                                   |
 //! | ------------- | ----------------------------------------------------------------------------------------- |
-//! | listener      | nodes connect; the kernel says which process and user                                      |
+//! | listener      | nodes connect; the kernel says which process and user, and so whose epoch they may say     |
 //! | socket        | requests; its end is the first sign that a node is gone                                    |
 //! | pidfd         | the proof: a forked child may keep the socket of a dead node open, never its pidfd silent  |
 //! | folder        | an inotify: the owner of the hive changed its policy, or another process took the root over   |
@@ -35,6 +35,7 @@ use rkyv::util::AlignedVec;
 use super::StopHandle;
 use super::door::{Door, Knock};
 use super::lock::{FileId, RootLock};
+use crate::identity::Process;
 use crate::policy::Credentials;
 use crate::protocol::{
     DecodeError, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
@@ -401,6 +402,15 @@ impl Server {
             Err(_) => return,
         };
         let Ok(credentials) = self.credentials(&socket, peer.user, peer.group) else { return };
+        let process = match Process::of(&peer.pidfd) {
+            Ok(process) => process,
+            Err(error) if is_out_of_descriptors(&error) => {
+                return self.refuse(&socket, self.out_of_descriptors());
+            }
+            Err(error) => {
+                return tracing::warn!(%error, pid = peer.pid, "cannot tell which process connected");
+            }
+        };
         let client = self.next_client;
         self.next_client += 1;
         let entry = Client {
@@ -421,7 +431,7 @@ impl Server {
             return;
         }
         self.clients.insert(client, entry);
-        self.process(Event::Connected { client, pid: peer.pid, credentials }, Vec::new());
+        self.process(Event::Connected { client, pid: peer.pid, credentials, process }, Vec::new());
     }
 
     /// Who connected. The groups of the owner's own processes matter to nobody.

@@ -35,6 +35,7 @@ use super::{
     AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
     SessionConfig, SessionError, Shared, WaitedFor,
 };
+use crate::identity::Process;
 use crate::name::NodeName;
 use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Offer, Refusal, Right, ToRoot};
 use crate::remedy::with_remedy;
@@ -45,6 +46,8 @@ use crate::runtime_dir::RuntimeDir;
 use crate::socket::{PacketBuffer, Passed, SendFailure, Socket, is_gone};
 
 mod inbound;
+#[cfg(test)]
+mod tests;
 
 /// Pauses between two attempts to find or to become a root: they double from the first to the longest, and to the
 /// idle one when there has been no root for [`LONG_WITHOUT_ROOT`].
@@ -62,6 +65,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(2);
 const PACKETS_IN_A_ROW: usize = 64;
 /// With more than twice as many peers as were left the last time, and some, those that are no acquaintances any more are forgotten.
 const SPARE_PEERS: usize = 16;
+/// Pidfds that are kept of one peer where nobody can tell whether they are of one process: one for each root
+/// that introduced it.
+const PIDFDS_OF_A_PEER: usize = 16;
 /// [`DRIVING`] as a thread that drives waits for the socket.
 const DRIVING_MS: u8 = DRIVING.as_millis() as u8;
 const EVENTS: usize = 32;
@@ -107,6 +113,10 @@ pub(super) struct Control {
     /// The root was asked for a sign of life.
     is_asking: bool,
 
+    /// This process.
+    process: Process,
+    /// How processes are told apart.
+    identify: fn(&OwnedFd) -> io::Result<Process>,
     peers: HashMap<u64, WatchedPeer>,
     /// With so many peers it is time to look who is none any more.
     crowd: usize,
@@ -174,8 +184,36 @@ enum Question {
 pub(super) type Cell = Arc<Mutex<Option<Control>>>;
 
 struct WatchedPeer {
-    pidfd: OwnedFd,
-    token: u64,
+    process: Process,
+    /// With their tokens. One; more only where the kernel does not tell whether they are of one process.
+    pidfds: Vec<(OwnedFd, u64)>,
+}
+
+/// Why a process is not taken for a node: the pair does not come about, and the node that is known stays as
+/// it is.
+#[derive(Debug, thiserror::Error)]
+enum Impostor {
+    /// The kernel says that the epoch is of another process.
+    #[error(
+        "the epoch {node:016x} is not of the process that says it; let that process join by itself, after a fork or a \
+         restore too"
+    )]
+    EpochOfAnother { node: u64 },
+    /// A process that lives is known by this epoch.
+    #[error(
+        "another process that lives is known by the epoch {node:016x}; end the one of the two that is not the node, \
+         then subscribe again"
+    )]
+    AnotherProcess { node: u64 },
+    /// Nobody can tell whether all these are one process, and there are too many.
+    #[error(
+        "cannot tell whether {limit} processes that said the epoch {node:016x} are one; mount /proc here, share a \
+         process namespace, or use Linux 6.9 or newer"
+    )]
+    TooMany { node: u64, limit: usize },
+    /// The system says something else.
+    #[error("cannot watch its process: {}", with_remedy(.0))]
+    System(io::Error),
 }
 
 /// Why a link is given up.
@@ -243,7 +281,8 @@ impl Control {
                 again: now,
                 pause: FIRST_PAUSE,
                 successor: None,
-                jitter: node | 1,
+                // Nodes of one process, and of processes that start together, differ in few bits.
+                jitter: node.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             },
             vigil,
             joining: Some(Joining { begun: now, patience, answer }),
@@ -254,6 +293,8 @@ impl Control {
             backlog: VecDeque::new(),
             questions: BTreeMap::new(),
             is_asking: false,
+            process: Process::current(),
+            identify: Process::of,
             peers: HashMap::new(),
             crowd: SPARE_PEERS,
             peer_tokens: HashMap::new(),
@@ -793,16 +834,44 @@ impl Control {
 
     // ---- peers
 
-    /// Watches the process of a peer until it is gone or forgotten.
-    fn watch_peer(&mut self, node: u64, pidfd: OwnedFd) -> io::Result<()> {
-        if node == self.node || self.peers.contains_key(&node) {
+    /// Whether this can be the process of that node, as far as the kernel tells; see [`crate::identity`].
+    fn recognise(&mut self, node: u64, pidfd: &OwnedFd) -> Result<Process, Impostor> {
+        let process = (self.identify)(pidfd).map_err(Impostor::System)?;
+        if !process.may_have(node) {
+            return Err(Impostor::EpochOfAnother { node });
+        }
+        if node == self.node && process.is(self.process) == Some(false) {
+            return Err(Impostor::AnotherProcess { node });
+        }
+        // Who is gone is no obstacle, also when that news still waits to be read.
+        let known = self.peers.get(&node).into_iter().flat_map(|peer| &peer.pidfds);
+        let gone: Vec<u64> = known.filter(|(pidfd, _)| is_gone(pidfd)).map(|(_, token)| *token).collect();
+        for token in gone {
+            self.peer_is_gone(token);
+        }
+        match self.peers.get(&node) {
+            Some(peer) if peer.process.is(process) == Some(false) => Err(Impostor::AnotherProcess { node }),
+            _ => Ok(process),
+        }
+    }
+
+    /// Watches the process of a peer until it is gone or forgotten. Another one than is known is refused.
+    fn watch_peer(&mut self, node: u64, pidfd: OwnedFd) -> Result<(), Impostor> {
+        let process = self.recognise(node, &pidfd)?;
+        let known = self.peers.get(&node);
+        if node == self.node || known.is_some_and(|peer| peer.process.is(process) == Some(true)) {
             return Ok(());
         }
+        if known.is_some_and(|peer| peer.pidfds.len() >= PIDFDS_OF_A_PEER) {
+            return Err(Impostor::TooMany { node, limit: PIDFDS_OF_A_PEER });
+        }
         let token = self.next_token;
-        self.epoll.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        let interest = EpollEvent::new(EpollFlags::EPOLLIN, token);
+        self.epoll.add(&pidfd, interest).map_err(|errno| Impostor::System(errno.into()))?;
         self.next_token += 1;
         self.peer_tokens.insert(token, node);
-        self.peers.insert(node, WatchedPeer { pidfd, token });
+        let peer = self.peers.entry(node).or_insert(WatchedPeer { process, pidfds: Vec::new() });
+        peer.pidfds.push((pidfd, token));
         if self.peers.len() > self.crowd {
             self.forget_strangers(node);
         }
@@ -822,7 +891,7 @@ impl Control {
     }
 
     fn forget(&mut self, node: u64) {
-        if let Some(WatchedPeer { pidfd, token }) = self.peers.remove(&node) {
+        for (pidfd, token) in self.peers.remove(&node).into_iter().flat_map(|peer| peer.pidfds) {
             self.peer_tokens.remove(&token);
             let _ = self.epoll.delete(&pidfd);
         }
@@ -830,6 +899,16 @@ impl Control {
 
     fn peer_is_gone(&mut self, token: u64) {
         if let Some(&node) = self.peer_tokens.get(&token) {
+            if let Some(peer) = self.peers.get_mut(&node)
+                && peer.pidfds.len() > 1
+                && let Some(place) = peer.pidfds.iter().position(|(_, other)| *other == token)
+            {
+                // The others may be of a process that lives.
+                let (pidfd, _) = peer.pidfds.swap_remove(place);
+                self.peer_tokens.remove(&token);
+                let _ = self.epoll.delete(&pidfd);
+                return;
+            }
             self.forget(node);
             self.side.peer_gone(node);
             for (publisher, keeping) in self.side.succeed(node) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hivemind_core::protocol::new_node_epoch;
+use hivemind_core::protocol::random_number;
 
 use super::{Address, LinkOptions, Links, Security};
 use crate::error::NodeError;
@@ -27,7 +27,7 @@ pub(crate) struct Folder(PathBuf);
 impl Folder {
     /// In the folder for temporary files, closed to others.
     pub(crate) fn create() -> io::Result<Folder> {
-        let name = format!("hm-leaf-{}-{:08x}", std::process::id(), new_node_epoch() as u32);
+        let name = format!("hm-leaf-{}-{:08x}", std::process::id(), random_number() as u32);
         let path = std::env::temp_dir().join(name);
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Folder(path))

@@ -27,7 +27,7 @@ use nix::unistd::ftruncate;
 
 use super::huge::Aligned;
 use super::{
-    Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, map_peers, whole_pages,
+    Backend, Handle, Hold, LengthBounds, Object, Segment, SegmentError, Sharing, map, map_peers, whole_pages,
 };
 
 /// Memory without a name, passed on as a descriptor: the backend to use wherever descriptors can be passed.
@@ -72,7 +72,7 @@ impl Backend for Anonymous {
         bounds.check(length)?;
         let writable = sharing == Sharing::Doorbell;
         let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid }))
+        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid, object: Object::of(&status) }))
     }
 }
 

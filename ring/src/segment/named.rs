@@ -46,8 +46,8 @@ use nix::unistd::geteuid;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use super::{
-    Backend, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, errno_of, map, map_peers, page_size,
-    reserve_pages, whole_pages,
+    Backend, Handle, Hold, LengthBounds, Object, Segment, SegmentError, Sharing, errno_of, map, map_peers,
+    page_size, reserve_pages, whole_pages,
 };
 
 /// Where Linux shows named objects; used to list them only.
@@ -202,7 +202,7 @@ impl Backend for Named {
         let length = u64::try_from(status.st_size).unwrap_or(0);
         bounds.check(length)?;
         let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid }))
+        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid, object: Object::of(&status) }))
     }
 }
 
@@ -274,6 +274,11 @@ fn stay_alive(file: &File) -> Result<Option<MmapRaw>, SegmentError> {
         return Ok(None);
     }
     map(file.as_fd(), page_size(), false).map(Some)
+}
+
+/// Which memory object has this name now.
+pub(super) fn object_of(name: &str) -> Result<Object, SegmentError> {
+    Object::behind(&open_private(name, OFlag::O_RDONLY)?)
 }
 
 /// Opens a name and checks that it is an ordinary memory object of this user and of nobody else.

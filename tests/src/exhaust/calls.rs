@@ -67,6 +67,7 @@ fn fails(call: &Call<'_>) -> Option<Kind> {
         libc::SYS_clone | libc::SYS_clone3 => ("clone", faults!(EAGAIN, ENOMEM)),
         libc::SYS_membarrier => ("membarrier", faults!(ENOMEM, EPERM, ENOSYS)),
         libc::SYS_socket => ("socket", faults!(EMFILE, ENFILE, ENOMEM, ENOBUFS)),
+        libc::SYS_socketpair => ("socketpair", DESCRIPTOR),
         libc::SYS_connect => ("connect", faults!(EAGAIN, ENOMEM, EINTR)),
         libc::SYS_bind => ("bind", faults!(ENOSPC, ENOMEM)),
         libc::SYS_listen => ("listen", faults!(ENOMEM)),

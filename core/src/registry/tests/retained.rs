@@ -111,7 +111,12 @@ fn where_nobody_can_keep_it_the_offer_stands_at_once() {
     let mut registry = nodes(1);
     assert_eq!(summary(&said(&mut registry, 1, offer(7, "a", 5, 1, None))), [(1, "accepted")]);
     // In the same process it would die with the publisher; an observer is there for a moment only.
-    drop(registry.handle(Event::Connected { client: 2, pid: 1, credentials: owner() }));
+    drop(registry.handle(Event::Connected {
+        client: 2,
+        pid: 1,
+        credentials: owner(),
+        process: Process::Unknown,
+    }));
     drop(said(&mut registry, 2, hello("twin", 20)));
     assert!(registry.retained[&end(1, 7)].keepers.is_empty());
     assert_sound(&registry);
@@ -266,7 +271,12 @@ fn who_is_of_another_user_keeps_nothing() {
     let policy = Policy::parse(policy.as_bytes(), OWNER, &Accounts::default()).unwrap();
     let mut registry = Registry::new(ROOT, Limits::default(), policy);
     join(&mut registry, 1);
-    drop(registry.handle(Event::Connected { client: 2, pid: 2, credentials: Credentials::of_user(5) }));
+    drop(registry.handle(Event::Connected {
+        client: 2,
+        pid: 2,
+        credentials: Credentials::of_user(5),
+        process: Process::Unknown,
+    }));
     drop(said(&mut registry, 2, hello("other", 20)));
     assert_eq!(summary(&said(&mut registry, 1, offer(7, "a", 5, 1, None))), [(1, "accepted")]);
     assert_eq!(summary(&said(&mut registry, 2, kept(end(1, 7)))), [(2, "release")]);

@@ -16,7 +16,7 @@ fn hive(text: &str) -> Registry {
 
 fn connect(registry: &mut Registry, client: ClientId, user: u32, groups: &[u32]) -> Vec<Action> {
     let credentials = Credentials { user, groups: groups.to_vec() };
-    registry.handle(Event::Connected { client, pid: client as i32, credentials })
+    registry.handle(Event::Connected { client, pid: client as i32, credentials, process: Process::Unknown })
 }
 
 /// As [`join`], for any user.

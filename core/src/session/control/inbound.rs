@@ -207,13 +207,17 @@ impl Control {
         let Some(publisher) = writer_of(offer) else { return };
         let Some(ring) = ring else { return self.cannot_keep(offer, "its descriptor is missing") };
         let is_gone = source != publisher;
+        // First: a ring that is kept already stays, whoever says that it is his.
+        if let Err(impostor) = self.recognise(source.node, &pidfd) {
+            return self.cannot_keep(offer, &impostor.to_string());
+        }
         match self.side.keep(offer.clone(), ring, is_gone) {
             Err(reason) => return self.cannot_keep(offer, &reason),
             Ok(keeping) => self.keeps(publisher, keeping),
         }
-        if !is_gone && let Err(error) = self.watch_peer(publisher.node, pidfd) {
+        if !is_gone && let Err(impostor) = self.watch_peer(publisher.node, pidfd) {
             self.side.released(publisher);
-            self.cannot_keep(offer, &format!("cannot watch its process: {error}"));
+            self.cannot_keep(offer, &impostor.to_string());
         }
     }
 
@@ -290,8 +294,9 @@ impl Control {
         let (Some(reader), Some(bells), Some(pidfd)) = (reader, bells, descriptors.next()) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
-        if let Err(error) = self.watch_peer(subscriber.node, pidfd) {
-            let reason = format!("cannot watch the process of {node_name}: {error}");
+        if let Err(impostor) = self.watch_peer(subscriber.node, pidfd) {
+            tracing::warn!(%node_name, %subscriber, %impostor, "not attached");
+            let reason = format!("{node_name} is not attached: {impostor}");
             self.refuse_attach(publisher, subscriber, reason);
             return Ok(());
         }
@@ -325,8 +330,8 @@ impl Control {
         let (Some(ring), Some(bells), Some(pidfd)) = (ring, bells, descriptors.next()) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
-        if let Err(error) = self.watch_peer(publisher.node, pidfd) {
-            let reason = format!("cannot watch the publisher's process: {error}");
+        if let Err(impostor) = self.watch_peer(publisher.node, pidfd) {
+            let reason = format!("its publisher is not read: {impostor}");
             self.side.attach_refused(subscriber, publisher, &reason);
             return Ok(());
         }
