@@ -8,8 +8,8 @@
 //! thread that announces an end *drives* the session itself if it can: it takes the state of the control thread (both hold
 //! it under one lock, never while they sleep), sends, sleeps on the socket in the control thread's place, and handles what
 //! arrives until its answer is there, for at most [`DRIVING`]. Whatever else happens (the root dies, a peer dies, the node
-//! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work, this
-//! is a forked child), the request goes into the control thread's inbox.
+//! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work), the request goes
+//! into the control thread's inbox.
 //!
 //! Making an end takes about as long as the root takes to wake up and answer. So the end is announced first and made
 //! meanwhile ([`Session::offer_while`]), by the thread that looks after the link: what the root says about the end waits in the
@@ -29,6 +29,9 @@
 //! that are attached need no root at all; the death of a peer is told by its pidfd, which this thread holds.
 //!
 //! If this process dies half-way through a handshake, the root and the peers see it by socket and pidfd.
+//!
+//! A forked child has neither the thread nor what it holds, and finds locks that may stay locked: each call says [`Forked`] before it takes
+//! one, or does nothing where there is nothing to be said. The child may join by itself.
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -38,6 +41,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use hivemind_ring::fork::{Forked, Home};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use hivemind_ring::segment::Handle;
@@ -313,8 +317,8 @@ struct Shared {
     name: NodeName,
     node: u64,
     patience: Duration,
-    /// The process that joined; a forked child must not join the thread, which it does not have.
-    process: u32,
+    /// The process that joined.
+    home: Home,
     wake: EventFd,
     inbox: Mutex<Inbox>,
     /// What each thread that announces many ends still waits for.
@@ -398,7 +402,7 @@ impl Session {
             name: config.name.clone(),
             node: config.node,
             patience: config.patience,
-            process: std::process::id(),
+            home: Home::here(),
             wake,
             inbox: Mutex::default(),
             together: Mutex::default(),
@@ -479,6 +483,10 @@ impl Session {
     /// said `Ok` for it in the meantime, so take those ends back.
     pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, Vec<(String, AnnounceError)>> {
         let thread = thread::current().id();
+        if !self.shared.home.is_here() {
+            // Each call within says so.
+            return Ok(create());
+        }
         if self.shared.together().contains_key(&thread) {
             // Within another such call, which waits for these, too.
             return Ok(create());
@@ -503,6 +511,7 @@ impl Session {
     /// # Errors
     /// [`AnnounceError`].
     pub fn confirm(&self) -> Result<(), AnnounceError> {
+        self.shared.home.check()?;
         let last = self.shared.together().get_mut(&thread::current().id()).and_then(Vec::pop);
         last.map_or(Ok(()), |Awaited { request, answer, .. }| {
             self.wait(&answer, request, self.shared.patience, AnnounceError::from)
@@ -514,22 +523,19 @@ impl Session {
         announcement: Announcement,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        // A forked child has neither the thread nor a socket of its own.
-        let is_ours = self.shared.process == std::process::id();
+        self.shared.home.check().map_err(AnnounceError::from)?;
         // Nobody waits for a single answer within `together`: then there is no time to be filled.
         let waits = !self.shared.together().contains_key(&thread::current().id());
-        let ahead =
-            (is_ours && waits).then(|| control::announce_ahead(&self.control, &announcement)).flatten();
+        let ahead = waits.then(|| control::announce_ahead(&self.control, &announcement)).flatten();
         // If this fails, or panics, what was said ahead is taken back.
         let made = make()?;
-        self.announce(announcement, is_ours, ahead)?;
+        self.announce(announcement, ahead)?;
         Ok(made)
     }
 
     fn announce(
         &self,
         announcement: Announcement,
-        is_ours: bool,
         ahead: Option<control::Ahead>,
     ) -> Result<(), AnnounceError> {
         let request = u64::from(announcement.index());
@@ -538,12 +544,8 @@ impl Session {
             let together = self.shared.together();
             together.contains_key(&thread::current().id()).then(|| announcement.what().to_owned())
         };
-        let handed_back = if is_ours {
-            let answer = what.is_none().then_some(&answer);
-            control::drive(&self.control, announcement, reply, answer, ahead)
-        } else {
-            Some((announcement, reply))
-        };
+        let driver = what.is_none().then_some(&answer);
+        let handed_back = control::drive(&self.control, announcement, reply, driver, ahead);
         if let Some((announcement, reply)) = handed_back {
             self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
         }
@@ -626,22 +628,22 @@ impl Session {
         }
     }
 
-    /// The process of the root, as this process sees it; `None` while there is no root.
+    /// The process of the root, as this process sees it; `None` while there is no root, and in a forked child.
     #[must_use]
     pub fn root_pid(&self) -> Option<i32> {
-        self.shared.status().root_pid
+        self.shared.home.is_here().then(|| self.shared.status().root_pid)?
     }
 
     /// True while this session hosts the root.
     #[must_use]
     pub fn hosts_root(&self) -> bool {
-        self.shared.status().hosts_root
+        self.shared.home.is_here() && self.shared.status().hosts_root
     }
 
-    /// The highest epoch of a root seen.
+    /// The highest epoch of a root seen; 0 in a forked child.
     #[must_use]
     pub fn root_epoch(&self) -> u64 {
-        self.shared.status().root_epoch
+        if self.shared.home.is_here() { self.shared.status().root_epoch } else { 0 }
     }
 
     /// The name of the node.
@@ -657,9 +659,9 @@ impl Session {
     }
 
     /// Leaves the hive: whoever waits gets `Left`, an embedded root passes on, and the thread ends before this returns
-    /// (unless a callback of the node calls). May be called more than once.
+    /// (unless a callback of the node calls). May be called more than once. Does nothing in a forked child.
     pub fn leave(&self) {
-        if self.shared.process != std::process::id() {
+        if !self.shared.home.is_here() {
             return;
         }
         let _ = self.shared.push(Command::Leave);
@@ -677,6 +679,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.leave();
+        if !self.shared.home.is_here() {
+            // The system would let go of whatever thread of this process has the place of the parent's by now.
+            let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+            std::mem::forget(thread);
+        }
     }
 }
 
@@ -712,6 +719,7 @@ impl Drop for Gathering<'_> {
 
 /// Why a request was not even answered.
 enum Unanswered {
+    Forked(Forked),
     Left,
     TooMany,
     NoRoot { waited: Duration, what: WaitedFor },
@@ -719,6 +727,7 @@ enum Unanswered {
 
 impl Shared {
     fn push(&self, command: Command) -> Result<(), Unanswered> {
+        self.home.check().map_err(Unanswered::Forked)?;
         let mut inbox = self.inbox();
         if inbox.is_closed {
             return Err(Unanswered::Left);

@@ -6,6 +6,7 @@ use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, ServiceName};
 use hivemind_core::protocol::EndId;
 use hivemind_core::session::{AnnounceError, JoinError};
+use hivemind_ring::fork::Forked;
 use hivemind_ring::mapped::CreateError;
 use hivemind_ring::segment::SegmentError;
 use std::time::Duration;
@@ -74,6 +75,9 @@ pub enum PublisherError {
     /// There is no memory or no descriptor for the ring, or it was asked to be too large; see the source.
     #[error(transparent)]
     Memory(#[from] CreateError),
+    /// It belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// The thread of a service could not be started. Raise the limit of threads.
     #[error("no thread for the service: {0}; raise the limit of threads")]
     Thread(std::io::Error),
@@ -100,6 +104,9 @@ pub enum SubscriberError {
     /// There is no memory or no descriptor for the reader segment; see the source.
     #[error(transparent)]
     Memory(#[from] CreateError),
+    /// It belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// The thread of a handler could not be started. Raise the limit of threads.
     #[error("no thread for the handler: {0}; raise the limit of threads")]
     Thread(std::io::Error),
@@ -187,6 +194,9 @@ pub enum SendError {
         /// The service.
         service: ServiceName,
     },
+    /// It belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// The type refused to be archived. Look at its own implementation of `rkyv::Serialize`.
     #[error("the message for {service} refused to be archived; look at its `rkyv::Serialize`")]
     Refused {
@@ -224,6 +234,9 @@ pub enum RecvError {
         /// What is wrong.
         reason: String,
     },
+    /// It belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// There was no memory for the copy of a message of a publisher that is not trusted. The message counts as lost. Free memory, raise
     /// the limit of this process, or (if the publisher is to be trusted) subscribe with [`crate::Trust::Everybody`].
     #[error(
@@ -250,11 +263,9 @@ pub enum RecvError {
     },
 }
 
-/// The time was over before enough peers were attached.
+/// The time was over before enough peers were attached, or nobody can be waited for here.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
-)]
+#[error("{}", self.text())]
 pub struct WaitError {
     /// `publishers` or `subscribers`.
     pub what: &'static str,
@@ -266,6 +277,20 @@ pub struct WaitError {
     pub wanted: usize,
     /// How long.
     pub waited: Duration,
+    /// The end belongs to another process, from which this one was forked: nobody attaches here. Join after the fork.
+    pub forked: Option<Forked>,
+}
+
+impl WaitError {
+    fn text(&self) -> String {
+        let WaitError { what, of, found, wanted, waited, forked } = self;
+        match forked {
+            Some(forked) => forked.to_string(),
+            None => format!(
+                "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
+            ),
+        }
+    }
 }
 
 /// Why [`crate::Node::run`] ended other than in order.
@@ -275,6 +300,9 @@ pub enum RunError {
     /// The signal handlers could not be installed.
     #[error("cannot listen for Ctrl-C: {0}; raise the limit of descriptors")]
     Signals(std::io::Error),
+    /// It belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// A service or a handler ended with an error; the rest was shut down in order.
     #[error("{name} ended: {reason}")]
     Ended {

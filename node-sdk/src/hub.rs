@@ -17,6 +17,7 @@ use hivemind_core::session::{
     PUBLISHER_GONE, Seating,
 };
 use hivemind_ring::desk::Desk;
+use hivemind_ring::fork::{Counter, Home};
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::{Backend, SegmentError};
@@ -38,6 +39,7 @@ const KNOWN_MAX: usize = 4096;
 /// All ends of a node.
 pub(crate) struct Hub {
     node: u64,
+    home: Home,
     backend: Box<dyn Backend>,
     bells: Arc<Bells>,
     next_index: AtomicU32,
@@ -83,8 +85,8 @@ pub(crate) struct SubscriberEnd {
     trust: Trust,
     gate: Option<Arc<dyn Gate>>,
     inbox: Mutex<Inbox>,
-    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers.
-    news: AtomicU64,
+    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers. Moves in a forked child, too.
+    news: Counter,
 }
 
 /// What the control thread has for a subscriber.
@@ -203,18 +205,16 @@ impl SubscriberEnd {
         trust: Trust,
         gate: Option<Arc<dyn Gate>>,
     ) -> Self {
-        SubscriberEnd { demand, seats, trust, gate, inbox: Mutex::default(), news: AtomicU64::new(0) }
+        SubscriberEnd { demand, seats, trust, gate, inbox: Mutex::default(), news: Counter::default() }
     }
 
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         lock(&self.inbox)
     }
 
-    /// Moves whenever something was put into the inbox.
-    #[inline]
-    pub(crate) fn news(&self) -> u64 {
-        // Relaxed: the inbox itself is read under its lock, and a sleeper is woken after the change.
-        self.news.load(Ordering::Relaxed)
+    /// Moves whenever something was put into the inbox, which is read under its lock; a sleeper is woken after the change.
+    pub(crate) fn news(&self) -> &Counter {
+        &self.news
     }
 
     /// How many publishers this subscriber is attached to.
@@ -302,8 +302,8 @@ impl SubscriberEnd {
     /// Changes the inbox and wakes the subscriber.
     fn put(&self, change: impl FnOnce(&mut Inbox)) {
         change(&mut self.inbox());
-        // Relaxed: see `news`; the bell below comes after it.
-        self.news.fetch_add(1, Ordering::Relaxed);
+        // The bell below comes after it.
+        self.news.step();
         self.seats.wake();
     }
 }
@@ -312,6 +312,7 @@ impl Hub {
     pub(crate) fn new(node: u64, backend: Box<dyn Backend>, bells: Arc<Bells>) -> Self {
         Hub {
             node,
+            home: Home::here(),
             backend,
             bells,
             next_index: AtomicU32::new(0),
@@ -328,6 +329,11 @@ impl Hub {
 
     pub(crate) fn node(&self) -> u64 {
         self.node
+    }
+
+    /// The process that joined. In a child of it no lock of this node may be taken: its holder may not be there.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {

@@ -89,6 +89,7 @@ pub use hivemind_core::protocol::EndId;
 pub use hivemind_core::schema;
 pub use hivemind_core::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use hivemind_derive::message;
+pub use hivemind_ring::fork::Forked;
 pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy};
 pub use message::Message;
 pub use node::{Node, NodeBuilder};

@@ -237,6 +237,9 @@ pub enum LinksError {
     /// The hive does not let the link subscribe.
     #[error(transparent)]
     Subscriber(#[from] SubscriberError),
+    /// The node belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] hivemind_ring::fork::Forked),
 }
 
 /// How one link is.
@@ -293,6 +296,7 @@ impl Links {
     /// # Errors
     /// [`LinksError`]; nothing is left running then.
     pub fn start(node: &Node, options: LinkOptions) -> Result<Links, LinksError> {
+        node.inner().hub.home().check()?;
         let name = options.security.host();
         if !is_host_name(name) {
             return Err(LinksError::Name { name: name.to_owned() });
@@ -340,9 +344,17 @@ impl Links {
         &self.addresses
     }
 
-    /// How each link is.
+    /// Whether this is a child of their process, where no lock of theirs may be taken.
+    fn is_forked(&self) -> bool {
+        !self.shared.inner.hub.home().is_here()
+    }
+
+    /// How each link is. In a forked child there is none.
     #[must_use]
     pub fn status(&self) -> Vec<LinkStatus> {
+        if self.is_forked() {
+            return Vec::new();
+        }
         let hosts = lock(&self.shared.hosts);
         hosts
             .iter()
@@ -364,6 +376,9 @@ impl Links {
     /// Waits until `count` hosts are linked, at most for `timeout`. False: they are not; [`Links::refusal`] may say why.
     #[must_use]
     pub fn wait_for_hosts(&self, count: usize, timeout: Duration) -> bool {
+        if self.is_forked() {
+            return false;
+        }
         let begun = Instant::now();
         let mut hosts = lock(&self.shared.hosts);
         loop {
@@ -386,12 +401,22 @@ impl Links {
     /// Why the last attempt to be linked failed.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
+        if let Err(forked) = self.shared.inner.hub.home().check() {
+            return Some(forked.to_string());
+        }
         lock(&self.shared.refused).clone()
     }
 }
 
 impl Drop for Links {
     fn drop(&mut self) {
+        if self.is_forked() {
+            // The threads are the parent's: the system would let go of whichever of this process have their places by now. What they
+            // work on is theirs, too.
+            std::mem::forget(std::mem::take(&mut self.threads));
+            std::mem::forget(Arc::clone(&self.shared));
+            return;
+        }
         // Release: the threads see it when they wake.
         self.shared.is_over.store(true, Ordering::Release);
         self.shared.stop.set();

@@ -1,21 +1,23 @@
 //! Names that live as long as the process, so that a sample can carry where it came from without counting references: a locked
 //! instruction costs as much as the rest of a receive.
 //!
-//! A name is kept once and never freed. A stranger could flood a process with names, so there is a bound.
+//! A name is kept once and never freed; a forked child keeps names of its own (of a remote node that its parent met, it knows the name and not
+//! the host). A stranger could flood a process with names, so there is a bound.
 
 use hivemind_core::name::{NodeName, ServiceName};
+use hivemind_ring::fork::PerLife;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Most names of services, and of nodes, that a process keeps: with at most 200 bytes each, some 20 MB.
 const NAMES_MAX: usize = 65_536;
 
-static SERVICES: LazyLock<Mutex<HashSet<&'static ServiceName>>> = LazyLock::new(Mutex::default);
-static NODES: LazyLock<Mutex<HashSet<&'static NodeName>>> = LazyLock::new(Mutex::default);
+static SERVICES: PerLife<Mutex<HashSet<&'static ServiceName>>> = PerLife::new();
+static NODES: PerLife<Mutex<HashSet<&'static NodeName>>> = PerLife::new();
 
 /// Nodes of other hosts: the names are other ones than those of the nodes here, by their addresses.
-static REMOTE_NODES: LazyLock<Mutex<Remotes>> = LazyLock::new(Mutex::default);
+static REMOTE_NODES: PerLife<Mutex<Remotes>> = PerLife::new();
 
 #[derive(Default)]
 struct Remotes {
@@ -30,16 +32,16 @@ struct Remotes {
 pub(crate) struct NamesOut;
 
 pub(crate) fn keep_service(name: ServiceName) -> Result<&'static ServiceName, NamesOut> {
-    keep(&SERVICES, name)
+    keep(SERVICES.get(), name)
 }
 
 pub(crate) fn keep_node(name: NodeName) -> Result<&'static NodeName, NamesOut> {
-    keep(&NODES, name)
+    keep(NODES.get(), name)
 }
 
 /// The name of a node of another host.
 pub(crate) fn keep_remote_node(host: String, name: NodeName) -> Result<&'static NodeName, NamesOut> {
-    let mut remotes = REMOTE_NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut remotes = REMOTE_NODES.get().lock().unwrap_or_else(PoisonError::into_inner);
     let whose = (host, name);
     if let Some(kept) = remotes.nodes.get(&whose) {
         return Ok(kept);
@@ -56,7 +58,7 @@ pub(crate) fn keep_remote_node(host: String, name: NodeName) -> Result<&'static 
 
 /// The host of a node whose name is kept; `None`: this one.
 pub(crate) fn host_of(node: &'static NodeName) -> Option<&'static str> {
-    REMOTE_NODES.lock().unwrap_or_else(PoisonError::into_inner).hosts.get(&address(node)).copied()
+    REMOTE_NODES.get().lock().unwrap_or_else(PoisonError::into_inner).hosts.get(&address(node)).copied()
 }
 
 fn address(name: &'static NodeName) -> usize {

@@ -25,6 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node of a hive. Clones are the same node; it leaves when the last clone and the last of its publishers and
 /// subscribers is dropped, or at [`Node::leave`].
+///
+/// A node belongs to the process that joined. In a forked child each call of it, its publishers and its subscribers says
+/// [`Forked`](crate::Forked), and dropping them does nothing: the parent goes on undisturbed. The child may join by itself, under another name.
+/// Samples do not come along either: read in a child, one that lies in shared memory panics, so copy what children need before the fork. (A
+/// reference into a sample that is held across the fork reads zeros there. All this holds for `fork`, and what is made of it; a child of a
+/// bare `clone` or `_Fork` must not touch a publisher, a subscriber or a sample of its parent.)
 #[derive(Clone, Debug)]
 pub struct Node {
     inner: Arc<Inner>,
@@ -49,6 +55,9 @@ impl Inner {
     }
 
     pub(crate) fn leave(&self) {
+        if !self.hub.home().is_here() {
+            return;
+        }
         self.hub.leave();
         self.session.leave();
     }
@@ -251,7 +260,7 @@ impl NodeBuilder {
             remote: std::sync::OnceLock::new(),
             hub,
             session,
-            crew: Crew::default(),
+            crew: Crew::new(),
         };
         Ok(Node { inner: Arc::new(inner) })
     }
@@ -404,6 +413,7 @@ impl Node {
     /// # Errors
     /// See [`RunError`].
     pub fn run(&self) -> Result<(), RunError> {
+        self.inner.hub.home().check()?;
         self.inner.crew.run(&self.inner)
     }
 
@@ -415,15 +425,15 @@ impl Node {
     /// Leaves the hive: waits end, nobody attaches any more, and `recv` returns `None` once it gave what was there. Idempotent.
     ///
     /// Peers that are attached stay so until the publisher or subscriber is dropped, but nobody looks after their deaths any more:
-    /// drop what is left soon.
+    /// drop what is left soon. Does nothing in a forked child, whose parent goes on.
     pub fn leave(&self) {
         self.inner.crew.stop();
         self.inner.leave();
     }
 
-    /// Whether the node is leaving or has left.
+    /// Whether the node is leaving or has left, or belongs to another process, from which this one was forked.
     pub fn is_leaving(&self) -> bool {
-        self.inner.hub.leaving()
+        self.inner.hub.leaving() || !self.inner.hub.home().is_here()
     }
 
     /// The node's name.

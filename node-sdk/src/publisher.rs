@@ -162,6 +162,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// # Errors
     /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
     pub fn create(self) -> Result<Publisher<T>, PublisherError> {
+        self.inner.hub.home().check()?;
         let service: ServiceName = ServiceName::parse(&self.service)?;
         let max_message = self.max_message.unwrap_or(MAX_MESSAGE.min(self.max_memory.unwrap_or(u64::MAX)));
         let max_memory = self.max_memory.unwrap_or_else(|| MAX_MEMORY.max(max_message.saturating_mul(4)));
@@ -317,20 +318,24 @@ impl<T: Message + ?Sized> Publisher<T> {
     /// # Errors
     /// [`WaitError`] says how many there are when the time is over.
     pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
-        let found = self.inner.hub.wait_until(timeout, |_| {
-            let found = self.subscribers();
-            if found >= count { Ok(()) } else { Err(found) }
-        });
-        found.map_err(|found| WaitError {
+        let hub = &self.inner.hub;
+        let error = |found, forked| WaitError {
             what: "subscribers",
             of: self.outlet.service.as_str().to_owned(),
             found,
             wanted: count,
             waited: timeout,
-        })
+            forked,
+        };
+        hub.home().check().map_err(|forked| error(0, Some(forked)))?;
+        let found = hub.wait_until(timeout, |_| {
+            let found = self.subscribers();
+            if found >= count { Ok(()) } else { Err(found) }
+        });
+        found.map_err(|found| error(found, None))
     }
 
-    /// How many subscribers are attached now.
+    /// How many subscribers are attached now; in a forked child none.
     pub fn subscribers(&self) -> usize {
         // In this order: who is counted and does not know it yet is seen to be so.
         let counted = self.outlet.writer.desk().count();
@@ -368,6 +373,7 @@ impl<T: Message + ?Sized> Publisher<T> {
         let service = self.outlet.service.clone();
         match error {
             AdmitError::Full { capacity } => SendError::Full { service, capacity },
+            AdmitError::Forked(forked) => SendError::Forked(forked),
             _ => SendError::SequencesOut { service },
         }
     }
@@ -414,7 +420,8 @@ impl Publisher<[u8]> {
 pub struct Loan<'publisher>(archive::Loan<'publisher>);
 
 impl Loan<'_> {
-    /// Commits the message. Returns how many subscribers are attached.
+    /// Commits the message. Returns how many subscribers are attached; none in a child that was forked with the loan, which sends
+    /// nothing.
     pub fn send(self) -> usize {
         self.0.send()
     }
@@ -463,6 +470,9 @@ impl<T: Message + ?Sized> std::fmt::Debug for Publisher<T> {
 
 impl<T: Message + ?Sized> Drop for Publisher<T> {
     fn drop(&mut self) {
+        if !self.inner.hub.home().is_here() {
+            return;
+        }
         // The writer, dropped after this, says in shared memory that it is closed: no root is needed for that.
         let retained = self.retained > 0;
         if retained {

@@ -15,6 +15,7 @@ use crate::node::Inner;
 use crate::sample::Sample;
 use crate::service::{Service, ServiceError};
 use crate::subscriber::Subscriber;
+use hivemind_ring::fork::{Flag, Home};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
@@ -29,9 +30,9 @@ use std::time::Duration;
 const HELD_OUT_PAUSE: Duration = Duration::from_millis(5);
 
 /// The threads of a node.
-#[derive(Default)]
 pub(crate) struct Crew {
     state: Arc<Mutex<State>>,
+    home: Home,
 }
 
 #[derive(Default)]
@@ -75,9 +76,15 @@ impl StopHandle {
 }
 
 impl Crew {
+    pub(crate) fn new() -> Self {
+        Crew { state: Arc::default(), home: Home::here() }
+    }
+
     /// Wakes `run`, now or when it is called.
     pub(crate) fn stop(&self) {
-        lock(&self.state).stop();
+        if self.home.is_here() {
+            lock(&self.state).stop();
+        }
     }
 
     pub(crate) fn start_service<T, F>(
@@ -131,6 +138,8 @@ impl Crew {
                     }
                     Ok(None) => return Ok(()),
                     Err(RecvError::HeldOut { .. }) if subscriber.is_leaving() => return Ok(()),
+                    // The handler has forked, and this is the child's copy of its thread.
+                    Err(RecvError::Forked(_)) => return Ok(()),
                     Err(error @ RecvError::HeldOut { .. }) => {
                         if !is_held_out {
                             tracing::warn!(filter, %error, "the handler waits for its own samples");
@@ -153,13 +162,16 @@ impl Crew {
         name: &str,
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
-        let state = Arc::clone(&self.state);
+        let (state, home) = (Arc::clone(&self.state), self.home);
         let full_name = name.to_owned();
         std::thread::Builder::new().name(format!("hm:{name}")).spawn(move || {
             // A panic has been printed by the panic hook; the closure is not used again.
             let outcome =
                 catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".to_owned()));
-            if let Err(reason) = outcome {
+            // In a child that was forked on this thread the rest is the parent's.
+            if let Err(reason) = outcome
+                && home.is_here()
+            {
                 tracing::error!(name = full_name, reason, "ended");
                 let mut state = lock(&state);
                 state.failed.get_or_insert((full_name, reason));
@@ -207,26 +219,62 @@ impl Crew {
     }
 }
 
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if !self.home.is_here() {
+            // The threads are the parent's: the system would let go of whichever of this process have their places by now.
+            std::mem::forget(Arc::clone(&self.state));
+        }
+    }
+}
+
 /// A run that waits for Ctrl-C or SIGTERM. When none does, these end the process.
 struct Listening {
     bells: Vec<SigId>,
 }
 
 /// How signals are dealt with. A handler that was installed is never taken away again, so it has to do by itself what the
-/// system would do.
+/// system would do. A forked child has the handlers, too, and the bells of its parent's runs: what comes to the child must ring none of those.
 struct Signals {
     /// True: a signal ends the process.
     ends_process: Arc<AtomicBool>,
+    /// Makes it true in children.
+    in_children: Flag,
+    /// Whose runs these are.
+    home: Home,
+    /// What rings the bells of the runs.
+    bells: Vec<SigId>,
     is_installed: bool,
     /// Runs that wait for a signal.
     listening: usize,
 }
 
 static SIGNALS: LazyLock<Mutex<Signals>> = LazyLock::new(|| {
-    Mutex::new(Signals { ends_process: Arc::new(AtomicBool::new(true)), is_installed: false, listening: 0 })
+    let ends_process = Arc::new(AtomicBool::new(true));
+    Mutex::new(Signals {
+        in_children: Flag::set_in_children(Arc::clone(&ends_process)),
+        ends_process,
+        home: Home::here(),
+        bells: Vec::new(),
+        is_installed: false,
+        listening: 0,
+    })
 });
 
 impl Signals {
+    /// In a child that has not had a run yet: forgets those of its parent.
+    fn look_for_a_fork(&mut self) {
+        if self.home.is_here() {
+            return;
+        }
+        self.home = Home::here();
+        self.in_children = Flag::set_in_children(Arc::clone(&self.ends_process));
+        self.listening = 0;
+        for bell in self.bells.drain(..) {
+            signal_hook::low_level::unregister(bell);
+        }
+    }
+
     fn change(&mut self, listening: usize) {
         self.listening = listening;
         // Relaxed: the flag orders nothing.
@@ -238,6 +286,7 @@ impl Listening {
     /// A signal writes to `bell` from now on.
     fn begin(bell: &UnixStream) -> std::io::Result<Listening> {
         let mut signals = lock(&SIGNALS);
+        signals.look_for_a_fork();
         let listening = signals.listening + 1;
         signals.change(listening);
         // From here on drop takes it back; it waits for the lock.
@@ -255,7 +304,9 @@ impl Listening {
                 let ends_process = Arc::clone(&signals.ends_process);
                 signal_hook::flag::register_conditional_default(signal, ends_process)?;
             }
-            self.bells.push(signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?);
+            let bell = signal_hook::low_level::pipe::register(signal, bell.try_clone()?)?;
+            self.bells.push(bell);
+            signals.bells.push(bell);
         }
         signals.is_installed = true;
         Ok(())
@@ -268,6 +319,7 @@ impl Drop for Listening {
         let listening = signals.listening - 1;
         signals.change(listening);
         for bell in self.bells.drain(..) {
+            signals.bells.retain(|other| *other != bell);
             signal_hook::low_level::unregister(bell);
         }
     }

@@ -54,13 +54,16 @@ impl<T: Message + ?Sized> Service<T> {
     /// [`Leaving`], which the body passes on with `?`.
     pub fn sleep_for(&self, duration: Duration) -> Result<(), ServiceError> {
         let hub = &self.hub.0;
+        if !hub.home().is_here() {
+            return Err(Leaving.into());
+        }
         // Never satisfied: it ends with the time or with the node.
         let _ = hub.wait_until(duration, |_| Err::<(), ()>(()));
         if hub.services_ending() { Err(Leaving.into()) } else { Ok(()) }
     }
 
     pub(crate) fn leaving(&self) -> bool {
-        self.hub.0.services_ending()
+        self.hub.0.services_ending() || !self.hub.0.home().is_here()
     }
 }
 

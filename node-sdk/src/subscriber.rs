@@ -12,6 +12,7 @@ use hivemind_core::protocol::{Demand, EndId, Expected};
 use hivemind_core::schema::Schema;
 use hivemind_ring::archive::{InvalidArchive, Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
+use hivemind_ring::fork::Counter;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
@@ -227,9 +228,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.wait_for_publishers(count, timeout)
     }
 
-    /// How many publishers this subscriber is attached to.
+    /// How many publishers this subscriber is attached to; in a forked child none.
     pub fn publishers(&self) -> usize {
-        self.intake.end.publishers()
+        self.intake.publishers()
     }
 
     /// Messages received, over all publishers that ever were.
@@ -319,6 +320,8 @@ impl Patience {
 pub(crate) struct Intake {
     pub(crate) connections: Vec<Connection>,
     turn: usize,
+    /// That of the end.
+    news: Counter,
     seen_news: u64,
     /// Looks at the readers since the last sweep.
     looks: u32,
@@ -428,6 +431,7 @@ impl Intake {
     ) -> Result<Self, SubscriberError> {
         let filter = Filter::parse(filter)?;
         let hub = &inner.hub;
+        hub.home().check()?;
         let index = hub.new_index();
         let demand = Demand {
             index,
@@ -445,6 +449,7 @@ impl Intake {
             Ok(Intake {
                 connections: Vec::new(),
                 turn: 0,
+                news: end.news().clone(),
                 seen_news: 0,
                 looks: 0,
                 last_call: hub.leaving().then_some(0),
@@ -476,7 +481,7 @@ impl Intake {
     #[inline(always)]
     fn undisturbed_turn(&self) -> Option<usize> {
         let disturbed =
-            self.looks >= LOOKS_PER_SWEEP || self.end.news() != self.seen_news || !self.problems.is_empty();
+            self.looks >= LOOKS_PER_SWEEP || self.news.get() != self.seen_news || !self.problems.is_empty();
         (!disturbed).then_some(if self.turn < self.connections.len() { self.turn } else { 0 })
     }
 
@@ -506,7 +511,8 @@ impl Intake {
 
     /// The next message of any publisher, in turn, and which connection it came from.
     pub(crate) fn poll(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
-        if self.end.news() != self.seen_news {
+        if self.news.get() != self.seen_news {
+            self.inner.hub.home().check()?;
             self.take_news();
         }
         self.looks += 1;
@@ -612,7 +618,7 @@ impl Intake {
     fn take_news(&mut self) {
         let (arrivals, gone, revoked) = {
             let mut inbox = self.end.inbox();
-            self.seen_news = self.end.news();
+            self.seen_news = self.news.get();
             self.problems.extend(inbox.problems.drain(..));
             let revoked = std::mem::take(&mut inbox.revoked);
             (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone), revoked)
@@ -708,22 +714,30 @@ impl Intake {
 
     #[inline]
     fn anything_new(&self) -> bool {
-        self.end.news() != self.seen_news
+        self.news.get() != self.seen_news
             || self.connections.iter().any(|connection| connection.reader.ready())
     }
 
     pub(crate) fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
-        let found = self.inner.hub.wait_until(timeout, |_| {
-            let found = self.end.publishers();
-            if found >= count { Ok(()) } else { Err(found) }
-        });
-        found.map_err(|found| WaitError {
+        let hub = &self.inner.hub;
+        let error = |found, forked| WaitError {
             what: "publishers",
             of: self.filter.as_str().to_owned(),
             found,
             wanted: count,
             waited: timeout,
-        })
+            forked,
+        };
+        hub.home().check().map_err(|forked| error(0, Some(forked)))?;
+        let found = hub.wait_until(timeout, |_| {
+            let found = self.end.publishers();
+            if found >= count { Ok(()) } else { Err(found) }
+        });
+        found.map_err(|found| error(found, None))
+    }
+
+    fn publishers(&self) -> usize {
+        if self.inner.hub.home().is_here() { self.end.publishers() } else { 0 }
     }
 
     pub(crate) fn received(&self) -> u64 {
@@ -740,6 +754,9 @@ impl Intake {
     }
 
     pub(crate) fn skipped(&self) -> Vec<Skipped> {
+        if !self.inner.hub.home().is_here() {
+            return Vec::new();
+        }
         let inbox = self.end.inbox();
         let name = |schema: &[u8]| {
             Schema::from_bytes(schema)
@@ -801,7 +818,7 @@ impl Intake {
 
     /// Whether somebody came or went that was not taken notice of.
     pub(crate) fn has_news(&self) -> bool {
-        self.end.news() != self.seen_news
+        self.news.get() != self.seen_news
     }
 
     /// Detaches. The number of the message that would have been next; `None`: it is not attached.
@@ -888,6 +905,9 @@ impl Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
+        if !self.inner.hub.home().is_here() {
+            return;
+        }
         // Arrivals that nobody took yet are attached, too.
         self.take_news();
         self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));

@@ -288,3 +288,37 @@ fn a_remote_node_says_why_it_is_not_linked() {
     let text = builder().remote("nonsense", None).join().unwrap_err().to_string();
     assert!(text.contains("the port is missing"), "{text}");
 }
+
+/// A forked child has none of the threads of a link: what it drops waits for none, and the link goes on.
+#[test]
+fn a_forked_child_drops_links_that_go_on_in_its_parent() {
+    let a = Host::new("a", &[]);
+    let b = Host::new("b", &[a.address()]);
+    assert!(a.links.wait_for_hosts(1, LONG) && b.links.wait_for_hosts(1, LONG));
+    let mut hosts = Some((a, b));
+    let child = hivemind_ring::fork::run_in_child(|| {
+        nix::unistd::alarm::set(30);
+        let (a, b) = hosts.take().unwrap();
+        let is_silent = a.links.status().is_empty() && !a.links.wait_for_hosts(1, LONG);
+        let says_so = b.links.refusal().is_some_and(|text| text.contains("join after the fork"))
+            && Links::start(&a.node, LinkOptions::new(Security::plain_text("c"))).is_err();
+        // The folders are the parent's.
+        let (Host { links, node, _link: link, _folder: folder }, other) = (a, b);
+        std::mem::forget((folder, other._folder));
+        drop((links, node, link, other.links, other.node, other._link));
+        i32::from(!(is_silent && says_so))
+    });
+    let child = nix::unistd::Pid::from_raw(child.unwrap());
+    let end = nix::sys::wait::waitpid(child, None);
+    assert_eq!(end, Ok(nix::sys::wait::WaitStatus::Exited(child, 0)));
+    let (a, b) = hosts.unwrap();
+    let mut publisher = a.node.publisher_builder::<Pose>("sensors/pose").reliable().create().unwrap();
+    let mut subscriber = b.node.subscriber::<Pose>("sensors/*").unwrap();
+    subscriber.wait_for_publishers(1, LONG).unwrap();
+    publisher.wait_for_subscribers(1, LONG).unwrap();
+    for id in 0..100 {
+        publisher.send_timeout(&pose(id), LONG).unwrap();
+        assert_eq!(subscriber.recv_timeout(LONG).unwrap().expect("it comes").to_owned().unwrap(), pose(id));
+    }
+    assert_eq!(a.links.status()[0].connections, 1, "the link was not cut");
+}

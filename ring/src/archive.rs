@@ -215,7 +215,7 @@ impl<M: Memory> std::fmt::Debug for Message<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Message")
             .field("sequence", &self.sequence())
-            .field("length", &self.bytes().len())
+            .field("length", &self.bytes_unasked().len())
             .field("held", &self.is_held())
             .finish_non_exhaustive()
     }
@@ -245,15 +245,32 @@ impl<M: Memory> Message<M> {
     }
 
     /// The bytes, aligned to 16 or more.
+    ///
+    /// # Panics
+    /// If the message lies in shared memory and was received by another process, from which this one was forked: the memory is not
+    /// here. Copy what children need before the fork.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
+        if self.kind() == KIND_CHUNK {
+            // SAFETY: of this kind, so this is what was stored.
+            let chunk = unsafe { &self.content.chunk };
+            if !chunk.pin.is_set() {
+                not_here();
+            }
+        }
+        self.bytes_unasked()
+    }
+
+    /// The bytes of a message that this process received.
+    #[inline]
+    fn bytes_unasked(&self) -> &[u8] {
         match self.kind() {
             KIND_CHUNK => {
                 // SAFETY: of this kind, so this is what was stored.
                 let chunk = unsafe { &self.content.chunk };
                 let memory = NonNull::slice_from_raw_parts(chunk.start, chunk.length as usize);
-                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring mapped; initialised:
-                // pages start as zeros; not written by an honest publisher while the pin is there (edge pin), and
+                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring mapped (and in a
+                // forked child there are zeros in its place, for ever); initialised: pages start as zeros; not written by an honest publisher while the pin is there (edge pin), and
                 // read-only for everybody else. See the head of this module for the dishonest one.
                 unsafe { memory.as_ref() }
             }
@@ -282,6 +299,7 @@ impl<M: Memory> Message<M> {
         if !self.is_held() {
             return Ok(self);
         }
+        let _is_here = self.bytes();
         // SAFETY: of this kind, so this is what was stored.
         let chunk = unsafe { &self.content.chunk };
         let (start, length) = (chunk.start, chunk.length);
@@ -313,6 +331,17 @@ impl<M: Memory> Message<M> {
             unsafe { ManuallyDrop::drop(copied) }
         }
     }
+}
+
+/// Zeros would be no message.
+#[cold]
+#[inline(never)]
+fn not_here() -> ! {
+    panic!(
+        "this sample was received by another process, and process {} was forked from it: its memory is not here; copy what children need \
+         (`to_owned`) before the fork",
+        std::process::id()
+    )
 }
 
 /// There is no memory for a copy of a message. Free some, or raise the limit of this process or container.
@@ -398,10 +427,10 @@ where
     /// Validates the whole archive.
     #[inline]
     pub fn check(message: Message<M>) -> Result<Self, InvalidArchive> {
-        if is_valid::<A>(message.bytes()) {
+        if is_valid::<A>(message.bytes_unasked()) {
             Ok(View { message, archive: PhantomData })
         } else {
-            Err(InvalidArchive { sequence: message.sequence(), length: message.bytes().len() })
+            Err(InvalidArchive { sequence: message.sequence(), length: message.bytes_unasked().len() })
         }
     }
 }
@@ -528,8 +557,11 @@ impl<'writer, M: Memory> Loan<'writer, M> {
     }
 
     /// Commits the first `length` bytes (all of them, if `length` is larger) and gives the rest back. Short messages move into their slot. Returns how
-    /// many subscribers are attached.
+    /// many subscribers are attached; in a child that was forked with the loan none, which get nothing.
     pub fn send_prefix(mut self, length: usize) -> usize {
+        if self.writer.is_forked() {
+            return 0;
+        }
         self.length = self.length.min(length);
         let length = self.length;
         if length <= INLINE_BYTES {

@@ -41,7 +41,7 @@ use crate::sync::Ordering;
 use nix::libc;
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
-/// The process that registered, or none: 0. A child after a fork is another one.
+/// The process that registered (its number in [`crate::fork`]), or none: 0. A child after a fork is another one.
 static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
 /// Values of `enum membarrier_cmd` in linux/membarrier.h.
@@ -74,7 +74,7 @@ pub(crate) fn is_ready() -> bool {
 /// Registers this process, so that its publishers need no fence. Called when a node joins; calling it again costs
 /// nothing. Does not block: a process with more than one thread is registered by a thread of its own, a little later.
 pub fn enable() {
-    let process = u64::from(std::process::id());
+    let process = crate::fork::life();
     // Relaxed, here and below: see `is_ready`.
     if REGISTERED.load(Ordering::Relaxed) == process {
         return;
@@ -93,6 +93,12 @@ pub fn enable() {
         // If there can be no thread, rings go on with fences.
         let _thread = std::thread::Builder::new().name("hivemind-barrier".to_owned()).spawn(register);
     }
+}
+
+/// In a forked child, before anything else is done there: the kernel registered its parent.
+pub(crate) fn begin_anew() {
+    // Relaxed: the child has one thread.
+    REGISTERED.store(0, Ordering::Relaxed);
 }
 
 fn membarrier(command: libc::c_int) -> bool {
@@ -231,7 +237,7 @@ mod tests {
             println!("skipped: this kernel or sandbox has no membarrier; publishers fence then");
             return;
         }
-        REGISTERED.store(std::process::id().into(), Ordering::Relaxed);
+        REGISTERED.store(crate::fork::life(), Ordering::Relaxed);
         const ROUNDS: u64 = 200;
         const ALONE: u64 = 8;
         const RUN: u64 = 200;

@@ -17,6 +17,7 @@
 //! a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair of fences stands in `Writer::reclaim` and `Reader::hold`.
 
 use crate::bell::{self, LISTENS, SLEEPS};
+use crate::fork::Counter;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
@@ -27,7 +28,10 @@ pub const READERS_MAX: usize = 4096;
 /// Where the readers of one publisher register. Shared between the publisher and its node's control thread.
 pub struct Desk<M: Memory> {
     ring: Arc<M::Ring>,
-    version: AtomicU64,
+    /// Moves whenever a reader came or went, and in a forked child.
+    version: Counter,
+    #[cfg(not(loom))]
+    home: crate::fork::Home,
     readers: Mutex<Vec<Arc<Peer<M>>>>,
 }
 
@@ -76,7 +80,13 @@ impl<M: Memory> std::fmt::Debug for Desk<M> {
 
 impl<M: Memory> Desk<M> {
     pub(crate) fn new(ring: Arc<M::Ring>) -> Self {
-        Desk { ring, version: AtomicU64::new(0), readers: Mutex::new(Vec::new()) }
+        Desk {
+            ring,
+            version: Counter::default(),
+            #[cfg(not(loom))]
+            home: crate::fork::Home::here(),
+            readers: Mutex::new(Vec::new()),
+        }
     }
 
     /// Registers a reader and returns the sequence of its first message. From the return on, its pins and, on a reliable
@@ -118,9 +128,8 @@ impl<M: Memory> Desk<M> {
         let peer =
             Arc::new(Peer { seats, seat: seat_index, life, bell, first: provisional.into(), subscriber });
         readers.push(Arc::clone(&peer));
-        // Relaxed: whoever sees that the version moved fetches the list under the lock, which is held until the list is
-        // complete.
-        self.version.fetch_add(1, Ordering::Relaxed);
+        // Whoever sees that the version moved fetches the list under the lock, which is held until the list is complete.
+        self.version.step();
         // The publisher may ask for the list at once; it shall not wait for the barrier.
         drop(readers);
         // edge attach: pairs with the fence after each commit; see the head of this module.
@@ -158,8 +167,8 @@ impl<M: Memory> Desk<M> {
         readers.retain(|peer| !which(peer));
         let forgotten = before - readers.len();
         if forgotten > 0 {
-            // Relaxed: the lock carries the list.
-            self.version.fetch_add(1, Ordering::Relaxed);
+            // The lock carries the list.
+            self.version.step();
         }
         forgotten
     }
@@ -169,8 +178,11 @@ impl<M: Memory> Desk<M> {
         self.forget(Peer::over);
     }
 
-    /// How many readers are attached and have not ended.
+    /// How many readers are attached and have not ended; in a forked child none.
     pub fn count(&self) -> usize {
+        if self.is_forked() {
+            return 0;
+        }
         lock(&self.readers).iter().filter(|peer| !peer.closed()).count()
     }
 
@@ -179,18 +191,31 @@ impl<M: Memory> Desk<M> {
         lock(&self.readers).iter().map(|peer| peer.subscriber).collect()
     }
 
-    /// Moves whenever a reader came or went.
-    #[inline]
-    pub(crate) fn version(&self) -> u64 {
-        // Relaxed: the list itself is read under its lock; how soon a change is seen is explained at the head.
-        self.version.load(Ordering::Relaxed)
+    /// Moves whenever a reader came or went, and in a forked child. The list itself is read under its lock; how soon a change is seen is
+    /// explained at the head.
+    pub(crate) fn version(&self) -> &Counter {
+        &self.version
+    }
+
+    /// Whether this is a child of the publisher's process. Its list may be locked for ever then.
+    pub(crate) fn is_forked(&self) -> bool {
+        #[cfg(not(loom))]
+        return !self.home.is_here();
+        #[cfg(loom)]
+        false
+    }
+
+    /// Says whose the publisher is.
+    #[cfg(not(loom))]
+    pub(crate) fn home(&self) -> &crate::fork::Home {
+        &self.home
     }
 
     /// The present list and its version.
     pub(crate) fn readers(&self) -> (u64, Vec<Arc<Peer<M>>>) {
         let readers = lock(&self.readers);
-        // Relaxed: it moves under this lock only.
-        (self.version.load(Ordering::Relaxed), readers.clone())
+        // It moves under this lock only.
+        (self.version.get(), readers.clone())
     }
 
     /// Wakes every reader that sleeps alone, and says whether one listens; for the end of a publisher.

@@ -28,6 +28,7 @@
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
 //! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
 //! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
+//! | life    | `PerLife::of`             | `PerLife::of`            | what this process made anew after a fork         |
 //!
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
 //! the heap, under loom and in property tests.
@@ -50,6 +51,7 @@ pub mod bell;
 pub mod desk;
 #[cfg(not(loom))]
 pub mod draft;
+pub mod fork;
 #[cfg(not(loom))]
 pub mod kept;
 pub mod layout;

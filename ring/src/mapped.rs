@@ -473,6 +473,9 @@ impl SeatMemory for MappedSeats {
         // SAFETY: as for the header.
         unsafe { self.seats.as_ref() }
     }
+    fn is_forked(&self) -> bool {
+        self.segment.is_forked()
+    }
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError> {
         let start = SEATS_OFFSET + (seats.start * size_of::<Seat>()) as u64;
         let end = SEATS_OFFSET + (seats.end * size_of::<Seat>()) as u64;
@@ -526,6 +529,7 @@ impl Bells {
 
     /// A line for a new end of this node; it is given back when the last clone is dropped.
     pub fn take(self: &Arc<Self>) -> Result<MappedBell, CreateError> {
+        self.segment.check_home()?;
         let mut book = lock(&self.book);
         let line = match book.free.pop() {
             Some(line) => line,
@@ -583,7 +587,10 @@ struct OwnLine {
 
 impl Drop for OwnLine {
     fn drop(&mut self) {
-        lock(&self.bells.book).free.push(self.line);
+        // In a child the book may be locked for ever.
+        if !self.bells.segment.is_forked() {
+            lock(&self.bells.book).free.push(self.line);
+        }
     }
 }
 

@@ -36,6 +36,10 @@ pub trait SeatMemory: Send + Sync {
     fn header(&self) -> &ReaderHeader;
     /// All seats.
     fn seats(&self) -> &[Seat];
+    /// Whether this is a child of the process that made it: then nobody looks at it.
+    fn is_forked(&self) -> bool {
+        false
+    }
     /// Backs these seats with pages, so that touching them cannot fail later.
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
 }

@@ -14,9 +14,11 @@
 //! Of the two looks the later one finds the pin gone. Where the kernel refuses the barrier, both may come too early: then the
 //! memory stays mapped until the next sample is dropped, or the next reader ends.
 //!
-//! The list is of one process; when that dies, it dies with it. It holds no more than there are readers whose samples were kept beyond them.
+//! The list is of one process; when that dies, it dies with it. A forked child begins another: what its parent's samples point to stays
+//! mapped there for ever (see [`crate::fork`]), and is on no list. The list holds no more than there are readers whose samples were kept beyond them.
 
 use crate::barrier;
+use crate::fork::PerLife;
 use crate::layout::{Seat, seat_life};
 use crate::memory::{Memory, SeatMemory};
 use crate::reader::Segments;
@@ -26,7 +28,7 @@ use std::sync::atomic::AtomicUsize;
 
 /// The length of the list.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
-static LIST: Mutex<Vec<Box<dyn Orphan>>> = Mutex::new(Vec::new());
+static LIST: PerLife<Mutex<Vec<Box<dyn Orphan>>>> = PerLife::new();
 
 /// Two segments that nobody but samples needs.
 trait Orphan: Send {
@@ -66,7 +68,7 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
         return;
     }
     {
-        let mut list = lock(&LIST);
+        let mut list = lock(LIST.get());
         list.push(Box::new(left));
         // Relaxed: the barrier below, see the head of this module.
         WAITING.store(list.len(), Ordering::Relaxed);
@@ -76,6 +78,12 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
     // Refused: see the head of this module.
     let _ordered = barrier::is_ready() && barrier::heavy();
     look_through();
+}
+
+/// In a forked child, before anything else is done there.
+pub(crate) fn begin_anew() {
+    // Relaxed: the child has one thread.
+    WAITING.store(0, Ordering::Relaxed);
 }
 
 /// To be called after a pin was dropped.
@@ -90,7 +98,7 @@ pub(crate) fn look() {
 
 #[cold]
 fn look_through() {
-    let mut list = lock(&LIST);
+    let mut list = lock(LIST.get());
     // Unmapped under the lock: whoever dropped the last sample finds the memory gone, also if another thread was here first.
     list.retain(|left| !left.is_free());
     // Relaxed: whoever finds an old value looks in vain, or was followed by this look.

@@ -7,7 +7,9 @@
 //! *Forks*: descriptors that a forked child must not keep open, because open they would claim that this process lives.
 //!
 //! If a process dies in here, the kernel closes what it held; nothing is shared.
+use crate::fork::Home;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -164,7 +166,8 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Kept<T> {
     place: Option<usize>,
-    owner: T,
+    home: Home,
+    owner: ManuallyDrop<T>,
 }
 
 impl<T> Deref for Kept<T> {
@@ -176,10 +179,16 @@ impl<T> Deref for Kept<T> {
 
 impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
+        if !self.home.is_here() {
+            // In a child the descriptor is closed, and its number and the place may be of another.
+            return;
+        }
         if let Some(place) = self.place {
             // Relaxed: the entry is a number on its own; `fork` copies whatever it is at that moment.
             KEPT[place].store(-1, Ordering::Relaxed);
         }
+        // SAFETY: once, here; not used afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.owner) }
     }
 }
 
@@ -200,7 +209,7 @@ pub fn keep_from_children<T: AsRawFd>(owner: T) -> Kept<T> {
     let place = KEPT
         .iter()
         .position(|entry| entry.compare_exchange(-1, number, Ordering::Relaxed, Ordering::Relaxed).is_ok());
-    Kept { place, owner }
+    Kept { place, home: Home::here(), owner: ManuallyDrop::new(owner) }
 }
 
 /// Runs in a forked child before `fork` returns there: only calls that are safe after a fork of a threaded process.

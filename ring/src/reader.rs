@@ -146,6 +146,9 @@ impl<M: Memory> Seats<M> {
     /// Gives a seat back, whether or not its publisher registered it: it no longer waits for this reader. Samples that are still
     /// held stay, and keep the seat from being taken again. No reader of the seat may poll again.
     pub fn leave(&self, seat: u32) {
+        if self.memory.is_forked() {
+            return;
+        }
         let mut book = lock(&self.book);
         book.next = book.next.min(seat as usize);
         if let Some(seat) = self.memory.seats().get(seat as usize) {
@@ -162,6 +165,9 @@ impl<M: Memory> Seats<M> {
     where
         M: 'a,
     {
+        if self.memory.is_forked() {
+            return;
+        }
         // edge close: after the last read of any slot.
         self.memory.header().closed.store(1, strong!("close: reader ends", Release));
         for reader in readers {
@@ -708,6 +714,10 @@ impl<M: Memory> Reader<M> {
 #[cfg(not(loom))]
 impl<M: Memory> Drop for Reader<M> {
     fn drop(&mut self) {
+        if self.seats.is_forked() {
+            // Nothing is unmapped in a child, and nobody reuses the pins.
+            return;
+        }
         let segments = Segments::<M> { _ring: Arc::clone(&self.ring), seats: Arc::clone(&self.seats) };
         crate::orphans::adopt(segments, self.seat);
     }
@@ -742,11 +752,23 @@ impl<M: Memory> std::fmt::Debug for Held<M> {
     }
 }
 
+#[cfg(not(loom))]
+impl Pin {
+    /// Whether it says that the chunk is read; not in a child that was forked with it, which finds zeros.
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        // SAFETY: as in drop.
+        let pin = unsafe { self.0.as_ref() };
+        // Relaxed: this process's own word, which changes when this is dropped.
+        pin.load(Ordering::Relaxed) != 0
+    }
+}
+
 impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: aligned and in bounds: made from a reference; alive: the segment stays mapped while this pin is not 0, which it is
-        // until the store below: by its reader, and afterwards by the list of orphans.
+        // until the store below: by its reader, and afterwards by the list of orphans. A forked child has pages in its place, for ever.
         let pin = unsafe { self.0.as_ref() };
         // edge unpin: the last read of the chunk is done.
         pin.store(0, strong!("unpin: sample dropped", Release));

@@ -31,8 +31,8 @@
 //! (named ones: see [`named`]).
 //!
 //! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the dead
-//! alive, or be a second writer. Dropping a `Segment` in such a child does not unmap anything, since another
-//! mapping may have taken the place.
+//! alive, or be a second writer. It finds pages of zeros in their place, and the descriptors closed ([`crate::fork`]). A `Segment` of
+//! the parent says [`SegmentError::Forked`] there, and dropping it does nothing: samples may still point to the place.
 
 mod anonymous;
 mod huge;
@@ -42,8 +42,10 @@ pub mod named;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+
+use crate::fork::{Forked, Mapping, Registered};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
@@ -177,8 +179,8 @@ pub struct Segment {
     hold: Option<Hold>,
     base: NonNull<u8>,
     length: u64,
-    /// The process that mapped it.
-    process: u32,
+    /// What a forked child finds in its place.
+    fork: Registered,
 }
 
 /// Which memory object, as the kernel says: as long as it is mapped, no other object of the machine has both
@@ -242,7 +244,13 @@ impl Segment {
         };
         // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by itself.
         let base = NonNull::new(base).expect("a mapping is never at address 0");
-        Self { hold: Some(hold), base, length: length as u64, process: std::process::id() }
+        let descriptor = match &hold {
+            Hold::Owner { descriptor: Some(descriptor), .. }
+            | Hold::AlignedOwner { descriptor: Some(descriptor), .. } => descriptor.as_raw_fd(),
+            _ => -1,
+        };
+        let mapping = Mapping { base: base.as_ptr().addr(), length, descriptor: descriptor.into() };
+        Self { hold: Some(hold), base, length: length as u64, fork: Registered::mapping(mapping) }
     }
 
     /// Its length in bytes; never 0, never changes. Whole pages if hivemind made it.
@@ -250,6 +258,17 @@ impl Segment {
     #[expect(clippy::len_without_is_empty, reason = "a segment is never empty")]
     pub fn len(&self) -> u64 {
         self.length
+    }
+
+    /// Whether this is a child of the process that mapped it, which finds zeros in its place.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        !self.fork.home().is_here()
+    }
+
+    /// As [`is_forked`](Self::is_forked), as a result.
+    pub(crate) fn check_home(&self) -> Result<(), SegmentError> {
+        Ok(self.fork.home().check()?)
     }
 
     /// Whether this process may write it: the owner always, a peer when it is a [`Sharing::Doorbell`].
@@ -298,8 +317,9 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`].
+    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`], [`SegmentError::Forked`].
     pub fn handle(&self) -> Result<Handle, SegmentError> {
+        self.check_home()?;
         match &self.hold {
             Some(
                 Hold::Owner { descriptor: Some(descriptor), .. }
@@ -323,8 +343,9 @@ impl Segment {
     ///
     /// [`SegmentError::OutOfMemory`] and [`SegmentError::StoreFull`] when there is no memory,
     /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a peer's
-    /// segment, [`SegmentError::Interrupted`].
+    /// segment, [`SegmentError::Interrupted`], [`SegmentError::Forked`].
     pub fn reserve(&self, range: Range<u64>) -> Result<(), SegmentError> {
+        self.check_home()?;
         if range.start > range.end || range.end > self.length {
             let Range { start, end } = range;
             return Err(SegmentError::OutOfBounds { start, end, length: self.length });
@@ -354,6 +375,7 @@ impl Segment {
     ///
     /// Those of [`reserve`](Self::reserve), but for `NotOwner`; [`SegmentError::Refused`].
     pub fn prefault(&self, range: Range<u64>) -> Result<Prefaulted, SegmentError> {
+        self.check_home()?;
         if range.start > range.end || range.end > self.length {
             let Range { start, end } = range;
             return Err(SegmentError::OutOfBounds { start, end, length: self.length });
@@ -405,6 +427,7 @@ impl Segment {
     ///
     /// Those of [`reserve`](Self::reserve).
     pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
+        self.check_home()?;
         let whole = self.length / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         let asked = bytes.next_multiple_of(HUGE_PAGE_BYTES).min(whole);
         match &self.hold {
@@ -455,6 +478,11 @@ impl Segment {
     ///
     /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens there.
     pub fn close_descriptor(&mut self) {
+        if self.is_forked() {
+            // Closed already, and its number may be of another.
+            return;
+        }
+        self.fork.forget_descriptor();
         if let Some(Hold::Owner { descriptor, .. } | Hold::AlignedOwner { descriptor, .. }) = &mut self.hold {
             *descriptor = None;
         }
@@ -480,23 +508,14 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         let Some(hold) = self.hold.take() else { return };
-        if self.process == std::process::id() {
-            return;
-        }
-        // A forked child: the mapping did not come along and its address may be somebody else's now, so nothing is
-        // unmapped and no name removed. The descriptor did come along, and is closed.
-        match hold {
-            Hold::Peer { map, .. } => std::mem::forget(map),
-            Hold::Owner { map, descriptor } => {
-                std::mem::forget(map);
-                drop(descriptor);
-            }
-            Hold::AlignedOwner { map, descriptor } => {
-                std::mem::forget(map);
-                drop(descriptor);
-            }
-            #[cfg(feature = "named-segments")]
-            Hold::NamedOwner(created) => std::mem::forget(created),
+        if self.fork.home().is_here() {
+            // Before the descriptor is closed and the place unmapped: both may be of another a moment later.
+            self.fork.forget();
+            drop(hold);
+        } else {
+            // A forked child: neither the mapping nor the descriptor came along, samples may point to what is there instead, and the
+            // name is the parent's.
+            std::mem::forget(hold);
         }
     }
 }
@@ -688,6 +707,9 @@ pub enum SegmentError {
         /// How many interruptions there were without any progress.
         attempts: u32,
     },
+    /// The segment belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
     #[error("{call} was refused: allow it in this sandbox, and use Linux 5.10 or newer")]
     Refused {

@@ -26,6 +26,7 @@
 use crate::allocator::{Chunk, ChunkAllocator};
 use crate::bell::{self, LISTENS, SLEEPS};
 use crate::desk::{Desk, Peer};
+use crate::fork::Counter;
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
     LINE_BYTES, MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
@@ -76,6 +77,8 @@ const DENSE: u64 = 64;
 pub struct Writer<M: Memory> {
     ring: Arc<M::Ring>,
     desk: Arc<Desk<M>>,
+    /// That of the desk.
+    version: Counter,
     bell: M::Bell,
     /// Sequence of the next message; equals `head`, which only this writer stores.
     next: u64,
@@ -135,6 +138,10 @@ pub enum AdmitError {
     /// The ring has carried all the messages that it can number. Create the publisher anew.
     #[error("the publisher has sent 2^55 messages, all that it can number; create it anew")]
     SequencesOut,
+    /// The ring belongs to another process, from which this one was forked. Join after the fork.
+    #[cfg(not(loom))]
+    #[error(transparent)]
+    Forked(#[from] crate::fork::Forked),
 }
 
 /// Why there is no chunk for a message.
@@ -246,6 +253,7 @@ impl<M: Memory> Writer<M> {
         let desk = Arc::new(Desk::new(Arc::clone(&ring)));
         Writer {
             ring,
+            version: desk.version().clone(),
             desk,
             bell,
             next: 0,
@@ -286,6 +294,12 @@ impl<M: Memory> Writer<M> {
         &self.ring
     }
 
+    /// Whether this is a child of the publisher's process: what it commits reaches nobody.
+    #[inline]
+    pub fn is_forked(&self) -> bool {
+        Counter::is_forked(self.version.get())
+    }
+
     /// Messages committed so far; also the sequence of the next one.
     #[inline]
     pub fn published(&self) -> u64 {
@@ -314,8 +328,8 @@ impl<M: Memory> Writer<M> {
     /// a reader that attaches meanwhile begins late enough.
     #[inline]
     pub fn admit(&mut self) -> Result<(), AdmitError> {
-        if self.desk.version() != self.admitted_version {
-            self.admit_readers();
+        if self.version.get() != self.admitted_version {
+            self.admit_readers()?;
         }
         if self.next >= self.limit { self.rescan() } else { Ok(()) }
     }
@@ -542,21 +556,24 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Takes notice of readers that came or went: on a reliable ring all are asked anew where they are. This belongs to
+    /// Takes notice of readers that came or went, or of a fork: on a reliable ring all are asked anew where they are. This belongs to
     /// `admit` alone, so that what was admitted stays admitted when the list is fetched before the commit, for other reasons.
     #[cold]
-    fn admit_readers(&mut self) {
+    fn admit_readers(&mut self) -> Result<(), AdmitError> {
+        #[cfg(not(loom))]
+        self.desk.home().check()?;
         self.refresh();
         self.admitted_version = self.readers_version;
         if self.reliable {
             self.limit = self.next.min(self.limit);
         }
+        Ok(())
     }
 
     /// Fetches the list of readers, if it changed.
     #[cold]
     fn refresh(&mut self) {
-        if self.desk.version() != self.readers_version {
+        if self.version.get() != self.readers_version && !self.desk.is_forked() {
             (self.readers_version, self.readers) = self.desk.readers();
             self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
             if !self.occupants.is_empty() {
@@ -804,7 +821,7 @@ impl<M: Memory> Writer<M> {
     /// Says that this publisher has ended. It is only to be dropped then: who reads from here on relies on it that nothing is
     /// written any more.
     pub fn close(&mut self) {
-        if std::mem::replace(&mut self.is_closed, true) {
+        if std::mem::replace(&mut self.is_closed, true) || self.desk.is_forked() {
             return;
         }
         // edge close: after the last message.

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hivemind_ring::fork::Forked;
+
 use super::Unanswered;
 use crate::filter::FilterError;
 use crate::name::{NameError, NodeName, ServiceName};
@@ -269,6 +271,9 @@ pub enum AnnounceError {
     /// The node is leaving. Join again.
     #[error("the node has left the hive; join again")]
     Left,
+    /// The node belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// The root refused. Follow its reason.
     #[error("the root refused: {refusal}")]
     Refused {
@@ -280,6 +285,7 @@ pub enum AnnounceError {
 impl From<Unanswered> for AnnounceError {
     fn from(unanswered: Unanswered) -> AnnounceError {
         match unanswered {
+            Unanswered::Forked(forked) => AnnounceError::Forked(forked),
             Unanswered::Left => AnnounceError::Left,
             Unanswered::NoRoot { waited, what } => AnnounceError::NoRoot { waited, what },
             Unanswered::TooMany => {
@@ -349,6 +355,9 @@ pub enum SessionError {
     /// The node is leaving. Join again.
     #[error("the node has left the hive; join again")]
     Left,
+    /// The node belongs to another process, from which this one was forked. Join after the fork.
+    #[error(transparent)]
+    Forked(#[from] Forked),
     /// There is no such end (any more). List again.
     #[error("there is no end {end}; list again, it may have just gone")]
     Gone {
@@ -375,6 +384,7 @@ pub enum SessionError {
 impl From<Unanswered> for SessionError {
     fn from(unanswered: Unanswered) -> SessionError {
         match unanswered {
+            Unanswered::Forked(forked) => SessionError::Forked(forked),
             Unanswered::Left => SessionError::Left,
             Unanswered::NoRoot { waited, what } => SessionError::NoRoot { waited, what },
             Unanswered::TooMany => SessionError::Limit { limit: super::MAX_REQUESTS as u64 },

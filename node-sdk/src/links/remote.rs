@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hivemind_core::protocol::random_number;
+use hivemind_ring::fork::Home;
 
 use super::{Address, LinkOptions, Links, Security};
 use crate::error::NodeError;
@@ -22,7 +23,7 @@ pub(crate) struct Remote {
 
 /// A folder that is removed with everything in it.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf, Home);
 
 impl Folder {
     /// In the folder for temporary files, closed to others.
@@ -30,7 +31,7 @@ impl Folder {
         let name = format!("hm-leaf-{}-{:08x}", std::process::id(), random_number() as u32);
         let path = std::env::temp_dir().join(name);
         std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Folder(path))
+        Ok(Folder(path, Home::here()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -40,6 +41,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // A forked child leaves its parent's alone.
+        if !self.1.is_here() {
+            return;
+        }
         // What is left of it lies in a folder for temporary files, and holds no message.
         let _ = std::fs::remove_dir_all(&self.0);
     }
