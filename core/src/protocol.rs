@@ -20,6 +20,8 @@
 //! | announce   | `Demand`                 | `Accepted` or `Refused`, `Match` | `Offer`                       |
 //! | seat       | `Attach` (+ reader)      | `Attach` (+ bells, pidfd)        | maps reader, registers pins   |
 //! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring)           |
+//! | let go     | `Detached`               | forgets that it is connected     | sees it in the reader segment |
+//! | once more  | `Rematch`                | `Match`, and so on               |                               |
 //!
 //! A publisher that retains messages is accepted when a *keeper* has its ring (`docs/decisions/0010-retained-services.md`). What
 //! it retained is offered by its keepers when it is gone, like publishers of their own:
@@ -45,7 +47,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 /// The longest description of a type, in bytes.
@@ -157,6 +159,9 @@ pub struct Remote {
     pub publisher: EndId,
     /// The name of its node.
     pub node_name: String,
+    /// The number that message 0 of the ring here has there. A subscriber that was attached to an earlier ring for this publisher sees
+    /// by it what it has missed in between.
+    pub first: u64,
 }
 
 /// A publisher whose ring others keep.
@@ -409,7 +414,15 @@ pub enum ToRoot {
         /// Whose.
         publisher: EndId,
     },
-    /// What this subscription declined it may want now: match it anew.
+    /// This subscription has let go of a publisher that lives, or could not take what the publisher gave it: the pair is not connected
+    /// any more.
+    Detached {
+        /// The end of this node.
+        subscriber: u32,
+        /// From whom.
+        publisher: EndId,
+    },
+    /// What this subscription declined or has let go of it may want now: match it anew.
     Rematch {
         /// The end of this node.
         subscriber: u32,

@@ -328,9 +328,12 @@ impl Control {
         if let Err(error) = self.watch_peer(publisher.node, pidfd) {
             let reason = format!("cannot watch the publisher's process: {error}");
             self.side.attach_refused(subscriber, publisher, &reason);
+            self.say_detached(subscriber, publisher);
             return Ok(());
         }
         self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
+        // It may have failed at this last step, or nobody waits for it any more.
+        self.say_detached(subscriber, publisher);
         Ok(())
     }
 
@@ -345,6 +348,7 @@ impl Control {
             ToNode::Attach { publisher, subscriber, .. } => self.refuse_attach(publisher, subscriber, reason),
             ToNode::Attached { subscriber, publisher, .. } => {
                 self.side.attach_refused(subscriber, publisher, &reason);
+                self.say_detached(subscriber, publisher);
             }
             ToNode::Inspected { request, .. } => match self.questions.remove(&request) {
                 Some(Question::Inspect { reply, .. }) => {
