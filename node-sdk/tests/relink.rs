@@ -253,3 +253,30 @@ fn a_subscriber_that_comes_after_an_outage_does_not_count_what_it_never_wanted()
     }
     visit(&mut lossy, &b.node, "x");
 }
+
+/// They displaced each other several times a second, and nearly everything was lost without being counted.
+#[test]
+fn of_two_hosts_of_one_name_the_second_is_refused_in_words_and_follows_when_the_first_has_left() {
+    let a = Host::new("a", None);
+    let first = Host::new("b", Some(a.address()));
+    assert!(a.links.wait_for_hosts(1, LONG) && first.links.wait_for_hosts(1, LONG));
+    let mut watch = Watch::new(&first.node, &a.node, "numbers", true);
+    let second = Host::new("b", Some(a.address()));
+    // Each side names the other one: the address of the first, as the host sees it.
+    let twin = a.links.status()[0].address.clone().unwrap();
+    for links in [&second.links, &a.links] {
+        let refusal = until("it is refused", || links.refusal());
+        assert!(refusal.contains("linked already") && refusal.contains(&twin), "{refusal}");
+    }
+    for _ in 0..1500 {
+        send(&mut watch.publisher);
+        watch.hear();
+    }
+    watch.settle("beside its twin");
+    assert_eq!((watch.subscriber.lost(), watch.subscriber.connections().len()), (0, 1));
+    assert_eq!((a.links.status()[0].connections, second.links.status().len()), (1, 0));
+    drop(watch);
+    drop(first);
+    assert!(second.links.wait_for_hosts(1, LONG), "{:?}", second.links.refusal());
+    drop(Watch::new(&second.node, &a.node, "numbers", true));
+}

@@ -446,6 +446,19 @@ impl Session {
         self.asked = false;
     }
 
+    /// Asks the other host for a sign of life. When something was heard last; `None`: there is no connection.
+    pub fn ask(&mut self) -> Option<Now> {
+        self.peer.as_ref()?;
+        self.ping_due = true;
+        Some(self.heard)
+    }
+
+    /// When something was heard last.
+    #[must_use]
+    pub fn last_heard(&self) -> Now {
+        self.heard
+    }
+
     /// What the subscribers here want, the whole set. Surplus is cut at [`WANTED_MAX`]; how many were cut is the answer.
     pub fn want(&mut self, mut wanted: Vec<Wanted>) -> usize {
         let surplus = wanted.len().saturating_sub(WANTED_MAX);
