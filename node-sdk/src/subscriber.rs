@@ -237,7 +237,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.received()
     }
 
-    /// Messages missed for good, over all publishers that ever were.
+    /// Messages missed for good, over all publishers that ever were. Those of a publisher of another host that were missed while no link
+    /// led there count here, and in none of [`Subscriber::connections`].
     pub fn lost(&self) -> u64 {
         self.intake.lost()
     }
@@ -334,7 +335,7 @@ pub(crate) struct Intake {
     received_before: u64,
     lost_before: u64,
     /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was missed if there is another one.
-    left: Left,
+    left: Option<Box<Left>>,
     problems: VecDeque<(Origin, String)>,
 }
 
@@ -491,7 +492,7 @@ impl Intake {
                 ended: VecDeque::new(),
                 received_before: 0,
                 lost_before: 0,
-                left: Left::default(),
+                left: None,
                 problems: VecDeque::new(),
             })
         })
@@ -636,7 +637,7 @@ impl Intake {
         if let Some(next) = connection.remote_next() {
             let missed = connection.followed_at.map_or(0, |first| first.saturating_sub(next));
             self.lost_before = self.lost_before.saturating_add(missed);
-            self.left.insert(connection.origin.publisher, next);
+            self.left.get_or_insert_default().insert(connection.origin.publisher, next);
         }
         if self.ended.len() == ENDED_MAX {
             self.ended.pop_front();
@@ -717,7 +718,7 @@ impl Intake {
             earlier.followed_at = Some(first);
             // It probably is read to its end: then that is seen now.
             self.looks = LOOKS_PER_SWEEP;
-        } else if let Some(next) = self.left.next.get(&origin.publisher) {
+        } else if let Some(next) = self.left.as_ref().and_then(|left| left.next.get(&origin.publisher)) {
             self.lost_before = self.lost_before.saturating_add(first.saturating_sub(*next));
         }
     }

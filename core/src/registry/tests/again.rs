@@ -193,6 +193,9 @@ impl Node {
     }
 }
 
+/// Publisher and subscriber.
+type Pairs = BTreeSet<(EndId, EndId)>;
+
 struct Hive {
     registry: Registry,
     lane: usize,
@@ -285,7 +288,8 @@ impl Hive {
         }
     }
 
-    fn connected(&self) -> (BTreeSet<(EndId, EndId)>, BTreeSet<(EndId, EndId)>) {
+    /// As the root has it, and as the nodes have it.
+    fn connected(&self) -> (Pairs, Pairs) {
         let is_connected = |state: &PairState| matches!(state, PairState::Connected { .. });
         let at_root = self.registry.pairs.iter().filter(|(_, state)| is_connected(state));
         let nodes = (1..).zip(&self.nodes);
@@ -306,6 +310,8 @@ proptest! {
         lane in 1usize..4,
     ) {
         let mut hive = Hive::new(lane);
+        // So that there is something to let go of.
+        hive.settle();
         for step in &steps {
             hive.run(step);
         }
