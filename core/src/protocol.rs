@@ -20,6 +20,8 @@
 //! | announce   | `Demand`                 | `Accepted` or `Refused`, `Match` | `Offer`                       |
 //! | seat       | `Attach` (+ reader)      | `Attach` (+ bells, pidfd)        | maps reader, registers pins   |
 //! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring)           |
+//! | let go     | `Detached`               | forgets that it is connected     | sees it in the reader segment |
+//! | once more  | `Rematch`                | `Match`, and so on               |                               |
 //!
 //! A publisher that retains messages is accepted when a *keeper* has its ring (`docs/decisions/0010-retained-services.md`). What
 //! it retained is offered by its keepers when it is gone, like publishers of their own:
@@ -167,6 +169,9 @@ pub struct Remote {
     pub publisher: EndId,
     /// The name of its node.
     pub node_name: String,
+    /// The number that message 0 of the ring here has there. A subscriber that was attached to an earlier ring for this publisher sees
+    /// by it what it has missed in between.
+    pub first: u64,
 }
 
 /// A publisher whose ring others keep.
@@ -419,7 +424,15 @@ pub enum ToRoot {
         /// Whose.
         publisher: EndId,
     },
-    /// What this subscription declined it may want now: match it anew.
+    /// This subscription has let go of a publisher that lives, or could not take what the publisher gave it: the pair is not connected
+    /// any more.
+    Detached {
+        /// The end of this node.
+        subscriber: u32,
+        /// From whom.
+        publisher: EndId,
+    },
+    /// What this subscription declined or has let go of it may want now: match it anew.
     Rematch {
         /// The end of this node.
         subscriber: u32,

@@ -8,15 +8,25 @@
 //!              Offer, Demand          Attach              Attached
 //!   (no pair) ───────────────▶ Matched ──────▶ Attaching ─────────▶ Connected
 //!                  │  ▲           │                │
-//!   lane is full   ▼  │ room      │ Declined       │ AttachRefused
-//!               Waiting           └────▶ Failed ◀──┘                  a Withdraw or a death of either end: (no pair)
+//!   lane is full   ▼  │ room      │ Declined       │ AttachRefused │ Detached
+//!               Waiting           └────▶ Failed ◀──┴───────────────┘  a Withdraw or a death of either end: (no pair)
+//!                  ▲     Rematch           │
+//!                  └───────────────────────┘
 //! ```
 //!
 //! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
-//!   of an earlier root) get none.
+//!   of an earlier root) get none. A `Rematch` of a subscription gives one more to each pair of it that has failed.
 //! - An epoch belongs to one process ([`crate::identity`]). Who says that of another is refused; where the
 //!   kernel cannot tell, the first holds it, but one of the owner's processes wins against one of another
 //!   user.
+//! - `Connected` means that the subscriber is attached, or that an `Attached` is on its way to its node. Whoever lets go of a living
+//!   publisher, for whatever reason, or cannot take what `Attached` brings, says `Detached`. It names no seat, because it cannot be
+//!   about a later attachment: a node says it only if it is neither attached nor has answered a `Match` of the pair, at the moment it
+//!   says it, and what it says arrives in order. So the answer to a `Match` that crosses a `Detached` comes after it, and a pair
+//!   that is `Matched` or `Attaching` when a `Detached` arrives is one of a later `Match`, or loses its publisher: nothing changes.
+//!   What was announced as connected to a root that does not know the publisher yet is not connected any more, either.
+//! - A `Match` that a node gets twice, because the policy took the pair away and gave it back in between, may be answered twice. The
+//!   first answer counts.
 //! - The type of a service is fixed by whoever is live first: a publisher, or a subscriber with an exact name and a type.
 //! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of pairs needs
 //!   neither thousands of queued packets nor thousands of descriptors, and one that does not answer delays its own
@@ -313,7 +323,7 @@ enum PairState {
     Attaching { seat: u32 },
     /// Done.
     Connected { seat: u32 },
-    /// One of them does not want to; not tried again.
+    /// One of them does not want to, or has let go; tried again at a `Rematch`.
     Failed,
 }
 
@@ -484,6 +494,10 @@ impl Registry {
             ToRoot::AttachRefused { publisher, subscriber, reason } => {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
                 self.attach_failed(pair, reason, actions);
+            }
+            ToRoot::Detached { subscriber, publisher } => {
+                let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
+                self.detached(pair, actions);
             }
             ToRoot::Rematch { subscriber } => self.rematch(self.end(client, subscriber), actions),
             ToRoot::Kept { publisher } => self.kept(client, publisher, actions),
@@ -951,7 +965,18 @@ impl Registry {
         Lane { subscriber, publisher: self.publishers[&pair.publisher].client }
     }
 
-    /// Matches anew what a subscription has declined.
+    /// A subscription is not attached to this publisher any more.
+    fn detached(&mut self, pair: Pair, actions: &mut Actions) {
+        // Brought along, and its publisher has yet to announce itself: then it is matched as any other.
+        if let Some(subscriber) = self.subscribers.get_mut(&pair.subscriber) {
+            subscriber.announced.remove(&pair.publisher);
+        }
+        if let Some(PairState::Connected { .. }) = self.pairs.get(&pair) {
+            self.set_state(pair, PairState::Failed, actions);
+        }
+    }
+
+    /// Matches anew what a subscription has declined, or let go of.
     fn rematch(&mut self, subscriber: EndId, actions: &mut Actions) {
         let range = (subscriber, EndId::FIRST)..=(subscriber, EndId::LAST);
         let pairs: Vec<Pair> = self
@@ -1015,8 +1040,11 @@ impl Registry {
     }
 
     fn attach(&mut self, client: ClientId, pair: Pair, seat: u32, reader: Carrier, actions: &mut Actions) {
-        if self.pairs.get(&pair) != Some(&PairState::Matched) {
-            return actions.push(attach_refused(client, pair, PUBLISHER_GONE.into()));
+        match self.pairs.get(&pair) {
+            Some(PairState::Matched) => {}
+            // The second answer to a `Match` that was sent twice: it stands, or is on its way.
+            Some(PairState::Attaching { .. } | PairState::Connected { .. }) => return,
+            _ => return actions.push(attach_refused(client, pair, PUBLISHER_GONE.into())),
         }
         let to = self.publishers[&pair.publisher].client;
         let bells = self.bells_of(client);

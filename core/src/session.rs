@@ -240,8 +240,11 @@ pub trait NodeSide: Send + Sync + 'static {
     /// dies now. Not before may anybody be told that it is attached: what is published then is promised to arrive.
     fn attach_answered(&self) {}
 
-    /// A publisher let us in: map its ring and read.
+    /// A publisher let us in: map its ring and read. If that fails, [`NodeSide::has_to_do_with`] says no after it.
     fn attached(&self, attached: AttachedTo);
+
+    /// Whether this subscription is attached to this publisher, or has taken a seat for it ([`NodeSide::matched`]).
+    fn has_to_do_with(&self, subscriber: u32, publisher: EndId) -> bool;
 
     /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher may have registered it.
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
@@ -373,6 +376,10 @@ enum Command {
     },
     /// Nobody waits for what comes of it.
     StandFor(Offer),
+    Detached {
+        index: u32,
+        publisher: EndId,
+    },
     Rematch {
         index: u32,
     },
@@ -565,7 +572,14 @@ impl Session {
         let _ = self.shared.push(Command::Withdraw { index });
     }
 
-    /// What this subscription declined it may want now. Never waits.
+    /// This subscription has let go of a publisher that lives: [`NodeSide::has_to_do_with`] says no by now. The root hears of it, so that
+    /// [`Session::rematch`] can bring them together again. Never waits; may be called by the node's callbacks.
+    pub fn detached(&self, index: u32, publisher: EndId) {
+        // As above.
+        let _ = self.shared.push(Command::Detached { index, publisher });
+    }
+
+    /// What this subscription declined or let go of it may want now. Never waits.
     pub fn rematch(&self, index: u32) {
         // As above.
         let _ = self.shared.push(Command::Rematch { index });

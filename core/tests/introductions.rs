@@ -63,6 +63,29 @@ fn a_subscriber_may_be_there_first_and_a_node_may_read_itself() {
     node.wait_attached(1, node.end(2));
 }
 
+/// Without the word of the first one the root would take the pair for connected, and never introduce them again.
+#[test]
+fn who_has_let_go_of_a_publisher_is_introduced_again_when_it_wants_it_again() {
+    let (_base, dir) = hive();
+    let (publisher, subscriber) = (Node::join(&dir, "publisher"), Node::join(&dir, "subscriber"));
+    publisher.offer(1, "numbers", 5).unwrap();
+    subscriber.demand(2, "**", None).unwrap();
+    let its_end = publisher.end(1);
+    subscriber.wait_attached(2, its_end);
+    for round in 2..=5 {
+        // Still attached: nothing is to be told, and nothing to be done.
+        subscriber.session.detached(2, its_end);
+        subscriber.side.let_go(2, its_end);
+        subscriber.session.detached(2, its_end);
+        subscriber.session.rematch(2);
+        let attached = |heard: &&Heard| matches!(heard, Heard::Attached { .. });
+        subscriber
+            .side
+            .wait_until("attached again", |state| state.heard.iter().filter(attached).count() == round);
+        assert_eq!(subscriber.matches(2), round);
+    }
+}
+
 #[test]
 fn a_refused_attach_reaches_the_subscriber_with_its_reason() {
     let (_base, dir) = hive();

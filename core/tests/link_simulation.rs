@@ -651,7 +651,7 @@ impl World {
                         }
                     }
                 }
-                Action::Open { import, candidate } => self.open(at, import, *candidate),
+                Action::Open { import, candidate, .. } => self.open(at, import, *candidate),
                 Action::Reopen { import } => {
                     let end = &mut self.ends[at];
                     let publication = end.imports[&import].publication;

@@ -142,7 +142,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         packet(number, message)?;
     }
     let remote =
-        Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".to_owned() };
+        Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".to_owned(), first: 9 };
     let to_node = [
         ToNode::Welcome { epoch: 3, pid: 1, dedicated: false },
         ToNode::Match {

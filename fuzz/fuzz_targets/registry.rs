@@ -40,6 +40,8 @@ enum Saying {
     Withdraw { index: u8 },
     Attach { subscriber: u8, publisher: (u8, u8), named: bool },
     Declined { subscriber: u8, publisher: (u8, u8) },
+    Detached { subscriber: u8, publisher: (u8, u8) },
+    Rematch { subscriber: u8 },
     Attached { publisher: u8, subscriber: (u8, u8), named: bool },
     AttachRefused { publisher: u8, subscriber: (u8, u8) },
     List { what: u8, after: (u8, u8) },
@@ -252,6 +254,10 @@ fn message(saying: Saying) -> ToRoot {
             seat: 0,
             reader: carrier(named),
         },
+        Saying::Detached { subscriber, publisher } => {
+            ToRoot::Detached { subscriber: index(subscriber), publisher: end(publisher) }
+        }
+        Saying::Rematch { subscriber } => ToRoot::Rematch { subscriber: index(subscriber) },
         Saying::Declined { subscriber, publisher } => {
             ToRoot::Declined { subscriber: index(subscriber), publisher: end(publisher) }
         }

@@ -66,6 +66,13 @@ pub(crate) struct LinkArguments {
     /// How long a link looks for the next bytes before it sleeps, in microseconds, while they come at shorter intervals than that; 0 saves power.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     link_spin: u32,
+    /// How long a link without a connection keeps its streams, in seconds: what was sent and not acknowledged, and what stands for the
+    /// publishers of the other host.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    link_hold: u32,
+    /// A connection of a link on which nothing was heard for so many seconds is dead; it is asked after a third of that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..))]
+    link_dead: u32,
 }
 
 impl LinkArguments {
@@ -81,7 +88,9 @@ impl LinkArguments {
         };
         let mut options = LinkOptions::new(security)
             .policy(dir.policy_file(), dir.owner())
-            .spin(Duration::from_micros(self.link_spin.into()));
+            .spin(Duration::from_micros(self.link_spin.into()))
+            .hold(Duration::from_secs(self.link_hold.into()))
+            .dead_after(Duration::from_secs(self.link_dead.into()));
         for address in &self.listen {
             options = options.listen(address.clone());
         }

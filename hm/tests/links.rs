@@ -197,6 +197,52 @@ fn a_root_that_sends_is_killed_in_the_middle_of_large_messages() {
     });
 }
 
+/// What was on the way, or kept to be sent again, is gone with the process that had it; the publisher's numbers tell how much that is.
+#[test]
+fn what_a_killed_root_had_is_counted_as_lost_though_the_service_is_reliable() {
+    let keys = Keys::new(&["a", "b"]);
+    let mut a = Host::start("speaker", &["--listen", "127.0.0.1:0", "--key", &keys.of("a")]);
+    let address = a.address.clone().unwrap();
+    a.arguments[1] = address.clone();
+    let mut b = Host::start("listener", &["--peer", &address, "--key", &keys.of("b")]);
+    let mut publisher = a.node().publisher_builder::<Block>("blocks").reliable().create().unwrap();
+    let mut subscriber = b.node().subscriber::<Block>("blocks").unwrap();
+    subscriber.wait_for_publishers(1, LONG).unwrap();
+    publisher.wait_for_subscribers(1, LONG).unwrap();
+    let mut next = 0;
+    for round in 0..4 {
+        for _ in 0..500 {
+            let _ = publisher.send(&block(publisher.published(), 200));
+        }
+        let victim = if round % 2 == 0 { &mut b } else { &mut a };
+        victim.kill_root();
+        victim.start_root();
+        let before = publisher.published();
+        let begun = Instant::now();
+        // Somebody who comes later hears nothing of what was before, so it goes on until that is so.
+        loop {
+            if next <= before {
+                let _ = publisher.send(&block(publisher.published(), 200));
+            }
+            while let Some(sample) = subscriber.try_recv().unwrap() {
+                let number = sample.to_owned().unwrap().number;
+                assert!(number >= next, "{number} after {next}");
+                next = number + 1;
+            }
+            let connections = subscriber.connections();
+            let live = connections.iter().filter(|connection| !connection.ended).count();
+            if next > before && next == publisher.published() && live == 1 {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "heard {next} of {before}: {connections:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (received, lost) = (subscriber.received(), subscriber.lost());
+        println!("round {round}: received {received}, lost {lost}");
+        assert_eq!(received + lost, publisher.published(), "{:?}", subscriber.connections());
+    }
+}
+
 /// What crosses which link is said by the policy of the hive, and a change counts at once.
 #[test]
 fn the_policy_says_what_crosses() {

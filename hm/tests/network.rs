@@ -104,6 +104,92 @@ impl Stream {
     }
 }
 
+/// A service that publishes whatever happens, and somebody who counts what comes of it.
+struct Watch {
+    publisher: Publisher<u64>,
+    subscriber: Subscriber<u64>,
+    next: u64,
+}
+
+impl Watch {
+    fn new(service: &str, from: &Node, to: &Node, reliable: bool) -> Watch {
+        let builder = from.publisher_builder::<u64>(service).capacity(256);
+        let builder = if reliable { builder.reliable() } else { builder };
+        let publisher = builder.create().unwrap();
+        let subscriber = to.subscriber::<u64>(service).unwrap();
+        subscriber.wait_for_publishers(1, LONG).unwrap();
+        publisher.wait_for_subscribers(1, LONG).unwrap();
+        Watch { publisher, subscriber, next: 0 }
+    }
+
+    /// Each direction, reliable and lossy.
+    fn between(near: &Node, far: &Node) -> [Watch; 4] {
+        [
+            Watch::new("there/reliable", near, far, true),
+            Watch::new("there/lossy", near, far, false),
+            Watch::new("back/reliable", far, near, true),
+            Watch::new("back/lossy", far, near, false),
+        ]
+    }
+
+    fn go_on(watches: &mut [Watch], time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            for watch in watches.iter_mut() {
+                watch.publish();
+                watch.hear();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// One message, unless it is a reliable service and there is no room.
+    fn publish(&mut self) {
+        let number = self.publisher.published();
+        let _ = self.publisher.send(&number);
+    }
+
+    fn hear(&mut self) {
+        while let Some(sample) = self.subscriber.try_recv().unwrap() {
+            assert!(*sample >= self.next, "{} after {}", *sample, self.next);
+            self.next = u64::from(*sample) + 1;
+        }
+    }
+
+    /// Publishes until something of it arrives; then each message was received or counted as lost, and one publisher is there.
+    fn settle(&mut self, what: &str) {
+        let before = self.publisher.published();
+        let begun = Instant::now();
+        loop {
+            if self.next <= before {
+                self.publish();
+            }
+            self.hear();
+            let connections = self.subscriber.connections();
+            let live = connections.iter().filter(|connection| !connection.ended).count();
+            if self.next > before && self.next == self.publisher.published() && live == 1 {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "{what}: heard {} of {before}; {connections:?}", self.next);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (received, lost, published) =
+            (self.subscriber.received(), self.subscriber.lost(), self.publisher.published());
+        assert_eq!(received + lost, published, "{what}: received {received}, lost {lost}");
+    }
+}
+
+/// Links that keep what they have for a second, once they have noticed, after another one, that nothing comes; outages that are shorter, about
+/// as long, and longer. `HIVEMIND_OUTAGES=5,25,50`: as long as that, with the links as they are without options, which keep it for 36 s.
+fn outages() -> (Vec<Duration>, &'static [&'static str]) {
+    match std::env::var("HIVEMIND_OUTAGES") {
+        Ok(text) => (text.split(',').map(|all| Duration::from_secs(all.parse().unwrap())).collect(), &[]),
+        Err(_) => {
+            ([500, 2200, 4500].map(Duration::from_millis).to_vec(), &["--link-hold", "1", "--link-dead", "1"])
+        }
+    }
+}
+
 /// Many short messages and a few long ones, each way at once.
 fn exchange(near: &Host, far: &Host) {
     let mut streams = [
@@ -329,4 +415,53 @@ fn a_wire_that_is_cut_and_mended_costs_a_reliable_service_nothing() {
     };
     assert_eq!(ended.received + ended.lost, last, "{ended:?}");
     assert!(ended.lost > 0, "ten seconds were no loss: {ended:?}");
+}
+
+/// Both sides have let go of each other's streams after the longest one. Then nothing flowed any more, in either direction, and nobody was told.
+#[test]
+fn after_outages_of_any_length_both_directions_flow_again_and_every_message_is_counted() {
+    let Some(mut net) = Net::new(2) else { return };
+    let Some(wire) = net.wire(0, 1) else { return };
+    let (outages, options) = outages();
+    let address = format!("{}:7700", wire.address(1));
+    let near = Host::start(&net, 0, &[options, &["--listen", &address]].concat());
+    let far = Host::start(&net, 1, &[options, &["--peer", &address]].concat());
+    let mut watches = Watch::between(&near.node, &far.node);
+    for outage in outages {
+        watches.iter_mut().for_each(|watch| watch.settle("before"));
+        net.set(0, &wire, "down");
+        Watch::go_on(&mut watches, outage);
+        net.set(0, &wire, "up");
+        let mended = Instant::now();
+        watches.iter_mut().for_each(|watch| watch.settle(&format!("after {outage:?}")));
+        let counts = watches.each_ref().map(|watch| (watch.subscriber.received(), watch.subscriber.lost()));
+        println!("{outage:?}: flow again after {:?}; received and lost: {counts:?}", mended.elapsed());
+    }
+}
+
+/// The other side lets go after a while, and the root that goes on knows nothing of that.
+#[test]
+fn a_root_that_was_stopped_for_longer_than_links_are_kept_is_linked_again_with_all_its_streams() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let Some(mut net) = Net::new(2) else { return };
+    let Some(wire) = net.wire(0, 1) else { return };
+    let (outages, options) = outages();
+    let address = format!("{}:7700", wire.address(1));
+    let hosts = [
+        Host::start(&net, 0, &[options, &["--listen", &address]].concat()),
+        Host::start(&net, 1, &[options, &["--peer", &address]].concat()),
+    ];
+    let mut watches = Watch::between(&hosts[0].node, &hosts[1].node);
+    let stop = *outages.last().unwrap();
+    for host in &hosts {
+        watches.iter_mut().for_each(|watch| watch.settle("before"));
+        let root = Pid::from_raw(host._root.0.id() as i32);
+        kill(root, Signal::SIGSTOP).unwrap();
+        Watch::go_on(&mut watches, stop);
+        kill(root, Signal::SIGCONT).unwrap();
+        watches.iter_mut().for_each(|watch| watch.settle(&format!("after a stop of {stop:?}")));
+        let counts = watches.each_ref().map(|watch| (watch.subscriber.received(), watch.subscriber.lost()));
+        println!("stopped for {stop:?}; received and lost: {counts:?}");
+    }
 }

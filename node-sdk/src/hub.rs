@@ -141,6 +141,8 @@ pub(crate) struct Arrival {
     pub(crate) schema: Vec<u8>,
     /// Its publisher is not trusted.
     pub(crate) copies: bool,
+    /// It stands for a publisher of another host, where message 0 of its ring has this number.
+    pub(crate) remote_first: Option<u64>,
 }
 
 /// A publisher that was asked to attach this subscriber.
@@ -162,6 +164,8 @@ struct Suitor {
     is_gone: bool,
     fingerprint: u128,
     schema: Vec<u8>,
+    /// See [`Arrival::remote_first`].
+    remote_first: Option<u64>,
 }
 
 /// Chooses among the publishers that a subscription means.
@@ -550,6 +554,7 @@ impl NodeSide for Hub {
             return None;
         }
         let writer = m.writer.unwrap_or(m.publisher);
+        let remote_first = m.via.as_ref().map(|remote| remote.first);
         let names = crate::names::keep_service(m.service).and_then(|service| {
             Ok(match m.via.map(|remote| *remote) {
                 Some(Remote { host, publisher, .. }) => {
@@ -567,7 +572,8 @@ impl NodeSide for Hub {
         };
         let (route, retains, is_gone) = (m.publisher, m.writer.is_some(), writer != m.publisher);
         let Matched { fingerprint, schema, .. } = m;
-        match end.seat(Suitor { route, origin, writer, retains, is_gone, fingerprint, schema }) {
+        let suitor = Suitor { route, origin, writer, retains, is_gone, fingerprint, schema, remote_first };
+        match end.seat(suitor) {
             Ok(seating) => seating,
             Err(reason) => {
                 end.not_attached(origin, reason);
@@ -620,8 +626,9 @@ impl NodeSide for Hub {
                 }
                 end.put(|inbox| {
                     inbox.live.insert(route, seat);
-                    let Suitor { origin, is_gone: gone, schema, .. } = suitor;
-                    inbox.arrivals.push(Arrival { reader, origin, route, gone, schema, copies });
+                    let Suitor { origin, is_gone: gone, schema, remote_first, .. } = suitor;
+                    let arrival = Arrival { reader, origin, route, gone, schema, copies, remote_first };
+                    inbox.arrivals.push(arrival);
                 });
             }
             Err(reason) => {
@@ -630,6 +637,13 @@ impl NodeSide for Hub {
             }
         }
         self.notify();
+    }
+
+    fn has_to_do_with(&self, subscriber: u32, publisher: EndId) -> bool {
+        self.subscriber(subscriber).is_some_and(|end| {
+            let inbox = end.inbox();
+            inbox.live.contains_key(&publisher) || inbox.pending.contains_key(&publisher)
+        })
     }
 
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {

@@ -64,6 +64,8 @@ use stop::Stop;
 
 /// How long the handshake and the greeting may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A host that is linked already gives a sign of life within this time, or it is gone, and another one of its name is its next life.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// How long the end of all links may take for what is still to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Hosts that are remembered while nobody is connected.
@@ -534,24 +536,33 @@ impl Shared {
         }
     }
 
-    /// Both sides say who they are. The name of the other host.
+    /// Both sides say who they are. Who accepts hears first, so that it can refuse a twin before that takes itself for linked. The name of
+    /// the other host.
     fn greet(self: &Arc<Self>, mut transport: Box<dyn Transport>, dialled: bool) -> Result<String, String> {
         let deadline = Instant::now() + HANDSHAKE;
-        write_all(&mut *transport, &self.hello.encode(), deadline)?;
-        let (header, payload) = match receive_hello(&mut *transport, deadline) {
-            Ok(found) => found,
-            Err(reason) => {
-                farewell(&mut *transport, &reason);
-                return Err(reason);
-            }
-        };
-        if header.kind == Kind::Bye {
-            return Err(Session::farewell_reason(&payload).unwrap_or_else(|| "it refuses".to_owned()));
+        if dialled {
+            write_all(&mut *transport, &self.hello.encode(), deadline)?;
         }
-        let proved = transport.peer().host.clone();
-        match Hello::judge(&payload, &self.hello, proved.as_deref()) {
-            Ok(hello) => self.adopt(transport, hello, dialled),
-            Err(error) => {
+        let heard = receive_hello(&mut *transport, deadline);
+        let judged = match &heard {
+            Ok((header, payload)) if header.kind == Kind::Hello => {
+                let proved = transport.peer().host.clone();
+                Some(Hello::judge(payload, &self.hello, proved.as_deref()))
+            }
+            _ => None,
+        };
+        if let Some(Ok(hello)) = &judged
+            && let Some(reason) = self.twin_of(hello)
+        {
+            farewell(&mut *transport, &reason);
+            return Err(reason);
+        }
+        if !dialled {
+            write_all(&mut *transport, &self.hello.encode(), deadline)?;
+        }
+        match (heard, judged) {
+            (_, Some(Ok(hello))) => self.adopt(transport, hello, dialled),
+            (_, Some(Err(error))) => {
                 farewell(&mut *transport, &error.to_string());
                 if error == GreetingError::Myself {
                     // It stays so: not worth a word each time.
@@ -559,7 +570,31 @@ impl Shared {
                 }
                 Err(error.to_string())
             }
+            (Ok((_, bye)), None) => {
+                Err(Session::farewell_reason(&bye).unwrap_or_else(|| "it refuses".to_owned()))
+            }
+            (Err(reason), None) => {
+                farewell(&mut *transport, &reason);
+                Err(reason)
+            }
         }
+    }
+
+    /// Why this host is refused: another one of its name, or with its key, is linked and alive. One that has just died or was started anew is
+    /// not: its connection ends, or says nothing when it is asked.
+    fn twin_of(&self, hello: &Hello) -> Option<String> {
+        let engine = {
+            let hosts = lock(&self.hosts);
+            let host = hosts.get(&hello.host).filter(|host| host.epoch != hello.epoch)?;
+            Arc::clone(&host.engine)
+        };
+        let twin = engine.status().peer?;
+        engine.is_alive(SIGN_OF_LIFE).then(|| {
+            format!(
+                "another host with the name or the key of {:?} is linked already, at {}; give each host its own (hm key issue, --plain-text)",
+                hello.host, twin.address
+            )
+        })
     }
 
     /// A connection to a host that is known by now.

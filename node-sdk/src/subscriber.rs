@@ -17,7 +17,7 @@ use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
 use hivemind_ring::reader::{Held, PollError, Reader};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -238,7 +238,8 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.received()
     }
 
-    /// Messages missed for good, over all publishers that ever were.
+    /// Messages missed for good, over all publishers that ever were. Those of a publisher of another host that were missed while no link
+    /// led there count here, and in none of [`Subscriber::connections`].
     pub fn lost(&self) -> u64 {
         self.intake.lost()
     }
@@ -336,7 +337,32 @@ pub(crate) struct Intake {
     /// Of connections that ended.
     received_before: u64,
     lost_before: u64,
+    /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was missed if there is another one.
+    left: Option<Box<Left>>,
     problems: VecDeque<(Origin, String)>,
+}
+
+/// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
+const LEFT_MAX: usize = 4096;
+
+/// By publisher, the number of the message that would have been next.
+#[derive(Default)]
+struct Left {
+    next: HashMap<EndId, u64>,
+    in_order: VecDeque<EndId>,
+}
+
+impl Left {
+    fn insert(&mut self, publisher: EndId, next: u64) {
+        if self.next.insert(publisher, next).is_none() {
+            self.in_order.push_back(publisher);
+            if self.in_order.len() > LEFT_MAX
+                && let Some(oldest) = self.in_order.pop_front()
+            {
+                self.next.remove(&oldest);
+            }
+        }
+    }
 }
 
 /// One attachment.
@@ -354,6 +380,10 @@ pub(crate) struct Connection {
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
+    /// See [`Arrival::remote_first`].
+    remote_first: Option<u64>,
+    /// There is another one for the same publisher of another host by now, which begins at this number there.
+    followed_at: Option<u64>,
     /// What a link calls it; see [`Intake::name_new`].
     #[cfg(feature = "links")]
     name: u32,
@@ -401,6 +431,12 @@ impl Connection {
         // Bounded by the ring: each poll passes over a message, or over those that were overwritten.
         while self.reader.cursor() < end && matches!(self.reader.poll(), Ok(Some(_))) {}
         self.mark = Some((now, head));
+    }
+
+    /// For a publisher of another host, its number of the message that would be read next.
+    fn remote_next(&self) -> Option<u64> {
+        // Numbers of a stranger: whatever they are, only figures depend on it.
+        Some(self.remote_first?.saturating_add(self.reader.cursor()))
     }
 
     /// Its publisher has ended, or is gone, and everything was read.
@@ -461,6 +497,7 @@ impl Intake {
                 ended: VecDeque::new(),
                 received_before: 0,
                 lost_before: 0,
+                left: None,
                 problems: VecDeque::new(),
             })
         })
@@ -603,19 +640,30 @@ impl Intake {
         let connection = self.connections.remove(turn);
         self.received_before += connection.received();
         self.lost_before += connection.lost();
+        if let Some(next) = connection.remote_next() {
+            let missed = connection.followed_at.map_or(0, |first| first.saturating_sub(next));
+            self.lost_before = self.lost_before.saturating_add(missed);
+            self.left.get_or_insert_default().insert(connection.origin.publisher, next);
+        }
         if self.ended.len() == ENDED_MAX {
             self.ended.pop_front();
         }
         self.ended.push_back(connection.status(true));
         let route = connection.route;
+        // Of one that has ended, or is gone, the root hears anyway.
+        let lives = !connection.gone && !connection.reader.finished();
         self.end.detached(route, connection.reader.seat());
         drop(connection);
+        if lives {
+            self.inner.session().detached(self.index, route);
+        }
         self.inner.session().forget(route.node);
     }
 
-    /// Takes over what the control thread put into the inbox.
+    /// Takes over what the control thread put into the inbox. The publishers that had to be let go of, each with the number of the message
+    /// that would have been next.
     #[cold]
-    fn take_news(&mut self) {
+    fn take_news(&mut self) -> Vec<(EndId, u64)> {
         let (arrivals, gone, revoked) = {
             let mut inbox = self.end.inbox();
             self.seen_news = self.news.get();
@@ -624,14 +672,19 @@ impl Intake {
             (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone), revoked)
         };
         // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
+        let mut let_go = Vec::new();
         for (publisher, reason) in revoked {
             let is_it = |connection: &Connection| connection.route == publisher;
             if let Some(turn) = self.connections.iter().position(is_it) {
                 self.problems.push_back((self.connections[turn].origin, reason));
+                let_go.push((publisher, self.connections[turn].reader.cursor()));
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, gone, schema, copies } in arrivals {
+        for Arrival { reader, origin, route, gone, schema, copies, remote_first } in arrivals {
+            if let Some(first) = remote_first {
+                self.count_missed(&origin, first.saturating_add(reader.first()));
+            }
             self.connections.push(Connection {
                 reader,
                 origin,
@@ -640,6 +693,8 @@ impl Intake {
                 gone,
                 copies,
                 invalid: 0,
+                remote_first,
+                followed_at: None,
                 #[cfg(feature = "links")]
                 name: UNNAMED,
                 #[cfg(feature = "links")]
@@ -655,6 +710,22 @@ impl Intake {
             // A lag beyond the largest ring is a lie.
             let lags = self.connections.iter().map(|connection| connection.reader.lag().min(CAPACITY_MAX));
             self.last_call = Some(lags.sum());
+        }
+        let_go
+    }
+
+    /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for it, to which it was attached.
+    /// That one may not be read to its end yet; then this is done when it is.
+    fn count_missed(&mut self, origin: &Origin, first: u64) {
+        let is_earlier = |connection: &&mut Connection| {
+            connection.remote_first.is_some() && connection.origin.publisher == origin.publisher
+        };
+        if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
+            earlier.followed_at = Some(first);
+            // It probably is read to its end: then that is seen now.
+            self.looks = LOOKS_PER_SWEEP;
+        } else if let Some(next) = self.left.as_ref().and_then(|left| left.next.get(&origin.publisher)) {
+            self.lost_before = self.lost_before.saturating_add(first.saturating_sub(*next));
         }
     }
 
@@ -835,7 +906,7 @@ impl Intake {
         let mut ended = Vec::new();
         let has_news = self.has_news();
         if has_news {
-            self.take_news();
+            ended = self.take_news();
             self.problems.clear();
         }
         self.looks += IDLE_LOOKS;

@@ -155,6 +155,8 @@ fn messages_at_the_wrong_time_or_with_impossible_contents_are_refused() {
         ToRoot::Attach { subscriber: 9, publisher: nobody, seat: u32::MAX, reader: Carrier::Descriptor },
         ToRoot::AttachRefused { publisher: 9, subscriber: nobody, reason: "no".repeat(400) },
         ToRoot::Declined { subscriber: 9, publisher: nobody },
+        ToRoot::Detached { subscriber: 9, publisher: nobody },
+        ToRoot::Rematch { subscriber: 9 },
         ToRoot::Inspect { request: 1, end: nobody },
         ToRoot::Inspected { inquiry: u64::MAX, segment: None },
         ToRoot::Withdraw { index: u32::MAX },

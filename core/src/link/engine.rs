@@ -201,6 +201,29 @@ impl Engine {
         self.shared.lock().connection.is_some()
     }
 
+    /// Whether the host that is connected gives a sign of life within so long. That the connection ends in the meantime is none.
+    #[must_use]
+    pub fn is_alive(&self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        let (number, heard) = {
+            let mut state = self.shared.lock();
+            let Some(heard) = state.session.ask() else { return false };
+            (state.number, heard)
+        };
+        self.shared.sender.wake();
+        while begun.elapsed() < patience {
+            std::thread::sleep(DRAIN_PAUSE);
+            let state = self.shared.lock();
+            if !state.is_current(number) {
+                return state.connection.is_some();
+            }
+            if state.session.last_heard() > heard {
+                return true;
+            }
+        }
+        false
+    }
+
     /// What the subscribers of this host want, the whole set. Surplus is left out, and logged.
     pub fn want(&self, wanted: Vec<Wanted>) {
         let surplus = self.shared.lock().session.want(wanted);

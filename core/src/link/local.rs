@@ -155,11 +155,12 @@ pub trait Imports: Send + Sync {
     /// One of them.
     type Import: Import;
 
-    /// Announces a publisher for `candidate`, whose `via` is set. May wait for the root.
+    /// Announces a publisher for `candidate`, whose `via` is set. The number of its first message, at the remote publisher, is `first`;
+    /// each one after it, published or skipped, has the next number. May wait for the root.
     ///
     /// # Errors
     /// [`ImportError::Refused`].
-    fn open(&self, candidate: &Candidate) -> Result<Self::Import, ImportError>;
+    fn open(&self, candidate: &Candidate, first: u64) -> Result<Self::Import, ImportError>;
 }
 
 /// A publisher that stands for a remote one. Dropped, it is gone for its subscribers.

@@ -14,8 +14,12 @@
 //! Streams outlive connections: after each hello the sender opens all its streams again, and the receiver, who knows them by their
 //! publisher, says where to go on. What is not acknowledged by `credit` is held by the sender and sent again; a message that was
 //! cut off in the middle begins anew. Without a connection both sides keep what they have for [`Settings::hold`], then let go; the
-//! receiver remembers the number it got to, so that what was lost meanwhile is counted exactly if the stream comes back, and nothing
-//! is published twice.
+//! receiver remembers the number it got to, so that nothing is published twice if the stream comes back; by the numbers of their
+//! publisher subscribers see what they have missed meanwhile, and count it.
+//!
+//! One side may have let go while the other one has not: it was stopped, or noticed the end of the connection later. The sender opens
+//! again what is still wanted of it, and the receiver goes on where it was. What is not opened again within [`Settings::dead`] of a new
+//! connection has no sender any more, and the receiver lets go of it then; if it is opened after all, it comes back as above.
 //!
 //! Credit is counted from the `open` on this connection. A message may begin while fewer messages and fewer bytes were sent than
 //! granted, so one that is longer than the window is possible, and the receiver never holds more than the window and one message.
@@ -40,8 +44,8 @@ use crate::link::greeting::{Hello, Role};
 use crate::link::local::{Candidate, ExportId};
 use crate::protocol::{EndId, bounded_reason};
 
-use incoming::Incoming;
 pub use incoming::{Arrived, Begin, ImportId, Place};
+use incoming::{Incoming, Remembered};
 use outgoing::Outgoing;
 
 /// The most streams in one direction of a link.
@@ -139,6 +143,8 @@ pub enum Action {
         import: ImportId,
         /// As whom.
         candidate: Box<Candidate>,
+        /// The number, at its publisher, of the first message that is published or skipped by it.
+        first: u64,
     },
     /// The stream goes on: how much room is there? Answered by [`Session::opened`].
     Reopen {
@@ -291,7 +297,7 @@ pub struct Session {
     asked: bool,
     ping_due: bool,
     pong_due: Option<u64>,
-    /// When streams are let go; `None`: connected, or nothing is kept.
+    /// Without a connection, when streams are let go; with one, when those are that have not come back on it. `None`: nothing is kept.
     release_at: Option<Now>,
 
     outgoing: BTreeMap<ExportId, Outgoing>,
@@ -319,7 +325,7 @@ pub struct Session {
     say_later: Vec<ImportId>,
     /// Streams that are over for the receiver, and whose sender is to know it.
     over_due: VecDeque<u32>,
-    remembered: BTreeMap<EndId, u64>,
+    remembered: BTreeMap<EndId, Remembered>,
     remembered_order: VecDeque<EndId>,
 }
 
@@ -369,7 +375,7 @@ impl Session {
         }
         self.totals.connections += 1;
         self.peer = Some(peer);
-        self.release_at = None;
+        self.release_at = self.has_unopened_incoming().then(|| now + self.settings.dead);
         (self.heard, self.asked, self.ping_due, self.pong_due) = (now, false, false, None);
         self.unsaid = Some(0);
         if !self.theirs.refused.is_empty() {
@@ -393,11 +399,11 @@ impl Session {
     /// When [`Session::tick`] is to be called at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
-        match (&self.peer, self.asked) {
-            (Some(_), false) => Some(self.heard + self.settings.keep_alive),
-            (Some(_), true) => Some(self.heard + self.settings.dead),
-            (None, _) => self.release_at,
-        }
+        let of_peer = self
+            .peer
+            .as_ref()
+            .map(|_| self.heard + if self.asked { self.settings.dead } else { self.settings.keep_alive });
+        of_peer.into_iter().chain(self.release_at).min()
     }
 
     /// Time has passed.
@@ -410,6 +416,10 @@ impl Session {
                 self.let_go();
             }
             return Ok(());
+        }
+        if self.release_at.is_some_and(|at| at <= now) {
+            self.release_at = None;
+            self.let_go_unopened();
         }
         let silent = now.saturating_sub(self.heard);
         if silent >= self.settings.dead.max(self.settings.keep_alive) {
@@ -436,11 +446,25 @@ impl Session {
         self.asked = false;
     }
 
+    /// Asks the other host for a sign of life. When something was heard last; `None`: there is no connection.
+    pub fn ask(&mut self) -> Option<Now> {
+        self.peer.as_ref()?;
+        self.ping_due = true;
+        Some(self.heard)
+    }
+
+    /// When something was heard last.
+    #[must_use]
+    pub fn last_heard(&self) -> Now {
+        self.heard
+    }
+
     /// What the subscribers here want, the whole set. Surplus is cut at [`WANTED_MAX`]; how many were cut is the answer.
     pub fn want(&mut self, mut wanted: Vec<Wanted>) -> usize {
         let surplus = wanted.len().saturating_sub(WANTED_MAX);
         wanted.truncate(WANTED_MAX);
         self.ours = wanted;
+        self.forget_debts();
         if self.peer.is_some() {
             self.unsaid = Some(0);
         }

@@ -1,4 +1,5 @@
 //! The registry against a world of obedient and of hostile nodes.
+mod again;
 mod identity;
 mod retained;
 
@@ -980,6 +981,10 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
         Just(ToRoot::AreYouThere),
         Just(ToRoot::Watch),
         (0u32..4).prop_map(|subscriber| ToRoot::Rematch { subscriber }),
+        (0u32..4, 0u64..40, 0u32..4).prop_map(|(subscriber, node, index)| ToRoot::Detached {
+            subscriber,
+            publisher: EndId { node, index },
+        }),
         Just(ToRoot::Leave),
     ]
 }

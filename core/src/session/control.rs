@@ -425,6 +425,7 @@ impl Control {
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
                 Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
+                Command::Detached { index, publisher } => self.say_detached(index, publisher),
                 Command::Rematch { index } => self.say(&ToRoot::Rematch { subscriber: index }, Vec::new()),
                 Command::Watch => self.say(&ToRoot::Watch, Vec::new()),
                 Command::Forget { node } => forgotten.push(node),
@@ -520,6 +521,24 @@ impl Control {
         if let Some(Err(failure)) = rearmed {
             self.lose(failure.into());
         }
+    }
+
+    /// Tells the root that a subscription is not attached to this publisher, if that is so now. Attachments are made by this thread
+    /// alone, so it stays so until the root has heard it.
+    fn say_detached(&mut self, subscriber: u32, publisher: EndId) {
+        if !self.told.contains_key(&subscriber) || self.side.has_to_do_with(subscriber, publisher) {
+            return;
+        }
+        // What is still to be announced would announce it, and what is said now would come before that.
+        for announcement in &mut self.backlog {
+            if let Announcement::Demand(demand) = announcement
+                && demand.index == subscriber
+            {
+                demand.connected.retain(|connected| connected.publisher != publisher);
+                return;
+            }
+        }
+        self.say(&ToRoot::Detached { subscriber, publisher }, Vec::new());
     }
 
     fn say_demand(&mut self, mut demand: Demand) {

@@ -87,6 +87,12 @@ impl Recorder {
         self.state.lock().unwrap().announcements.insert(index, announcement);
     }
 
+    /// This subscriber is not attached to this publisher any more.
+    pub fn let_go(&self, subscriber: u32, publisher: EndId) {
+        let mut state = self.state.lock().unwrap();
+        state.connected.entry(subscriber).or_default().retain(|connected| connected.publisher != publisher);
+    }
+
     pub fn heard(&self) -> Vec<Heard> {
         self.state.lock().unwrap().heard.clone()
     }
@@ -167,6 +173,11 @@ impl NodeSide for Recorder {
         self.state.lock().unwrap().connected.entry(subscriber).or_default().push(connected);
         let (ring, bells) = (content(ring), content(bells));
         self.hear(Heard::Attached { subscriber, publisher, start, ring, bells });
+    }
+
+    fn has_to_do_with(&self, subscriber: u32, publisher: EndId) -> bool {
+        let state = self.state.lock().unwrap();
+        state.connected.get(&subscriber).is_some_and(|all| all.iter().any(|one| one.publisher == publisher))
     }
 
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str) {

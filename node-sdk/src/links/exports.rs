@@ -149,10 +149,13 @@ impl Exports for HiveExports {
         changes.append(&mut self.ended);
         let wanted = Arc::clone(&lock(&self.gate.wanted));
         let (gate, ids, next_id) = (&self.gate, &mut self.ids, &mut self.next_id);
+        let mut is_unknown = false;
         self.intake.name_new(|route, first| {
             let mut candidates = lock(&gate.candidates);
-            let Some(candidate) = candidates.get(&route).filter(|candidate| wanted(candidate)).cloned()
-            else {
+            let known = candidates.get(&route);
+            // Forgotten with an earlier attachment, that ended after this one was let in: it has to ask again.
+            is_unknown |= known.is_none();
+            let Some(candidate) = known.filter(|candidate| wanted(candidate)).cloned() else {
                 candidates.remove(&route);
                 return None;
             };
@@ -163,6 +166,9 @@ impl Exports for HiveExports {
             changes.push(ExportChange::Begun { id, candidate, first });
             Some((id, keep))
         });
+        if is_unknown {
+            self.inner.session().rematch(self.intake.index());
+        }
     }
 
     fn ready(&self, ready: &mut Vec<ExportId>) {

@@ -60,7 +60,7 @@ pub(super) struct HiveImport {
 impl Imports for HiveImports {
     type Import = HiveImport;
 
-    fn open(&self, candidate: &Candidate) -> Result<HiveImport, ImportError> {
+    fn open(&self, candidate: &Candidate, first: u64) -> Result<HiveImport, ImportError> {
         let refused = |reason: String| ImportError::Refused { reason };
         let via = candidate.via.as_ref().ok_or_else(|| refused("it names no host".to_owned()))?;
         let admitted = self.admit.version();
@@ -103,6 +103,7 @@ impl Imports for HiveImports {
                 leaf: via.leaf,
                 publisher: via.publisher,
                 node_name: via.node.as_str().to_owned(),
+                first,
             }),
         };
         let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));

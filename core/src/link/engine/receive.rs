@@ -228,8 +228,8 @@ impl<I: Imports> Receiver<I> {
         loop {
             let Some(action) = self.shared.lock().to_receiver.pop_front() else { return };
             match action {
-                Action::Open { import, candidate } => {
-                    let opened = self.imports.open(&candidate).map(|mut stands| {
+                Action::Open { import, candidate, first } => {
+                    let opened = self.imports.open(&candidate, first).map(|mut stands| {
                         let room = stands.room();
                         let (lost, waiting) = (0, VecDeque::new());
                         let slot = Slot { import: stands, filling: Filling::Nothing, lost, waiting };

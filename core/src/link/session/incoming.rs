@@ -13,7 +13,7 @@ use super::say::{self, Credit, Opened};
 use super::{Action, GRANTED_MAX, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
 use crate::link::frame::{Header, Kind, SEQUENCE_END};
 use crate::link::local::{Candidate, Via};
-use crate::name::is_host_name;
+use crate::name::{ServiceName, is_host_name};
 use crate::protocol::{EndId, bounded_reason};
 use std::collections::VecDeque;
 
@@ -112,6 +112,15 @@ pub(super) struct Incoming {
     long: u64,
     in_due: bool,
     in_later: bool,
+}
+
+/// A publisher whose stream is gone.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    /// The number after the last message that was published here, or counted as lost.
+    next: u64,
+    /// What it is, if somebody here has wanted it ever since: then what it published meanwhile is lost.
+    missed_by: Option<(ServiceName, u128)>,
 }
 
 impl Incoming {
@@ -329,15 +338,18 @@ impl Session {
             }
             self.close_incoming(import);
         }
-        let got = self.remembered.get(&publisher).copied();
-        if let (Some(got), Some(end)) = (got, end)
-            && got >= end
-        {
-            self.over_due.push_back(stream);
-            return Ok(());
+        let (mut got, mut is_missed) = (0, false);
+        if let Some(remembered) = self.remembered.get_mut(&publisher) {
+            (got, is_missed) = (remembered.next, remembered.missed_by.is_some());
+            if end.is_some_and(|end| got >= end) {
+                self.over_due.push_back(stream);
+                return Ok(());
+            }
+            // Counted once, however this stream ends.
+            remembered.next = got.max(first);
         }
-        self.totals.lost += got.map_or(0, |got| first.saturating_sub(got));
-        self.open_import(stream, candidate, got.unwrap_or(0).max(first));
+        self.totals.lost += if is_missed { first.saturating_sub(got) } else { 0 };
+        self.open_import(stream, candidate, got.max(first));
         Ok(())
     }
 
@@ -417,6 +429,19 @@ impl Session {
         }
     }
 
+    /// Streams that are kept from an earlier connection, and were not opened on this one.
+    pub(super) fn has_unopened_incoming(&self) -> bool {
+        self.incoming.values().any(|incoming| incoming.stream == 0)
+    }
+
+    /// Their sender has let go of them.
+    pub(super) fn let_go_unopened(&mut self) {
+        let unopened = self.incoming.iter().filter(|(_, incoming)| incoming.stream == 0);
+        for import in unopened.map(|(import, _)| *import).collect::<Vec<ImportId>>() {
+            self.close_incoming(import);
+        }
+    }
+
     pub(super) fn let_go_incoming(&mut self) {
         let imports: Vec<ImportId> = self.incoming.keys().copied().collect();
         for import in imports {
@@ -468,7 +493,7 @@ impl Session {
         self.next_import += 1;
         self.by_publisher.insert(candidate.publisher, import);
         self.streams_in.insert(stream, import);
-        self.actions.push_back(Action::Open { import, candidate: candidate.clone() });
+        self.actions.push_back(Action::Open { import, candidate: candidate.clone(), first });
         let incoming = Incoming {
             candidate,
             stream,
@@ -510,21 +535,21 @@ impl Session {
     fn finish(&mut self, import: ImportId) {
         let Some(incoming) = self.incoming.get(&import) else { return };
         let Some(end) = incoming.end.filter(|_| incoming.pending.is_empty()) else { return };
-        let (lost, stream, publisher) = (end - incoming.done, incoming.stream, incoming.candidate.publisher);
+        let (lost, stream) = (end - incoming.done, incoming.stream);
         self.totals.lost += lost;
         self.actions.push_back(Action::Close { import, lost });
         self.over_due.push_back(stream);
         self.streams_in.remove(&stream);
-        self.by_publisher.remove(&publisher);
-        self.incoming.remove(&import);
-        self.remember(publisher, end);
+        let Some(incoming) = self.incoming.remove(&import) else { return };
+        self.by_publisher.remove(&incoming.candidate.publisher);
+        self.remember(&incoming.candidate, end);
     }
 
     fn close_incoming(&mut self, import: ImportId) {
         let Some(incoming) = self.incoming.remove(&import) else { return };
         if incoming.refused.is_none() {
             self.by_publisher.remove(&incoming.candidate.publisher);
-            self.remember(incoming.candidate.publisher, incoming.done);
+            self.remember(&incoming.candidate, incoming.done);
             self.actions.push_back(Action::Close { import, lost: 0 });
         }
         self.streams_in.remove(&incoming.stream);
@@ -570,13 +595,36 @@ impl Session {
         }
     }
 
-    fn remember(&mut self, publisher: EndId, next: u64) {
-        if self.remembered.insert(publisher, next).is_none() {
+    fn remember(&mut self, candidate: &Candidate, next: u64) {
+        let publisher = candidate.publisher;
+        let missed_by = self.is_wanted_here(&candidate.service, candidate.fingerprint);
+        let missed_by = missed_by.then(|| (candidate.service.clone(), candidate.fingerprint));
+        if self.remembered.insert(publisher, Remembered { next, missed_by }).is_none() {
             self.remembered_order.push_back(publisher);
             if self.remembered_order.len() > REMEMBERED_MAX
                 && let Some(oldest) = self.remembered_order.pop_front()
             {
                 self.remembered.remove(&oldest);
+            }
+        }
+    }
+
+    fn is_wanted_here(&self, service: &ServiceName, fingerprint: u128) -> bool {
+        self.ours.iter().any(|wanted| {
+            wanted.fingerprint.is_none_or(|wanted| wanted == fingerprint)
+                && wanted.filter.matches(service.as_str())
+        })
+    }
+
+    /// What nobody here wants any more, nobody misses.
+    pub(super) fn forget_debts(&mut self) {
+        let missed = self.remembered.iter().filter_map(|(publisher, remembered)| {
+            let (service, fingerprint) = remembered.missed_by.as_ref()?;
+            (!self.is_wanted_here(service, *fingerprint)).then_some(*publisher)
+        });
+        for publisher in missed.collect::<Vec<EndId>>() {
+            if let Some(remembered) = self.remembered.get_mut(&publisher) {
+                remembered.missed_by = None;
             }
         }
     }

@@ -82,7 +82,7 @@ fn receiving(room: u64) -> (Session, ImportId) {
     let mut session = connected();
     let open = say::Open::of(&candidate(1, true), 10, None);
     hear(&mut session, frame(Kind::Open, 1, 0, &open)).unwrap();
-    let Some(Action::Open { import, candidate }) = session.next_action() else {
+    let Some(Action::Open { import, candidate, .. }) = session.next_action() else {
         panic!("it is to be opened")
     };
     assert_eq!(candidate.via.unwrap().host, "there");
@@ -400,4 +400,49 @@ fn numbers_have_an_end() {
     let open = say::Open::of(&candidate(1, false), 5, Some(4));
     let outcome = hear(&mut session, frame(Kind::Open, 1, 0, &open));
     assert_eq!(outcome, Err(Violation::Damaged { kind: Kind::Open }));
+}
+
+/// The sender let go of a stream while this side still kept it: it is not opened again, and must not stand for ever.
+#[test]
+fn a_stream_that_does_not_come_back_on_a_new_connection_is_let_go_and_counted_if_it_comes_late() {
+    let (mut session, import) = receiving(4);
+    session.want(vec![Wanted { filter: Filter::parse("**").unwrap(), fingerprint: None }]);
+    receive(&mut session, 10);
+    session.committed(import, 4);
+    session.disconnected(NOW);
+    session.connected(hello("there", 2), NOW);
+    let settings = Settings::default();
+    let late = NOW + settings.dead;
+    session.heard(late - Duration::from_secs(1));
+    assert_eq!(session.deadline(), Some(late));
+    session.tick(late - Duration::from_millis(1)).unwrap();
+    assert!(session.next_action().is_none());
+    session.tick(late).unwrap();
+    assert!(
+        matches!(session.next_action(), Some(Action::Close { import: closed, lost: 0 }) if closed == import)
+    );
+    assert_eq!(session.deadline(), Some(late - Duration::from_secs(1) + settings.keep_alive));
+    // It comes after all, and 5 messages later.
+    let open = say::Open::of(&candidate(1, true), 16, None);
+    hear(&mut session, frame(Kind::Open, 1, 0, &open)).unwrap();
+    assert!(matches!(session.next_action(), Some(Action::Open { first: 16, .. })));
+    assert_eq!(session.totals().lost, 5);
+}
+
+/// Between two subscribers nobody missed anything.
+#[test]
+fn what_nobody_wanted_is_not_lost() {
+    let (mut session, import) = receiving(4);
+    let wanted = || vec![Wanted { filter: Filter::parse("sensors/*").unwrap(), fingerprint: Some(5) }];
+    session.want(wanted());
+    receive(&mut session, 10);
+    session.committed(import, 4);
+    session.let_go();
+    session.want(Vec::new());
+    session.want(wanted());
+    session.disconnected(NOW);
+    session.connected(hello("there", 2), NOW);
+    let open = say::Open::of(&candidate(1, true), 16, None);
+    hear(&mut session, frame(Kind::Open, 1, 0, &open)).unwrap();
+    assert_eq!(session.totals().lost, 0);
 }

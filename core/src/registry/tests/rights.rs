@@ -364,3 +364,19 @@ proptest! {
         }
     }
 }
+
+/// The policy took the pair away and gave it back while its `Match` was on the way: the node answers both.
+#[test]
+fn a_match_that_was_sent_twice_may_be_answered_twice() {
+    let mut registry = hive("allow user:1001 subscribe a");
+    join_as(&mut registry, 1, OWNER, &[]);
+    join_as(&mut registry, 2, ALICE, &[]);
+    said(&mut registry, 1, offer(7, "a", 5));
+    assert_eq!(summary(&said(&mut registry, 2, demand(5, "*", None))), [(2, "accepted"), (2, "match")]);
+    assert_eq!(summary(&change(&mut registry, "allow user:1001 subscribe b")), []);
+    assert_eq!(summary(&change(&mut registry, "allow user:1001 subscribe a")), [(2, "match")]);
+    assert_eq!(summary(&said(&mut registry, 2, attach(5, end(1, 7)))), [(1, "attach")]);
+    assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "the first answer counts");
+    assert_eq!(summary(&said(&mut registry, 1, attached(7, end(2, 5)))), [(2, "attached")]);
+    assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "it stands");
+}

@@ -333,9 +333,12 @@ impl Control {
         if let Err(impostor) = self.watch_peer(publisher.node, pidfd) {
             let reason = format!("its publisher is not read: {impostor}");
             self.side.attach_refused(subscriber, publisher, &reason);
+            self.say_detached(subscriber, publisher);
             return Ok(());
         }
         self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
+        // It may have failed at this last step, or nobody waits for it any more.
+        self.say_detached(subscriber, publisher);
         Ok(())
     }
 
@@ -350,6 +353,7 @@ impl Control {
             ToNode::Attach { publisher, subscriber, .. } => self.refuse_attach(publisher, subscriber, reason),
             ToNode::Attached { subscriber, publisher, .. } => {
                 self.side.attach_refused(subscriber, publisher, &reason);
+                self.say_detached(subscriber, publisher);
             }
             ToNode::Inspected { request, .. } => match self.questions.remove(&request) {
                 Some(Question::Inspect { reply, .. }) => {
