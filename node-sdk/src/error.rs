@@ -68,7 +68,7 @@ pub enum PublisherError {
         /// Which bound it breaks.
         source: hivemind_core::schema::SchemaError,
     },
-    /// Somebody uses the service with another type, no root answered in time, or a bound was reached; see the source.
+    /// Somebody publishes the service with another type, no root answered in time, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
     /// There is no memory or no descriptor for the ring, or it was asked to be too large; see the source.
@@ -94,7 +94,7 @@ pub enum SubscriberError {
         /// Which bound it breaks.
         source: hivemind_core::schema::SchemaError,
     },
-    /// The service carries another type, no root answered in time, or a bound was reached; see the source.
+    /// No root answered in time, the policy does not allow it, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
     /// There is no memory or no descriptor for the reader segment; see the source.
@@ -252,9 +252,7 @@ pub enum RecvError {
 
 /// The time was over before enough peers were attached.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
-)]
+#[error("{found} of {wanted} {what} of `{of}` attached within {waited:?}{}", remedy(mismatch.as_deref()))]
 pub struct WaitError {
     /// `publishers` or `subscribers`.
     pub what: &'static str,
@@ -266,6 +264,17 @@ pub struct WaitError {
     pub wanted: usize,
     /// How long.
     pub waited: Duration,
+    /// Somebody is there who does not fit, and which types, nodes and fields: `sensors/pose carries Pose in node camera, not Pose
+    /// (Pose.frame is missing here)`. `None`: nobody that is known of.
+    pub mismatch: Option<String>,
+}
+
+/// What to do next.
+fn remedy(mismatch: Option<&str>) -> String {
+    match mismatch {
+        Some(mismatch) => format!(": {mismatch}; build both with the same type, or use another name"),
+        None => "; start them, or look at `hm ls` for who is there".to_owned(),
+    }
 }
 
 /// Why [`crate::Node::run`] ended other than in order.

@@ -32,8 +32,8 @@ use super::link::{Connecting, Link, carry};
 use super::listing::Collector;
 use super::vigil::{Due, Vigil};
 use super::{
-    AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
-    SessionConfig, SessionError, Shared, WaitedFor,
+    AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, Misfits, NodeSide, Reply,
+    RootRole, SessionConfig, SessionError, Shared, WaitedFor,
 };
 use crate::name::NodeName;
 use crate::protocol::{CONNECTED_PER_PACKET, Carrier, Cursor, Demand, EndId, Offer, Refusal, Right, ToRoot};
@@ -161,6 +161,10 @@ enum Question {
     Inspect {
         end: EndId,
         reply: Reply<Handle, SessionError>,
+    },
+    Misfits {
+        publisher: u32,
+        reply: Reply<Option<Misfits>, SessionError>,
     },
     /// For a ring that this node is to keep.
     Keep {
@@ -381,6 +385,10 @@ impl Control {
                     self.questions.insert(request, Question::Inspect { end, reply });
                     self.ask(request);
                 }
+                Command::Misfits { request, publisher, reply } => {
+                    self.questions.insert(request, Question::Misfits { publisher, reply });
+                    self.ask(request);
+                }
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
                 Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
@@ -444,6 +452,7 @@ impl Control {
             Some(Question::Inspect { end, .. } | Question::Keep { source: end, .. }) => {
                 ToRoot::Inspect { request, end: *end }
             }
+            Some(Question::Misfits { publisher, .. }) => ToRoot::Misfits { request, publisher: *publisher },
             None => return,
         };
         self.say(&message, Vec::new());
