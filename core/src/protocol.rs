@@ -33,6 +33,9 @@
 //! | stand in   | is gone                  | `Gone`, if the root sees it first | `Offer`, stands for it                 |
 //! | let go     |                          | `Release`                        | closes it                               |
 //!
+//! A subscriber of another type than its service carries is accepted, told (`Skipped`), and matched when the type fits; a publisher may
+//! ask who waits so (`Misfits`).
+//!
 //! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
@@ -192,6 +195,17 @@ pub struct Expected {
     pub schema: Vec<u8>,
 }
 
+/// A subscription that means a service and expects another type than it carries.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The name of its node.
+    pub node_name: String,
+    /// Its filter.
+    pub filter: String,
+    /// The type that it expects.
+    pub expected: Expected,
+}
+
 /// An established connection, as the subscriber's node tells a new root.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connected {
@@ -236,7 +250,7 @@ pub enum Cursor {
 pub enum Entry {
     /// A node.
     Node(NodeInfo),
-    /// A service with at least one publisher, or whose type a subscriber fixes.
+    /// A service with at least one publisher.
     Service {
         /// Its name.
         service: String,
@@ -432,6 +446,13 @@ pub enum ToRoot {
         /// From whom.
         publisher: EndId,
     },
+    /// Who means the service of this publisher, but expects another type? Answered by `Misfits`.
+    Misfits {
+        /// Comes back in the answer.
+        request: u64,
+        /// The end of this node.
+        publisher: u32,
+    },
     /// What this subscription declined or has let go of it may want now: match it anew.
     Rematch {
         /// The end of this node.
@@ -497,7 +518,7 @@ pub enum ToNode {
         /// It is on another host.
         via: Option<Box<Remote>>,
     },
-    /// A service matches a pattern but has another type.
+    /// A service is what a subscription means but has another type. The subscription stands, and is matched when the type fits.
     Skipped {
         /// The end of this node.
         subscriber: u32,
@@ -507,6 +528,8 @@ pub enum ToNode {
         fingerprint: u128,
         /// The description of its type.
         schema: Vec<u8>,
+        /// The node of a publisher that has it.
+        holder: String,
     },
     /// A subscriber wants in. Two carriers, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
     Attach {
@@ -573,6 +596,15 @@ pub enum ToNode {
         entries: Vec<Entry>,
         /// Where to go on; `None`: this was the last page.
         next: Option<Cursor>,
+    },
+    /// Answer to `Misfits`.
+    Misfits {
+        /// Of the question.
+        request: u64,
+        /// How many subscriptions there are of another type.
+        count: u32,
+        /// One of them; `None`: there are none.
+        first: Option<Box<Misfit>>,
     },
     /// Somebody wants to look at a segment. Answered by `Inspected`.
     Inspect {
@@ -642,7 +674,7 @@ pub enum Refusal {
         fingerprint: u128,
         /// The description of its type.
         schema: Vec<u8>,
-        /// A node that has it.
+        /// The node of a publisher that has it.
         holder: String,
     },
     /// A table is full.
@@ -1023,6 +1055,9 @@ impl Message for ToNode {
             ToNode::Inspected { segment, .. } => segment.is_bounded(),
             ToNode::Match { schema, .. } | ToNode::Skipped { schema, .. } => schema.len() <= MAX_SCHEMA,
             ToNode::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
+            ToNode::Misfits { first, .. } => {
+                first.as_ref().is_none_or(|misfit| misfit.expected.schema.len() <= MAX_SCHEMA)
+            }
             ToNode::Keep { offer, .. } => offer.schema.len() <= MAX_SCHEMA && offer.stands_for.is_some(),
             _ => true,
         }
@@ -1127,6 +1162,8 @@ mod tests {
         let refusal =
             Refusal::OtherType { service: "x".repeat(200), fingerprint: 1, schema, holder: "y".repeat(64) };
         packet(&ToNode::Refused { request: Some(1), refusal });
+        let (service, schema, holder) = ("x".repeat(200), vec![0; MAX_SCHEMA], "y".repeat(64));
+        packet(&ToNode::Skipped { subscriber: 1, service, fingerprint: 1, schema, holder });
     }
 
     #[test]
@@ -1137,6 +1174,7 @@ mod tests {
             service: String::new(),
             fingerprint: 0,
             schema: vec![0; MAX_PACKET],
+            holder: String::new(),
         };
         assert!(encode(&message, &mut packet).is_err());
     }

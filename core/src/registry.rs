@@ -27,7 +27,19 @@
 //!   What was announced as connected to a root that does not know the publisher yet is not connected any more, either.
 //! - A `Match` that a node gets twice, because the policy took the pair away and gave it back in between, may be answered twice. The
 //!   first answer counts.
-//! - The type of a service is fixed by whoever is live first: a publisher, or a subscriber with an exact name and a type.
+//! - Publishers fix the type (*kind*) of a service, subscribers never do:
+//!
+//!   | who                                      | what happens                                                              |
+//!   | ---------------------------------------- | ------------------------------------------------------------------------- |
+//!   | the first publisher of a service         | its type is the type of the service, until the last publisher goes        |
+//!   | a later one of another type              | refused, with both types and the node that holds the service              |
+//!   | ... while all others are gone (retained) | accepted; what those retained is released                                 |
+//!   | a subscriber of another type             | accepted and told (`Skipped`), by exact name and by pattern alike; waits  |
+//!   | a waiting subscriber                     | matched, as anybody, with the first publisher of its own type             |
+//!
+//!   So neither a guest who may only subscribe nor a forgotten viewer keeps a publisher out, and nodes start in any order. A
+//!   subscriber of a service without a publisher has no line in a listing of services. After the death of a root the
+//!   publishers that live fix the types anew, and subscribers are told anew.
 //! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of pairs needs
 //!   neither thousands of queued packets nor thousands of descriptors, and one that does not answer delays its own
 //!   pairs only.
@@ -46,8 +58,8 @@ use crate::name::{NodeName, ServiceName, is_host_name};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    Former, MAX_EPOCH, MAX_SCHEMA, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table, ToNode, ToRoot,
-    VERSION, bounded_reason,
+    Former, MAX_EPOCH, MAX_SCHEMA, Misfit, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table, ToNode,
+    ToRoot, VERSION, bounded_reason,
 };
 
 mod listing;
@@ -262,12 +274,11 @@ struct Admitted {
 /// A service lives as long as a publisher or an exact subscriber of it.
 #[derive(Debug, Default)]
 struct Service {
+    /// The type of all its publishers; `None`: it has none.
     kind: Option<Kind>,
     publishers: BTreeSet<EndId>,
-    /// Subscribers by exactly this name.
+    /// Subscribers by exactly this name, whatever type they expect.
     subscribers: BTreeSet<EndId>,
-    /// How many of them fix the type.
-    typed_subscribers: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -461,7 +472,12 @@ impl Registry {
                 actions.push(send(client, ToNode::Page { request, entries, next }));
             }
             (ToRoot::Inspect { request, end }, _) => self.inspect(client, request, end, actions),
-            (ToRoot::Offer { request, .. } | ToRoot::Demand { request, .. }, Some(true)) => {
+            (
+                ToRoot::Offer { request, .. }
+                | ToRoot::Demand { request, .. }
+                | ToRoot::Misfits { request, .. },
+                Some(true),
+            ) => {
                 actions.push(refuse(client, Some(request), malformed(OBSERVER)));
             }
             (_, Some(true)) => self.expel(client, malformed(OBSERVER), actions),
@@ -499,6 +515,7 @@ impl Registry {
                 let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
                 self.detached(pair, actions);
             }
+            ToRoot::Misfits { request, publisher } => self.misfits(client, request, publisher, actions),
             ToRoot::Rematch { subscriber } => self.rematch(self.end(client, subscriber), actions),
             ToRoot::Kept { publisher } => self.kept(client, publisher, actions),
             ToRoot::NotKept { publisher } => self.not_kept(client, publisher, actions),
@@ -746,7 +763,7 @@ impl Registry {
         Ok(service)
     }
 
-    /// Who wants a service of this type, and whose pattern means it although its type does not.
+    /// Who wants a service of this type, and who means it although its type does not fit.
     fn subscribers_of(&self, service: &ServiceName, kind: &Kind) -> (Vec<EndId>, Vec<EndId>) {
         let exact = self.services.get(service).into_iter().flat_map(|service| &service.subscribers);
         let by_pattern =
@@ -797,13 +814,7 @@ impl Registry {
             return actions.push(refuse(client, Some(request), refusal));
         }
         if let Some(service) = filter.is_exact() {
-            let entry = self.services.entry(service).or_default();
-            entry.subscribers.insert(end);
-            if let Some(expected) = &subscriber.expected {
-                entry.typed_subscribers += 1;
-                let Expected { fingerprint, schema } = expected.clone();
-                entry.kind.get_or_insert(Kind { fingerprint, schema });
-            }
+            self.services.entry(service).or_default().subscribers.insert(end);
         } else {
             self.patterns.insert(end);
         }
@@ -833,22 +844,19 @@ impl Registry {
         self.check_index(client, demand.index)?;
         if let Some(expected) = &demand.expected {
             check_schema(&expected.schema)?;
-            if let Some(service) = filter.is_exact() {
-                self.check_type(&service, expected.fingerprint)?;
-            }
         }
         Ok(filter)
     }
 
-    /// The publishers that a subscription means, and the services that its pattern means although their type differs.
+    /// The publishers that a subscription means, and the services that it means although their type differs.
     fn publishers_for(&self, subscriber: &Subscriber) -> (Vec<EndId>, Vec<ServiceName>) {
         let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
         let rights = self.rights(subscriber.client);
         let mut look_at = |name: &ServiceName, service: &Service| match &service.kind {
             _ if !rights.read(name) => {}
             Some(kind) if subscriber.accepts(kind) => wanted.extend(&service.publishers),
-            Some(_) if !service.publishers.is_empty() => skipped.push(name.clone()),
-            _ => {}
+            Some(_) => skipped.push(name.clone()),
+            None => {}
         };
         if let Some(name) = subscriber.filter.is_exact() {
             if let Some(service) = self.services.get(&name) {
@@ -916,18 +924,17 @@ impl Registry {
             self.patterns.remove(&end);
             if let Some(service) = subscriber.filter.is_exact() {
                 self.leave_service(&service, |service| {
-                    service.typed_subscribers -= usize::from(subscriber.expected.is_some());
                     service.subscribers.remove(&end);
                 });
             }
         }
     }
 
-    /// Takes an end out of its service; the type is free again when nobody fixes it, and the name when nobody is left.
+    /// Takes an end out of its service; the type is free again when nobody publishes, and the name when nobody is left.
     fn leave_service(&mut self, name: &ServiceName, leave: impl FnOnce(&mut Service)) {
         let Some(service) = self.services.get_mut(name) else { return };
         leave(service);
-        if service.publishers.is_empty() && service.typed_subscribers == 0 {
+        if service.publishers.is_empty() {
             service.kind = None;
         }
         if service.publishers.is_empty() && service.subscribers.is_empty() {
@@ -935,13 +942,31 @@ impl Registry {
         }
     }
 
+    /// Tells a subscriber that a service which it means carries another type.
     fn skip(&self, name: &ServiceName, subscriber: EndId, actions: &mut Actions) {
-        let Some(Kind { fingerprint, schema }) = self.services.get(name).and_then(|s| s.kind.clone()) else {
-            return;
-        };
-        let service = name.as_str().to_owned();
-        let message = ToNode::Skipped { subscriber: subscriber.index, service, fingerprint, schema };
+        let Some(entry) = self.services.get(name) else { return };
+        let Some(Kind { fingerprint, schema }) = entry.kind.clone() else { return };
+        let (service, holder) = (name.as_str().to_owned(), self.holder_of(entry));
+        let message = ToNode::Skipped { subscriber: subscriber.index, service, fingerprint, schema, holder };
         actions.push(send(self.subscribers[&subscriber].client, message));
+    }
+
+    /// Who waits for the service of this publisher in vain, for want of its type.
+    fn misfits(&self, client: ClientId, request: u64, index: u32, actions: &mut Actions) {
+        let publisher = self.publishers.get(&self.end(client, index));
+        let found = publisher.and_then(|publisher| {
+            let kind = self.services.get(&publisher.service)?.kind.as_ref()?;
+            Some(self.subscribers_of(&publisher.service, kind).1)
+        });
+        let found = found.unwrap_or_default();
+        let first = found.first().and_then(|end| {
+            let subscriber = &self.subscribers[end];
+            let (node_name, filter) =
+                (self.name_of(subscriber.client), subscriber.filter.as_str().to_owned());
+            Some(Box::new(Misfit { node_name, filter, expected: subscriber.expected.clone()? }))
+        });
+        let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        actions.push(send(client, ToNode::Misfits { request, count, first }));
     }
 
     // ---- pairs
@@ -1017,13 +1042,8 @@ impl Registry {
         let publisher = &self.publishers[&pair.publisher];
         let kind = self.services[&publisher.service].kind.clone();
         let Kind { fingerprint, schema } = kind.expect("a service with a publisher has a type");
-        let former = publisher.stands_for.as_ref();
-        let writer = former.map(|former| former.publisher);
-        let node_name = match (former, &publisher.via) {
-            (Some(former), _) => former.node_name.clone(),
-            (None, Some(via)) => via.node_name.clone(),
-            (None, None) => self.name_of(publisher.client),
-        };
+        let writer = publisher.stands_for.as_ref().map(|former| former.publisher);
+        let node_name = self.author_of(publisher);
         ToNode::Match {
             subscriber: pair.subscriber.index,
             publisher: pair.publisher,
@@ -1036,6 +1056,15 @@ impl Registry {
             capacity: publisher.capacity,
             writer: writer.or((publisher.retained > 0).then_some(pair.publisher)),
             via: publisher.via.clone().map(Box::new),
+        }
+    }
+
+    /// The name of the node whose messages these are, alive or gone, here or on another host.
+    fn author_of(&self, publisher: &Publisher) -> String {
+        match (&publisher.stands_for, &publisher.via) {
+            (Some(former), _) => former.node_name.clone(),
+            (None, Some(via)) => via.node_name.clone(),
+            (None, None) => self.name_of(publisher.client),
         }
     }
 
@@ -1190,12 +1219,10 @@ impl Registry {
         })
     }
 
-    /// The node of an end that fixes the type of a service.
+    /// The node of a publisher that fixes the type of a service.
     fn holder_of(&self, service: &Service) -> String {
-        let publisher = service.publishers.first().map(|end| self.publishers[end].client);
-        let mut subscribers = service.subscribers.iter().map(|end| &self.subscribers[end]);
-        let typed = || subscribers.find(|subscriber| subscriber.expected.is_some()).map(|s| s.client);
-        publisher.or_else(typed).map_or_else(String::new, |client| self.name_of(client))
+        let publisher = service.publishers.first().map(|end| &self.publishers[end]);
+        publisher.map_or_else(String::new, |publisher| self.author_of(publisher))
     }
 
     fn room_for_pairs(&self, more: usize) -> Result<(), Refusal> {

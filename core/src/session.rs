@@ -57,7 +57,7 @@ mod link;
 mod listing;
 mod vigil;
 
-pub use self::error::{AnnounceError, JoinError, SessionError, WaitedFor};
+pub use self::error::{AnnounceError, JoinError, Mismatch, SessionError, WaitedFor};
 pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
 pub use crate::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
 
@@ -164,6 +164,34 @@ pub struct Seating {
     pub reader: Handle,
 }
 
+/// A service that a subscription of this node means, but that carries another type. The subscription waits for one that fits.
+#[derive(Debug, Clone)]
+pub struct Skipped {
+    /// The service.
+    pub service: ServiceName,
+    /// The fingerprint of its type.
+    pub fingerprint: u128,
+    /// The description of its type.
+    pub schema: Vec<u8>,
+    /// The node that publishes it.
+    pub holder: NodeName,
+}
+
+/// The subscriptions that mean the service of a publisher, but expect another type.
+#[derive(Debug, Clone)]
+pub struct Misfits {
+    /// How many there are; at least one.
+    pub count: u32,
+    /// The node of one of them.
+    pub node_name: NodeName,
+    /// Its filter.
+    pub filter: Filter,
+    /// The fingerprint of the type that it expects.
+    pub fingerprint: u128,
+    /// The description of that type.
+    pub schema: Vec<u8>,
+}
+
 /// Where a kept ring stands.
 #[derive(Debug)]
 pub enum Keeping {
@@ -249,8 +277,8 @@ pub trait NodeSide: Send + Sync + 'static {
     /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher may have registered it.
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
 
-    /// A service matches the pattern of a subscription, but has another type.
-    fn skipped(&self, subscriber: u32, service: &ServiceName, theirs: &[u8]);
+    /// A service is what a subscription means, but has another type. Once it has the right one there is a match.
+    fn skipped(&self, subscriber: u32, skipped: Skipped);
 
     /// An observer wants to look at the segment of an end. `None`: there is no such end.
     fn inspect(&self, index: u32) -> Option<Handle>;
@@ -366,6 +394,11 @@ enum Command {
         request: u64,
         end: EndId,
         reply: Reply<Handle, SessionError>,
+    },
+    Misfits {
+        request: u64,
+        publisher: u32,
+        reply: Reply<Option<Misfits>, SessionError>,
     },
     /// Nobody waits any more for this end or request.
     GiveUp {
@@ -621,6 +654,16 @@ impl Session {
         let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
         self.shared.push(Command::Inspect { request, end, reply }).map_err(SessionError::from)?;
         self.wait(&answer, request, self.shared.patience, SessionError::from)
+    }
+
+    /// Who means the service of this publisher of this node, but expects another type; waits for the root at most for `patience`.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn misfits(&self, publisher: u32, patience: Duration) -> Result<Option<Misfits>, SessionError> {
+        let (request, (reply, answer)) = (self.shared.new_request(), bounded(1));
+        self.shared.push(Command::Misfits { request, publisher, reply }).map_err(SessionError::from)?;
+        self.wait(&answer, request, patience, SessionError::from)
     }
 
     fn wait<T, E>(

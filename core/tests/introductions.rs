@@ -129,23 +129,39 @@ impl Describe for Degrees {
 }
 
 #[test]
-fn another_type_on_the_same_service_is_an_error_that_names_both() {
+fn a_publisher_of_another_type_is_refused_and_a_subscriber_is_told_and_waits() {
     let (_base, dir) = hive();
     let (one, two) = (Node::join(&dir, "one"), Node::join(&dir, "two"));
     let (float, text) = (Schema::of::<Degrees>(), Schema::of::<String>());
     one.offer_with(1, "heat", float.fingerprint(), float.to_bytes()).unwrap();
-    let expected = Some((text.fingerprint(), text.to_bytes()));
-    let error = two.demand_with(1, "heat", expected.clone()).unwrap_err();
+    let error = two.offer_with(1, "heat", text.fingerprint(), text.to_bytes()).unwrap_err();
     let AnnounceError::TypeMismatch { service, ours, theirs, difference, holder } = &error else {
         panic!("{error:?}")
     };
     assert_eq!((service.as_str(), &ours[..], &theirs[..]), ("heat", text.type_name(), float.type_name()));
     assert_eq!((holder.as_str(), difference), ("one", &text.difference(&float).unwrap()));
-    // Under a pattern it is skipped, and said so.
-    two.demand_with(2, "h*", expected).unwrap();
-    let skipped = Heard::Skipped { subscriber: 2, service: "heat".into() };
-    two.side.wait_until("the skipped service", |state| state.heard.contains(&skipped));
-    assert_eq!(two.matches(2), 0);
+    // By its name and by a pattern: it is skipped, and said so.
+    for (subscriber, filter) in [(2, "heat"), (3, "h*")] {
+        two.demand_with(subscriber, filter, Some((text.fingerprint(), text.to_bytes()))).unwrap();
+        let skipped = Heard::Skipped { subscriber, service: "heat".into(), holder: "one".into() };
+        two.side.wait_until("the skipped service", |state| state.heard.contains(&skipped));
+        assert_eq!(two.matches(subscriber), 0);
+    }
+    // The publisher can ask who waits.
+    let misfits = one.session.misfits(1, recorder::PATIENCE).unwrap().unwrap();
+    let found = (misfits.count, misfits.node_name.as_str(), misfits.filter.as_str(), misfits.fingerprint);
+    assert_eq!(found, (2, "two", "heat", text.fingerprint()));
+    // When the service is free another takes it over, and who waited is matched.
+    one.session.withdraw(1);
+    one.offer_with(2, "heat", text.fingerprint(), text.to_bytes()).unwrap();
+    for subscriber in [2, 3] {
+        two.side.wait_until("the match", |state| {
+            let is_it =
+                |heard: &Heard| matches!(heard, Heard::Matched { subscriber: s, .. } if *s == subscriber);
+            state.heard.iter().any(is_it)
+        });
+    }
+    assert!(one.session.misfits(2, recorder::PATIENCE).unwrap().is_none());
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
-use hivemind::{EndId, Listing, Node};
+use hivemind::{EndId, Filter, Listing, Node};
+use hivemind_core::session::{Mismatch, PublisherInfo, ServiceInfo, SubscriberInfo};
 use hivemind_ring::view::{ReaderView, RingView, SeatView};
 use serde::Serialize;
 use serde_json::json;
@@ -95,6 +96,32 @@ struct SubscriptionRow {
     /// `None`: nobody publishes what it asks for.
     #[serde(flatten)]
     connection: Option<ConnectionFigures>,
+    /// What it asks for carries another type; then this line is about that, and there is no connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    does_not_fit: Option<DoesNotFit>,
+}
+
+/// A service that a subscription means, but that carries another type than it expects.
+#[derive(Debug, Serialize)]
+struct DoesNotFit {
+    service: String,
+    publisher_node: String,
+    #[serde(rename = "type")]
+    type_name: String,
+    expected: String,
+    /// "Here" is the subscription.
+    difference: String,
+    /// How many more such services there are.
+    more: usize,
+}
+
+impl DoesNotFit {
+    /// In the words of a table.
+    fn text(&self) -> String {
+        let DoesNotFit { type_name, expected, difference, more, .. } = self;
+        let what = format!("does not fit: {type_name}, not {expected} ({difference})");
+        if *more > 0 { format!("{what}, and {more} more") } else { what }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -273,8 +300,24 @@ impl Report {
                 sleeping: seat.sleeping,
             })
         };
+        let published: BTreeMap<&str, &PublisherInfo> =
+            listing.publishers.iter().rev().map(|publisher| (&publisher.service[..], publisher)).collect();
+        let services_with_nodes: Vec<(&ServiceInfo, String)> = listing
+            .services
+            .iter()
+            .filter_map(|service| {
+                let publisher = published.get(&service.service[..])?;
+                let node = match (&publisher.stands_for, &publisher.via) {
+                    (Some(former), _) => former.node_name.clone(),
+                    (None, Some(via)) => format!("{}@{}", via.node_name, via.host),
+                    (None, None) => name(publisher.end.node),
+                };
+                Some((service, node))
+            })
+            .collect();
         let subscriptions = listing.subscribers.iter().flat_map(|subscriber| {
             let end = subscriber.end;
+            let does_not_fit = does_not_fit(subscriber, &services_with_nodes);
             let of_end = listing.connections.iter().filter(|connection| connection.subscriber == end);
             let mut connections: Vec<Option<ConnectionFigures>> =
                 of_end.filter_map(|connection| figures(connection.publisher, end)).map(Some).collect();
@@ -284,15 +327,21 @@ impl Report {
                 };
                 key(left).cmp(&key(right))
             });
-            if connections.is_empty() {
-                connections.push(None);
+            // Who is served expects no service of other types; but of its own type's name it does.
+            let does_not_fit =
+                does_not_fit.filter(|other| connections.is_empty() || other.type_name == other.expected);
+            let lines = connections.into_iter().map(|connection| (connection, None));
+            let mut lines: Vec<_> = lines.chain(does_not_fit.map(|other| (None, Some(other)))).collect();
+            if lines.is_empty() {
+                lines.push((None, None));
             }
             let (filter, node, subscriber) = (subscriber.filter.to_string(), name(end.node), end.to_string());
-            connections.into_iter().map(move |connection| SubscriptionRow {
+            lines.into_iter().map(move |(connection, does_not_fit)| SubscriptionRow {
                 filter: filter.clone(),
                 node: node.clone(),
                 subscriber: subscriber.clone(),
                 connection,
+                does_not_fit,
             })
         });
 
@@ -369,8 +418,8 @@ impl Report {
         let mut subscriptions = table(&heads, &[4, 5, 6, 7, 8]);
         for row in &self.subscriptions {
             let mut cells = vec![row.filter.clone(), row.node.clone()];
-            match &row.connection {
-                Some(connection) => cells.extend([
+            match (&row.connection, &row.does_not_fit) {
+                (Some(connection), _) => cells.extend([
                     connection.service.clone(),
                     connection.publisher_node.clone(),
                     Count(connection.received).to_string(),
@@ -380,12 +429,41 @@ impl Report {
                     connection.held.to_string(),
                     if connection.sleeping { "sleeps" } else { "" }.to_owned(),
                 ]),
-                None => cells.push("(nobody publishes)".to_owned()),
+                (None, Some(other)) => {
+                    cells.extend([other.service.clone(), other.publisher_node.clone()]);
+                    cells.extend(std::iter::repeat_n(String::new(), 5));
+                    cells.push(other.text());
+                }
+                (None, None) => cells.push("(nobody publishes)".to_owned()),
             }
             subscriptions.add_row(cells);
         }
         show(out, &subscriptions)
     }
+}
+
+/// What a subscription means and does not get, for want of its type. Of several services one is told, rather one whose type has the
+/// name that is expected: of two builds of a program.
+fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]) -> Option<DoesNotFit> {
+    let (fingerprint, expected) = (subscriber.fingerprint?, subscriber.type_name.as_ref()?);
+    let filter = Filter::parse(&subscriber.filter).ok()?;
+    let others = || {
+        let is_other = |(service, _): &&(&ServiceInfo, String)| {
+            service.fingerprint != fingerprint && filter.matches(&service.service)
+        };
+        services.iter().filter(is_other)
+    };
+    let (service, node) =
+        others().find(|(service, _)| service.type_name == *expected).or_else(|| others().next())?;
+    let mismatch = Mismatch::between(Some(&subscriber.schema), &service.schema, service.fingerprint);
+    Some(DoesNotFit {
+        service: service.service.clone(),
+        publisher_node: node.clone(),
+        type_name: mismatch.theirs,
+        expected: mismatch.ours,
+        difference: mismatch.difference,
+        more: others().count() - 1,
+    })
 }
 
 fn received(seat: &SeatView) -> u64 {

@@ -224,6 +224,54 @@ fn ls_shows_who_is_there_and_how_far_everybody_is() {
     }
 }
 
+/// Two builds of one program, one with a field more. `hm ls` said that nobody publishes.
+mod older {
+    #[hivemind::message]
+    #[derive(Debug)]
+    pub(crate) struct Pose {
+        id: u64,
+        at: super::Point,
+        frame: String,
+    }
+}
+
+#[test]
+fn ls_says_which_subscription_does_not_fit_and_which_field_differs() {
+    let dir = tempfile::tempdir().unwrap();
+    let camera = join(dir.path(), "camera");
+    let viewer = join(dir.path(), "viewer");
+    let stale = [viewer.subscriber::<older::Pose>("sensors/pose"), viewer.subscriber("sensors/*")];
+    let _mood = viewer.subscriber::<Mood>("**").unwrap();
+    let _poses = camera.publisher::<Pose>("sensors/pose").unwrap();
+    let moods_published = camera.publisher::<Mood>("mood").unwrap();
+    moods_published.wait_for_subscribers(1, LONG).unwrap();
+
+    let output = hm(dir.path()).args(["ls", "--json", "--interval", "0"]).output().unwrap();
+    assert!(output.status.success(), "{}", sentence(&output));
+    let shown: Value = serde_json::from_str(text(&output.stdout)).unwrap();
+    let rows = shown["subscriptions"].as_array().unwrap();
+    for filter in ["sensors/pose", "sensors/*"] {
+        let found: Vec<_> = rows.iter().filter(|row| row["filter"] == filter).collect();
+        let [row] = found[..] else { panic!("{shown}") };
+        let other = &row["does_not_fit"];
+        assert_eq!((&other["service"], &other["publisher_node"]), (&"sensors/pose".into(), &"camera".into()));
+        assert_eq!(other["difference"], "Pose.tags is missing here");
+        assert_eq!((&other["type"], &other["expected"]), (&"Pose".into(), &"Pose".into()));
+    }
+    let moods: Vec<_> = rows.iter().filter(|row| row["filter"] == "**").collect();
+    assert!(
+        moods.len() == 1 && moods[0]["service"] == "mood",
+        "who is served expects no other type: {shown}"
+    );
+
+    let output = hm(dir.path()).args(["ls", "--interval", "0"]).output().unwrap();
+    let shown = text(&output.stdout);
+    let line = shown.lines().find(|line| line.starts_with("sensors/*")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line.contains("does not fit: Pose, not Pose (Pose.tags is missing here)"), "{shown}");
+    assert!(!shown.contains("nobody publishes"), "{shown}");
+    drop(stale);
+}
+
 #[test]
 fn ls_for_people_has_rates_and_names() {
     let dir = tempfile::tempdir().unwrap();

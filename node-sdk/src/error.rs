@@ -69,7 +69,7 @@ pub enum PublisherError {
         /// Which bound it breaks.
         source: hivemind_core::schema::SchemaError,
     },
-    /// Somebody uses the service with another type, no root answered in time, or a bound was reached; see the source.
+    /// Somebody publishes the service with another type, no root answered in time, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
     /// There is no memory or no descriptor for the ring, or it was asked to be too large; see the source.
@@ -98,7 +98,7 @@ pub enum SubscriberError {
         /// Which bound it breaks.
         source: hivemind_core::schema::SchemaError,
     },
-    /// The service carries another type, no root answered in time, or a bound was reached; see the source.
+    /// No root answered in time, the policy does not allow it, or a bound was reached; see the source.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
     /// There is no memory or no descriptor for the reader segment; see the source.
@@ -277,19 +277,24 @@ pub struct WaitError {
     pub wanted: usize,
     /// How long.
     pub waited: Duration,
+    /// Somebody is there who does not fit, and which types, nodes and fields: `sensors/pose carries Pose in node camera, not Pose
+    /// (Pose.frame is missing here)`. `None`: nobody that is known of.
+    pub mismatch: Option<String>,
     /// The end belongs to another process, from which this one was forked: nobody attaches here. Join after the fork.
     pub forked: Option<Forked>,
 }
 
 impl WaitError {
     fn text(&self) -> String {
-        let WaitError { what, of, found, wanted, waited, forked } = self;
-        match forked {
-            Some(forked) => forked.to_string(),
-            None => format!(
-                "{found} of {wanted} {what} of `{of}` attached within {waited:?}; start them, or look at `hm ls` for who is there"
-            ),
+        let WaitError { what, of, found, wanted, waited, mismatch, forked } = self;
+        if let Some(forked) = forked {
+            return forked.to_string();
         }
+        let remedy = match mismatch {
+            Some(mismatch) => format!(": {mismatch}; build both with the same type, or use another name"),
+            None => "; start them, or look at `hm ls` for who is there".to_owned(),
+        };
+        format!("{found} of {wanted} {what} of `{of}` attached within {waited:?}{remedy}")
     }
 }
 

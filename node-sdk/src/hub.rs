@@ -13,8 +13,8 @@ use crate::trust::Trust;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Connected, Demand, EndId, Offer, Remote};
 use hivemind_core::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, NodeSide,
-    PUBLISHER_GONE, Seating,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, Mismatch,
+    NodeSide, PUBLISHER_GONE, Seating, Skipped,
 };
 use hivemind_ring::desk::Desk;
 use hivemind_ring::fork::{Counter, Home};
@@ -30,6 +30,8 @@ mod kept;
 
 /// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
 const REPORTS_MAX: usize = 256;
+/// A subscriber warns of services of another type at most so often: each time it had none before. The rest is in its reports.
+const WARNINGS_MAX: u32 = 8;
 /// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
 const BARRED_MAX: usize = 1024;
 /// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest: so that it does not get
@@ -99,7 +101,10 @@ pub(crate) struct Inbox {
     pub(crate) revoked: Vec<(EndId, String)>,
     /// Attachments that failed.
     pub(crate) problems: Vec<(Origin, String)>,
-    pub(crate) skipped: Vec<(ServiceName, Vec<u8>)>,
+    /// Services that carry another type, as far as is known: who holds one may be gone meanwhile.
+    pub(crate) skipped: Vec<Skipped>,
+    /// Warnings about them so far.
+    warned: u32,
     pending: HashMap<EndId, Pending>,
     live: HashMap<EndId, u32>,
     /// Publishers that this subscriber detached from because they were at fault.
@@ -295,6 +300,42 @@ impl SubscriberEnd {
                 inbox.problems.push((origin, reason));
             }
         });
+    }
+
+    /// Leaves word of a service that this subscription means and that carries another type.
+    fn does_not_fit(&self, skipped: &Skipped) {
+        let mut inbox = self.inbox();
+        let is_first = inbox.skipped.is_empty();
+        let warns = is_first && inbox.warned < WARNINGS_MAX;
+        inbox.warned += u32::from(warns);
+        // The latest type is the one that it carries.
+        inbox.skipped.retain(|known| known.service != skipped.service);
+        if inbox.skipped.len() < REPORTS_MAX {
+            inbox.skipped.push(skipped.clone());
+        }
+        drop(inbox);
+        let Skipped { service, holder, .. } = skipped;
+        let filter = &self.demand.filter;
+        if warns {
+            let Mismatch { ours, theirs, difference } = self.mismatch(skipped);
+            tracing::warn!(
+                filter, %service, %holder, ours, theirs, difference,
+                "the service carries another type; its messages are not received until a publisher of this type has it"
+            );
+        } else {
+            tracing::debug!(filter, %service, %holder, "the service carries another type");
+        }
+    }
+
+    /// A service has the type of this subscription.
+    fn fits(&self, service: &ServiceName) {
+        self.inbox().skipped.retain(|skipped| skipped.service != *service);
+    }
+
+    /// What differs.
+    pub(crate) fn mismatch(&self, skipped: &Skipped) -> Mismatch {
+        let ours = self.demand.expected.as_ref().map(|expected| &expected.schema[..]);
+        Mismatch::between(ours, &skipped.schema, skipped.fingerprint)
     }
 
     /// Ends its sleep, or the next one.
@@ -550,6 +591,7 @@ impl NodeSide for Hub {
             tracing::warn!(service = %m.service, "matched with a service of another type; ignored");
             return None;
         }
+        end.fits(&m.service);
         if end.gate.as_ref().is_some_and(|gate| !gate.admits(&m)) {
             return None;
         }
@@ -665,15 +707,10 @@ impl NodeSide for Hub {
         }
     }
 
-    fn skipped(&self, subscriber: u32, service: &ServiceName, theirs: &[u8]) {
-        let Some(end) = self.subscriber(subscriber) else { return };
-        tracing::info!(%service, filter = %end.demand.filter, "skipped: the service carries another type");
-        end.put(|inbox| {
-            let known = inbox.skipped.iter().any(|(skipped, _)| skipped == service);
-            if !known && inbox.skipped.len() < REPORTS_MAX {
-                inbox.skipped.push((service.clone(), theirs.to_vec()));
-            }
-        });
+    fn skipped(&self, subscriber: u32, skipped: Skipped) {
+        if let Some(end) = self.subscriber(subscriber) {
+            end.does_not_fit(&skipped);
+        }
     }
 
     fn inspect(&self, index: u32) -> Option<Handle> {

@@ -7,6 +7,7 @@ use crate::node::Inner;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{EndId, Offer, since_boot};
 use hivemind_core::schema::Schema;
+use hivemind_core::session::{Misfits, Mismatch};
 use hivemind_ring::archive;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
 use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
@@ -28,6 +29,10 @@ const MAX_MEMORY: u64 = 256 << 20;
 const MEMORY_RECHECK: Duration = Duration::from_micros(200);
 /// A blocked publisher looks this often whether its node is leaving.
 const LEAVING_RECHECK: Duration = Duration::from_millis(20);
+/// Who waited for subscribers for so long in vain is worth a question to the root, ...
+const WORTH_ASKING: Duration = Duration::from_millis(100);
+/// ... which is to answer within this time.
+const ASKING: Duration = Duration::from_millis(500);
 
 /// Publishes messages of type `T` on one service. `Send`, not `Sync`: it is one end of its own ring.
 ///
@@ -316,7 +321,8 @@ impl<T: Message + ?Sized> Publisher<T> {
     /// Waits until `count` subscribers are attached, at most for `timeout`.
     ///
     /// # Errors
-    /// [`WaitError`] says how many there are when the time is over.
+    /// [`WaitError`] says how many there are when the time is over; and, if the time was 0.1 s or more and the root answers within
+    /// another 0.5 s, who waits for this service with another type.
     pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
         let hub = &self.inner.hub;
         let error = |found, forked| WaitError {
@@ -325,6 +331,7 @@ impl<T: Message + ?Sized> Publisher<T> {
             found,
             wanted: count,
             waited: timeout,
+            mismatch: None,
             forked,
         };
         hub.home().check().map_err(|forked| error(0, Some(forked)))?;
@@ -332,7 +339,21 @@ impl<T: Message + ?Sized> Publisher<T> {
             let found = self.subscribers();
             if found >= count { Ok(()) } else { Err(found) }
         });
-        found.map_err(|found| error(found, None))
+        found.map_err(|found| WaitError { mismatch: self.misfit(timeout), ..error(found, None) })
+    }
+
+    /// Who waits for this service in vain, because it expects another type; as far as the root can be asked in a moment.
+    fn misfit(&self, waited: Duration) -> Option<String> {
+        // Who waits for less looks again and again, and the root has better things to do.
+        if waited < WORTH_ASKING || self.inner.hub.leaving() {
+            return None;
+        }
+        let misfits = self.inner.session().misfits(self.index, ASKING).ok()??;
+        let Misfits { count, node_name, filter, fingerprint, schema } = misfits;
+        let own = Schema::try_of::<T>().ok()?.to_bytes();
+        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &schema, fingerprint);
+        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        Some(format!("`{filter}` in node {node_name}{more} expects {theirs}, not {ours} ({difference})"))
     }
 
     /// How many subscribers are attached now; in a forked child none.

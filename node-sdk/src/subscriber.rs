@@ -10,6 +10,7 @@ use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Demand, EndId, Expected};
 use hivemind_core::schema::Schema;
+use hivemind_core::session::Mismatch;
 use hivemind_ring::archive::{InvalidArchive, Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::fork::Counter;
@@ -51,13 +52,27 @@ pub struct SubscriberBuilder<T: ?Sized> {
     message: PhantomData<fn() -> Box<T>>,
 }
 
-/// A service that matches the filter but carries another type.
+/// A service that matches the filter but carries another type. Its messages are not received; the subscriber waits, and is attached
+/// as soon as a publisher of its type has the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// The service.
     pub service: ServiceName,
     /// The name of the type that it carries.
     pub type_name: String,
+    /// The name of the type that this subscriber expects; it may be the same.
+    pub expected: String,
+    /// The first difference, "here" being this subscriber: `Pose.frame is missing here`.
+    pub difference: String,
+    /// The node that publishes it, or has published what is kept of it.
+    pub node: String,
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Skipped { service, type_name, expected, difference, node } = self;
+        write!(f, "{service} carries {type_name} in node {node}, not {expected} ({difference})")
+    }
 }
 
 /// Where a subscriber stands with one publisher.
@@ -103,7 +118,8 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         self
     }
 
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers.
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers. That a service carries
+    /// another type is no error: see [`Subscriber::skipped`].
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -223,7 +239,7 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
     ///
     /// # Errors
-    /// [`WaitError`] says how many there are when the time is over.
+    /// [`WaitError`] says how many there are when the time is over, and what does not fit.
     pub fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
         self.intake.wait_for_publishers(count, timeout)
     }
@@ -249,7 +265,31 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.statuses()
     }
 
-    /// Services that match the filter but carry another type (up to 256).
+    /// Services that match the filter but carry another type (up to 256), with what differs. The log has a warning, too.
+    ///
+    /// Publishers fix the type of a service, subscribers never do: one that does not fit waits, keeps nobody out, and is attached
+    /// on its own when a publisher of its type has taken the service over. It is not listed here any more then.
+    ///
+    /// ```
+    /// # use hivemind::Node;
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = Node::builder("robot").dir(folder.path()).join()?;
+    /// let viewer = node.subscriber::<u32>("battery")?;
+    /// let robot = node.publisher::<f32>("battery")?;
+    /// while viewer.skipped().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// let error = viewer.wait_for_publishers(1, Duration::from_millis(10)).unwrap_err();
+    /// assert!(error.to_string().contains("battery carries f32 in node robot, not u32"));
+    /// drop(robot);
+    /// let _robot = node.publisher::<u32>("battery")?;
+    /// viewer.wait_for_publishers(1, Duration::from_secs(5))?;
+    /// assert!(viewer.skipped().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn skipped(&self) -> Vec<Skipped> {
         self.intake.skipped()
     }
@@ -797,6 +837,7 @@ impl Intake {
             found,
             wanted: count,
             waited: timeout,
+            mismatch: None,
             forked,
         };
         hub.home().check().map_err(|forked| error(0, Some(forked)))?;
@@ -804,7 +845,10 @@ impl Intake {
             let found = self.end.publishers();
             if found >= count { Ok(()) } else { Err(found) }
         });
-        found.map_err(|found| error(found, None))
+        found.map_err(|found| {
+            let mismatch = self.skipped().first().map(Skipped::to_string);
+            WaitError { mismatch, ..error(found, None) }
+        })
     }
 
     fn publishers(&self) -> usize {
@@ -828,16 +872,19 @@ impl Intake {
         if !self.inner.hub.home().is_here() {
             return Vec::new();
         }
-        let inbox = self.end.inbox();
-        let name = |schema: &[u8]| {
-            Schema::from_bytes(schema)
-                .map_or_else(|_| "(unreadable)".to_owned(), |schema| schema.type_name().to_owned())
-        };
-        inbox
-            .skipped
-            .iter()
-            .map(|(service, schema)| Skipped { service: service.clone(), type_name: name(schema) })
-            .collect()
+        // Comparing types takes a moment; the control thread does not wait for it.
+        let known = self.end.inbox().skipped.clone();
+        let in_words = known.into_iter().map(|skipped| {
+            let Mismatch { ours, theirs, difference } = self.end.mismatch(&skipped);
+            Skipped {
+                service: skipped.service,
+                type_name: theirs,
+                expected: ours,
+                difference,
+                node: skipped.holder.as_str().to_owned(),
+            }
+        });
+        in_words.collect()
     }
 }
 

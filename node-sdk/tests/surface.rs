@@ -258,20 +258,32 @@ fn a_dynamic_subscriber_reads_types_that_it_does_not_know() {
 }
 
 #[test]
-fn another_type_on_the_same_service_is_an_error_that_names_both() {
+fn a_publisher_of_another_type_is_refused_and_a_subscriber_is_told_and_waits() {
     let hive = Hive::new();
     let node = hive.join("both");
-    let _publisher = node.publisher::<Pose>("sensors/pose").unwrap();
-    let error = node.subscriber::<Signal>("sensors/pose").unwrap_err().to_string();
-    assert!(error.contains("Pose") && error.contains("Signal"), "{error}");
+    let publisher = node.publisher::<Pose>("sensors/pose").unwrap();
     let error = node.publisher::<Signal>("sensors/pose").unwrap_err().to_string();
     assert!(error.contains("Pose") && error.contains("Signal"), "{error}");
-    // Under a wildcard the service is skipped and reported.
-    let subscriber = node.subscriber::<Signal>("sensors/*").unwrap();
-    while subscriber.skipped().is_empty() {
-        std::thread::yield_now();
+    let mut subscribers =
+        ["sensors/pose", "sensors/*"].map(|filter| node.subscriber::<Signal>(filter).unwrap());
+    for subscriber in &subscribers {
+        while subscriber.skipped().is_empty() {
+            std::thread::yield_now();
+        }
+        let error = subscriber.wait_for_publishers(1, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("sensors/pose carries Pose in node both, not Signal"), "{error}");
+        let [skipped] = &subscriber.skipped()[..] else { panic!("{:?}", subscriber.skipped()) };
+        assert_eq!((&skipped.type_name[..], &skipped.expected[..]), ("Pose", "Signal"));
+        assert_eq!((&skipped.node[..], &skipped.difference[..]), ("both", "Signal here, Pose there"));
     }
-    assert_eq!(subscriber.skipped()[0].type_name, "Pose");
+    drop(publisher);
+    let mut publisher = node.publisher::<Signal>("sensors/pose").unwrap();
+    publisher.wait_for_subscribers(2, PATIENCE).unwrap();
+    publisher.send(&Signal { text: "fits".to_owned() }).unwrap();
+    for subscriber in &mut subscribers {
+        assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap().text, "fits");
+        assert_eq!(subscriber.skipped(), []);
+    }
 }
 
 // This was a panic once: the schema was made by the call that cannot fail.

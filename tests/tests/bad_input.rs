@@ -109,13 +109,18 @@ fn another_type_on_the_same_service_names_both_and_what_differs() {
     let other = hive.actor("other");
     let parts = ["sensors/pose", "Entry", "Reading", "speaker"];
     refused(other.attempt(&Order::Publish(lossy("sensors/pose", Kind::Other))), "TypeMismatch", &parts);
-    let subscribe = |filter: &str| Order::Subscribe { filter: filter.to_owned(), kind: Kind::Other };
-    refused(other.attempt(&subscribe("sensors/pose")), "TypeMismatch", &parts);
     // Types of one name that differ within.
     let node = hive.node("namesake").join().unwrap();
-    let error = node.subscriber::<namesake::Entry>("sensors/pose").unwrap_err();
+    let error = node.publisher::<namesake::Entry>("sensors/pose").unwrap_err();
     says(error, &["sensors/pose", "Entry.length", "u64", "u32"]);
-    // Under a wildcard it is skipped and reported, and the rest is received.
+    // A subscriber is told, and waits.
+    let stale = node.subscriber::<namesake::Entry>("sensors/pose").unwrap();
+    let skipped = hivemind_tests::until("the service is reported", || stale.skipped().pop());
+    assert_eq!(skipped.type_name, skipped.expected, "the names say nothing");
+    says(skipped, &["sensors/pose", "speaker", "Entry.length: u32 here, u64 there"]);
+    let error = stale.wait_for_publishers(1, Duration::from_millis(10)).unwrap_err();
+    says(error, &["sensors/pose", "speaker", "Entry.length: u32 here, u64 there", "same type"]);
+    // Under a wildcard it is skipped and reported, too, and the rest is received.
     let node = hive.node("node").join().unwrap();
     let subscriber = node.subscriber::<Reading>("sensors/*").unwrap();
     hivemind_tests::until("the skipped service is reported", || subscriber.skipped().pop());
@@ -126,6 +131,32 @@ fn another_type_on_the_same_service_names_both_and_what_differs() {
     // Once nobody has the service, it is free for another type.
     publisher.retire();
     hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok());
+}
+
+/// It was not: whoever subscribed by name with the old type kept the upgraded program from starting, until it was found and ended.
+#[test]
+fn a_stale_viewer_keeps_no_upgraded_robot_from_starting_and_is_served_when_it_fits_again() {
+    let hive = Hive::new(ACTOR);
+    let viewer = hive.actor("viewer");
+    let subscriber = viewer.subscribe("robot/state", Kind::Typed);
+    let upgraded = hive.actor("robot");
+    upgraded.publish(lossy("robot/state", Kind::Other));
+    let modern = hive.actor("modern-viewer");
+    modern.subscribe("robot/state", Kind::Other).await_publishers(1);
+    upgraded.kill();
+    let robot = hive.actor("robot");
+    let publisher = robot.publish(lossy("robot/state", Kind::Typed));
+    subscriber.await_publishers(1);
+    publisher.await_subscribers(1);
+    subscriber.collect();
+    publisher.send(10);
+    subscriber.await_tally(10, 0);
+    // The other one waits now.
+    refused(
+        hive.actor("second").attempt(&Order::Publish(lossy("robot/state", Kind::Other))),
+        "TypeMismatch",
+        &["robot/state", "Entry", "Reading", "in node robot"],
+    );
 }
 
 mod namesake {

@@ -179,6 +179,39 @@ fn everybody_may_do_what_the_policy_says_and_nothing_else() {
     assert_eq!(host.nodes(), ["alice", "host"]);
 }
 
+/// A guest who may only subscribe asked for `sensors/pose` with a type of its own, before anybody published it; the owner's publisher
+/// was refused then, for as long as the guest liked.
+#[test]
+fn a_guest_who_may_only_subscribe_keeps_no_publisher_out() {
+    let Some(hive) = Shared::new("a_guest_who_may_only_subscribe_keeps_no_publisher_out") else { return };
+    hive.write(POLICY);
+    let host = hive.host();
+    let squatter = hive.spawn("squatter", ROBOT, &[ROBOTS]);
+    assert!(!squatter.join(joining("squatter")));
+    for filter in ["sensors/pose", "sensors/*"] {
+        let order = Order::Subscribe { filter: filter.to_owned(), kind: Kind::Other };
+        squatter.attempt(&order).expect("who may subscribe may wait for a type that nobody has");
+    }
+    denied(squatter.attempt(&Order::Publish(lossy("sensors/pose", Kind::Other))), &["publish"]);
+    publish(&host, "sensors/pose").expect("the owner's publisher fixes the type");
+    let robot = hive.spawn("robot", ROBOT, &[ROBOTS]);
+    assert!(!robot.join(joining("robot")));
+    subscribe(&robot, "sensors/pose").expect("its type is the publisher's");
+    robot.subscribers(0).await_publishers(1);
+    host.publishers(0).await_subscribers(1);
+    robot.subscribers(0).collect();
+    host.publishers(0).send(10);
+    robot.subscribers(0).await_tally(10, 0);
+    // Whoever may publish hears who was first, and never of the squatter.
+    let alice = hive.spawn("alice", ALICE, &[]);
+    assert!(!alice.join(joining("alice")));
+    let failure = alice.attempt(&Order::Publish(lossy("sensors/pose", Kind::Other))).unwrap_err();
+    assert!(
+        failure.variant.contains("TypeMismatch") && failure.text.contains("in node host"),
+        "{failure:#?}"
+    );
+}
+
 /// What comes of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {

@@ -73,7 +73,7 @@ impl Registry {
     pub(super) fn gives_way(&self, service: &ServiceName, offer: &Offer) -> bool {
         let Some(entry) = self.services.get(service) else { return false };
         let is_former = |end: &EndId| self.publishers[end].stands_for.is_some();
-        offer.stands_for.is_none() && entry.typed_subscribers == 0 && entry.publishers.iter().all(is_former)
+        offer.stands_for.is_none() && entry.publishers.iter().all(is_former)
     }
 
     /// Forgets those that are gone, if they have another type than this.

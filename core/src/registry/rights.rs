@@ -179,7 +179,11 @@ impl Registry {
                 // Nothing that it may read has changed.
                 continue;
             }
-            let (wanted, _) = self.publishers_for(subscriber);
+            let (wanted, skipped) = self.publishers_for(subscriber);
+            for service in skipped {
+                // Who was told before is told again; the old policy may have hidden it.
+                self.skip(&service, end, actions);
+            }
             for publisher in wanted {
                 let pair = Pair { publisher, subscriber: end };
                 if self.pairs.contains_key(&pair) {

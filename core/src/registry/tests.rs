@@ -115,6 +115,7 @@ fn kind_of(message: &ToNode) -> &'static str {
         ToNode::Attached { .. } => "attached",
         ToNode::AttachRefused { .. } => "attach refused",
         ToNode::Page { .. } => "page",
+        ToNode::Misfits { .. } => "misfits",
         ToNode::Inspect { .. } => "inspect",
         ToNode::Inspected { .. } => "inspected",
         ToNode::Leaving { .. } => "leaving",
@@ -314,25 +315,92 @@ fn another_version_and_damage_are_refused_in_words() {
     assert_eq!(summary(&actions), [(2, "refused"), (2, "cut off")]);
 }
 
+/// A subscriber fixed it once, so a guest who might only look, or a forgotten viewer, kept the publisher of a service out.
 #[test]
-fn the_first_live_end_fixes_the_type_of_a_service() {
+fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     let mut registry = registry();
     for client in 1..=3 {
         join(&mut registry, client);
     }
-    said(&mut registry, 1, demand(1, "a", Some(5)));
-    let actions = said(&mut registry, 2, offer(1, "a", 6));
+    assert_eq!(summary(&said(&mut registry, 1, demand(1, "a", Some(6)))), [(1, "accepted")]);
+    assert_eq!(listed(&registry), [], "nobody publishes it, so it carries nothing");
+    let actions = said(&mut registry, 2, offer(1, "a", 5));
+    assert_eq!(summary(&actions), [(2, "accepted"), (1, "skipped")]);
+    let told = ToNode::Skipped {
+        subscriber: 1,
+        service: "a".into(),
+        fingerprint: 5,
+        schema: vec![5],
+        holder: "node2".into(),
+    };
+    assert_eq!(actions[1], send(1, told.clone()));
+    // Whoever comes later is told the same; a second publisher is no news.
+    let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
+    assert_eq!(actions[..], [send(3, ToNode::Accepted { request: 1 }), send(3, told)]);
+    assert_eq!(summary(&said(&mut registry, 2, offer(2, "a", 5))), [(2, "accepted")]);
+    assert_eq!(listed(&registry), [("a".to_owned(), 5)]);
+}
+
+/// The services of a listing, with their types.
+fn listed(registry: &Registry) -> Vec<(String, u128)> {
+    let (entries, _) = registry.page(Cursor::Services(String::new()));
+    let services = entries.into_iter().filter_map(|entry| match entry {
+        Entry::Service { service, fingerprint, .. } => Some((service, fingerprint)),
+        _ => None,
+    });
+    services.collect()
+}
+
+#[test]
+fn a_waiting_subscriber_is_matched_when_a_publisher_of_its_type_takes_the_service_over() {
+    let mut registry = registry();
+    for client in 1..=4 {
+        join(&mut registry, client);
+    }
+    said(&mut registry, 1, offer(1, "a", 5));
+    said(&mut registry, 2, offer(1, "a", 5));
+    said(&mut registry, 3, demand(1, "a", Some(6)));
+    said(&mut registry, 4, demand(1, "a", Some(5)));
+    // As long as anybody publishes, another type is refused.
+    drop(registry.handle(Event::Gone { client: 1 }));
+    let actions = said(&mut registry, 3, offer(2, "a", 6));
     let Refusal::OtherType { service, fingerprint: 5, schema, holder } = refusal(&actions) else {
         panic!("{actions:?}")
     };
-    assert_eq!((&service[..], &schema[..], &holder[..]), ("a", &[5u8][..], "node1"));
-    said(&mut registry, 2, offer(1, "a", 5));
-    drop(registry.handle(Event::Gone { client: 1 }));
-    // The publisher still fixes it.
-    let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
-    assert!(matches!(refusal(&actions), Refusal::OtherType { holder, .. } if holder == "node2"));
-    said(&mut registry, 2, ToRoot::Withdraw { index: 1 });
-    assert_eq!(summary(&said(&mut registry, 3, demand(1, "a", Some(6)))), [(3, "accepted")]);
+    assert_eq!((&service[..], &schema[..], &holder[..]), ("a", &[5u8][..], "node2"));
+    drop(registry.handle(Event::Gone { client: 2 }));
+    let actions = said(&mut registry, 3, offer(2, "a", 6));
+    assert_eq!(summary(&actions), [(3, "accepted"), (3, "match"), (4, "skipped")]);
+    // And back.
+    drop(said(&mut registry, 3, ToRoot::Withdraw { index: 2 }));
+    join(&mut registry, 5);
+    let actions = said(&mut registry, 5, offer(1, "a", 5));
+    assert_eq!(summary(&actions), [(5, "accepted"), (4, "match"), (3, "skipped")]);
+}
+
+#[test]
+fn a_publisher_hears_who_waits_for_another_type_and_no_other_client_does() {
+    let mut registry = registry();
+    for client in 1..=3 {
+        join(&mut registry, client);
+    }
+    said(&mut registry, 1, offer(1, "a", 5));
+    for (index, filter, fingerprint) in
+        [(1, "a", Some(5)), (2, "*", Some(6)), (3, "a", Some(7)), (4, "*", None)]
+    {
+        said(&mut registry, 2, demand(index, filter, fingerprint));
+    }
+    let question = ToRoot::Misfits { request: 9, publisher: 1 };
+    let expected = Expected { fingerprint: 7, schema: vec![7] };
+    let first = Misfit { node_name: "node2".into(), filter: "a".into(), expected };
+    let answer = |count, first| [send(1, ToNode::Misfits { request: 9, count, first })];
+    assert_eq!(said(&mut registry, 1, question.clone()), answer(2, Some(Box::new(first))));
+    assert_eq!(
+        said(&mut registry, 3, question.clone()),
+        [send(3, ToNode::Misfits { request: 9, count: 0, first: None })]
+    );
+    drop(registry.handle(Event::Gone { client: 2 }));
+    assert_eq!(said(&mut registry, 1, question), answer(0, None));
 }
 
 #[test]
@@ -676,6 +744,8 @@ struct World {
     unanswered: Vec<(ClientId, ToNode)>,
     matches: BTreeMap<(EndId, EndId), usize>,
     connected: BTreeSet<(EndId, EndId)>,
+    /// Of each subscriber: services of another type that it was told of, and which type it was.
+    told: BTreeMap<EndId, BTreeMap<String, u128>>,
     log: Vec<Action>,
 }
 
@@ -717,13 +787,10 @@ impl World {
                 let Some(id) = self.joined[client as usize] else { return };
                 self.next_index += 1;
                 let (index, filter) = (self.next_index, FILTERS[filter]);
-                let is_exact = Filter::parse(filter).unwrap().is_exact().is_some();
-                let fits = !is_exact || fingerprint.is_none_or(|kind| self.type_fits(filter, kind));
                 let actions = said(registry, id, demand(index, filter, fingerprint));
-                assert_eq!(summary(&actions)[0].1, if fits { "accepted" } else { "refused" });
-                if fits {
-                    self.subscribers.push((id, end(id, index), filter, fingerprint));
-                }
+                assert_eq!(summary(&actions)[0].1, "accepted", "whatever type it expects");
+                self.subscribers.push((id, end(id, index), filter, fingerprint));
+                self.told.insert(end(id, index), BTreeMap::new());
                 self.take(actions);
             }
             Step::Withdraw { pick } => {
@@ -754,9 +821,7 @@ impl World {
     }
 
     fn type_fits(&self, service: &str, fingerprint: u128) -> bool {
-        let offered = self.publishers.iter().filter(|p| p.2 == service).map(|p| p.3);
-        let wanted = self.subscribers.iter().filter(|s| s.2 == service).filter_map(|s| s.3);
-        offered.chain(wanted).all(|kind| kind == fingerprint)
+        self.publishers.iter().filter(|p| p.2 == service).all(|p| p.3 == fingerprint)
     }
 
     fn forget_pairs(&mut self) {
@@ -777,6 +842,10 @@ impl World {
                     self.unanswered.push((to, message));
                 }
                 ToNode::Attach { .. } => self.unanswered.push((to, message)),
+                ToNode::Skipped { subscriber, service, fingerprint, .. } => {
+                    let told = self.told.entry(end(to, *subscriber)).or_default();
+                    told.insert(service.clone(), *fingerprint);
+                }
                 ToNode::Attached { subscriber, publisher, .. } => {
                     self.connected.insert((*publisher, end(to, *subscriber)));
                 }
@@ -859,7 +928,16 @@ fn assert_sound(registry: &Registry, world: &World, lane: usize) {
     }
     for service in registry.services.values() {
         assert!(!service.publishers.is_empty() || !service.subscribers.is_empty());
-        assert_eq!(service.kind.is_some(), !service.publishers.is_empty() || service.typed_subscribers > 0);
+        assert_eq!(service.kind.is_some(), !service.publishers.is_empty(), "publishers fix the type");
+    }
+    for (_, publisher, service, kind) in &world.publishers {
+        for (_, subscriber, filter, wanted) in &world.subscribers {
+            let means = Filter::parse(filter).unwrap().matches(service);
+            if means && wanted.is_some_and(|wanted| wanted != *kind) {
+                let told = world.told[subscriber].get(*service);
+                assert_eq!(told, Some(kind), "{subscriber} does not fit {publisher}, and was told");
+            }
+        }
     }
 }
 
@@ -985,6 +1063,7 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
             subscriber,
             publisher: EndId { node, index },
         }),
+        (0u32..4).prop_map(|publisher| ToRoot::Misfits { request: 0, publisher }),
         Just(ToRoot::Leave),
     ]
 }

@@ -32,8 +32,8 @@ use super::link::{Connecting, Link, carry};
 use super::listing::Collector;
 use super::vigil::{Due, Vigil};
 use super::{
-    AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, NodeSide, Reply, RootRole,
-    SessionConfig, SessionError, Shared, WaitedFor,
+    AnnounceError, Announcement, Command, DRIVING, Handle, JoinError, Listing, Misfits, NodeSide, Reply,
+    RootRole, SessionConfig, SessionError, Shared, WaitedFor,
 };
 use crate::identity::Process;
 use crate::name::NodeName;
@@ -171,6 +171,10 @@ enum Question {
     Inspect {
         end: EndId,
         reply: Reply<Handle, SessionError>,
+    },
+    Misfits {
+        publisher: u32,
+        reply: Reply<Option<Misfits>, SessionError>,
     },
     /// For a ring that this node is to keep.
     Keep {
@@ -422,6 +426,10 @@ impl Control {
                     self.questions.insert(request, Question::Inspect { end, reply });
                     self.ask(request);
                 }
+                Command::Misfits { request, publisher, reply } => {
+                    self.questions.insert(request, Question::Misfits { publisher, reply });
+                    self.ask(request);
+                }
                 Command::GiveUp { request } => self.give_up(request),
                 Command::Withdraw { index } => self.withdraw(index),
                 Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
@@ -486,6 +494,7 @@ impl Control {
             Some(Question::Inspect { end, .. } | Question::Keep { source: end, .. }) => {
                 ToRoot::Inspect { request, end: *end }
             }
+            Some(Question::Misfits { publisher, .. }) => ToRoot::Misfits { request, publisher: *publisher },
             None => return,
         };
         self.say(&message, Vec::new());

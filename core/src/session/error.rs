@@ -9,7 +9,7 @@ use hivemind_ring::fork::Forked;
 use super::Unanswered;
 use crate::filter::FilterError;
 use crate::name::{NameError, NodeName, ServiceName};
-use crate::protocol::{EndId, Refusal, Right, VERSION, not_allowed};
+use crate::protocol::{EndId, Refusal, Right, VERSION, bounded_reason, not_allowed};
 use crate::remedy::remedy;
 use crate::runtime_dir::RuntimeDirError;
 use crate::schema::Schema;
@@ -223,7 +223,7 @@ pub enum AnnounceError {
         theirs: String,
         /// The first difference.
         difference: String,
-        /// A node that fixes the type.
+        /// The node whose publisher fixes the type.
         holder: String,
     },
     /// A service name that does not parse. It says where.
@@ -323,20 +323,40 @@ fn type_mismatch(
     let Ok(service) = ServiceName::parse(service) else {
         return AnnounceError::Refused { refusal: "it names a service that is none".to_owned() };
     };
-    let parse = |bytes: &[u8]| Schema::from_bytes(bytes).ok();
-    let (ours, theirs) = (ours.and_then(parse), parse(theirs));
-    let difference = match (&ours, &theirs) {
-        (Some(ours), Some(theirs)) => ours.difference(theirs),
-        _ => None,
-    };
-    let name =
-        |schema: Option<Schema>, other: String| schema.map_or(other, |schema| schema.type_name().to_owned());
-    AnnounceError::TypeMismatch {
-        service,
-        ours: name(ours, "another type".to_owned()),
-        theirs: name(theirs, format!("a type of fingerprint {fingerprint:032x}")),
-        difference: difference.unwrap_or_else(|| "their fingerprints differ".to_owned()),
-        holder,
+    let Mismatch { ours, theirs, difference } = Mismatch::between(ours, theirs, fingerprint);
+    AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
+}
+
+/// Two types that are not the same, in words. "Here" is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The name of the type here.
+    pub ours: String,
+    /// The name of the type there.
+    pub theirs: String,
+    /// The first difference, such as `Pose.frame is missing here`.
+    pub difference: String,
+}
+
+impl Mismatch {
+    /// Compares the descriptions of two types; `fingerprint` is of theirs, and stands for it if nothing better is there.
+    #[must_use]
+    pub fn between(ours: Option<&[u8]>, theirs: &[u8], fingerprint: u128) -> Mismatch {
+        let parse = |bytes: &[u8]| Schema::from_bytes(bytes).ok();
+        let (ours, theirs) = (ours.and_then(parse), parse(theirs));
+        let difference = match (&ours, &theirs) {
+            (Some(ours), Some(theirs)) => ours.difference(theirs),
+            _ => None,
+        };
+        let name = |schema: Option<Schema>, other: String| {
+            schema.map_or(other, |schema| schema.type_name().to_owned())
+        };
+        Mismatch {
+            ours: name(ours, "another type".to_owned()),
+            theirs: name(theirs, format!("a type of fingerprint {fingerprint:032x}")),
+            // The names of fields are a stranger's, and may be long.
+            difference: bounded_reason(difference.unwrap_or_else(|| "their fingerprints differ".to_owned())),
+        }
     }
 }
 

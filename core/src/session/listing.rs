@@ -77,6 +77,8 @@ pub struct SubscriberInfo {
     pub type_name: Option<String>,
     /// The fingerprint of that type.
     pub fingerprint: Option<u128>,
+    /// The description of that type; empty: it takes any.
+    pub schema: Vec<u8>,
     /// It reads for another host.
     pub link: bool,
 }
@@ -135,8 +137,16 @@ impl Collector {
             }
             Entry::Subscriber { end, filter, expected, link } => {
                 let fingerprint = expected.as_ref().map(|expected| expected.fingerprint);
-                let type_name = expected.map(|expected| type_name(&expected.schema, expected.fingerprint));
-                listing.subscribers.push(SubscriberInfo { end, filter, type_name, fingerprint, link });
+                let schema = expected.map(|expected| expected.schema).unwrap_or_default();
+                let type_name = fingerprint.map(|fingerprint| type_name(&schema, fingerprint));
+                listing.subscribers.push(SubscriberInfo {
+                    end,
+                    filter,
+                    type_name,
+                    fingerprint,
+                    schema,
+                    link,
+                });
             }
             Entry::Connection(connection) => listing.connections.push(connection),
         }

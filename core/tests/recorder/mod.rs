@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use hivemind_core::name::{HiveName, NodeName, ServiceName};
+use hivemind_core::name::{HiveName, NodeName};
 use hivemind_core::protocol::{Connected, Demand, EndId, Expected, Offer, new_node_epoch};
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Matched,
-    NodeSide, RootRole, Seating, Session, SessionConfig,
+    NodeSide, RootRole, Seating, Session, SessionConfig, Skipped,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -31,7 +31,7 @@ pub enum Heard {
     Attach { publisher: u32, subscriber: EndId, node_name: String, seat: u32, reader: String, bells: String },
     Attached { subscriber: u32, publisher: EndId, start: u64, ring: String, bells: String },
     AttachRefused { subscriber: u32, publisher: EndId, reason: String },
-    Skipped { subscriber: u32, service: String },
+    Skipped { subscriber: u32, service: String, holder: String },
     PeerGone { node: u64 },
     Refused { index: u32, error: String },
 }
@@ -184,8 +184,9 @@ impl NodeSide for Recorder {
         self.hear(Heard::AttachRefused { subscriber, publisher, reason: reason.into() });
     }
 
-    fn skipped(&self, subscriber: u32, service: &ServiceName, _theirs: &[u8]) {
-        self.hear(Heard::Skipped { subscriber, service: service.to_string() });
+    fn skipped(&self, subscriber: u32, skipped: Skipped) {
+        let Skipped { service, holder, .. } = skipped;
+        self.hear(Heard::Skipped { subscriber, service: service.to_string(), holder: holder.to_string() });
     }
 
     fn inspect(&self, index: u32) -> Option<Handle> {

@@ -213,13 +213,24 @@ fn so_many_names_of_one_service_stay_and_the_oldest_goes() {
     assert_eq!(left, (4..20).collect::<Vec<_>>());
 }
 
-/// What nobody alive has fixed holds up nobody who lives.
+/// What nobody alive has fixed holds up nobody who lives. It did once, while a subscriber of the old type was there.
 #[test]
 fn a_publisher_of_another_type_displaces_what_was_retained() {
     let (mut registry, _) = stood_for();
     join(&mut registry, 4);
+    join(&mut registry, 5);
+    // For subscribers it is the type of the service, held by the node that is gone.
+    let actions = said(&mut registry, 5, demand(2, "a", Some(6)));
+    let told = ToNode::Skipped {
+        subscriber: 2,
+        service: "a".into(),
+        fingerprint: 5,
+        schema: vec![5],
+        holder: "node1".into(),
+    };
+    assert_eq!(actions[..], [send(5, ToNode::Accepted { request: 2 }), send(5, told)]);
     let actions = said(&mut registry, 4, super::offer(1, "a", 6));
-    assert_eq!(summary(&actions), [(2, "release"), (3, "release"), (4, "accepted")]);
+    assert_eq!(summary(&actions), [(2, "release"), (3, "release"), (4, "accepted"), (5, "match")]);
     let actions = said(&mut registry, 2, offer(3, "a", 5, 9, Some(end(1, 9))));
     assert!(matches!(refusal(&actions), Refusal::OtherType { .. }));
     assert_sound(&registry);

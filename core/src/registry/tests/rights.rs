@@ -104,6 +104,33 @@ fn a_pattern_hears_of_what_may_be_read_and_of_nothing_else() {
     );
 }
 
+/// A guest who may only look fixed the type of a service once, and the owner's publisher was refused.
+#[test]
+fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read() {
+    let mut registry = hive("allow user:1001 subscribe sensors/*");
+    join_as(&mut registry, 1, OWNER, &[]);
+    join_as(&mut registry, 2, ALICE, &[]);
+    assert_eq!(summary(&said(&mut registry, 2, demand(1, "sensors/pose", Some(6)))), [(2, "accepted")]);
+    let actions = said(&mut registry, 1, offer(1, "sensors/pose", 5));
+    assert_eq!(summary(&actions), [(1, "accepted"), (2, "skipped")]);
+    // A pattern means more than the guest may read; a new policy shows it, also what does not fit.
+    said(&mut registry, 1, offer(2, "secret", 5));
+    assert_eq!(
+        summary(&said(&mut registry, 2, demand(2, "*", Some(6)))),
+        [(2, "accepted")],
+        "nothing is told of what it may not read"
+    );
+    let actions = change(&mut registry, "allow user:1001 subscribe **");
+    let told = |action: &Action| match action {
+        Action::Send { to: 2, message: ToNode::Skipped { subscriber, service, .. }, .. } => {
+            Some((*subscriber, service.clone()))
+        }
+        _ => None,
+    };
+    let told: Vec<_> = actions.iter().filter_map(told).collect();
+    assert_eq!(told, [(1, "sensors/pose".to_owned()), (2, "secret".to_owned())]);
+}
+
 #[test]
 fn a_guest_takes_nothing_over_and_raises_no_epoch() {
     let mut registry = hive("allow user:1001 join");

@@ -5,16 +5,17 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 
 use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
+use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::{
-    Cursor, DecodeError, EndId, Entry, MAX_EPOCH, Offer, Refusal, ToNode, ToRoot, bounded_reason, decode,
-    decode_unaccompanied,
+    Cursor, DecodeError, EndId, Entry, Expected, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
+    bounded_reason, decode, decode_unaccompanied,
 };
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
-    SessionError, WaitedFor,
+    AnnounceError, Announcement, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched, Misfits,
+    SessionError, Skipped, WaitedFor,
 };
 use crate::socket::Packet;
 
@@ -103,10 +104,12 @@ impl Control {
             ToNode::Accepted { request } => self.accepted(request),
             ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
             ToNode::Match { .. } => return self.matched(message),
-            ToNode::Skipped { subscriber, service, schema, .. } => {
+            ToNode::Skipped { subscriber, service, fingerprint, schema, holder } => {
                 let service = ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?;
-                self.side.skipped(subscriber, &service, &schema);
+                let holder = NodeName::parse(&holder).map_err(|_| NOT_A_NAME)?;
+                self.side.skipped(subscriber, Skipped { service, fingerprint, schema, holder });
             }
+            ToNode::Misfits { request, count, first } => return self.misfits(request, count, first),
             ToNode::Attach { .. } => return self.attach(message, &mut descriptors),
             ToNode::Attached { .. } => return self.attached(message, &mut descriptors),
             ToNode::AttachRefused { subscriber, publisher, reason } => {
@@ -125,7 +128,7 @@ impl Control {
                     Some(Question::Keep { source, offer, pidfd }) => {
                         self.keep(source, &offer, handle, pidfd);
                     }
-                    Some(Question::List { .. }) | None => {}
+                    Some(Question::List { .. } | Question::Misfits { .. }) | None => {}
                 }
             }
             ToNode::Keep { source, offer } => {
@@ -195,6 +198,7 @@ impl Control {
         match self.questions.remove(&request) {
             Some(Question::List { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Inspect { reply, .. }) => drop(reply.send(Err(refusal.into()))),
+            Some(Question::Misfits { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Keep { offer, .. }) => self.cannot_keep(&offer, &refusal.to_string()),
             None => {}
         }
@@ -360,7 +364,7 @@ impl Control {
                     drop(reply.send(Err(SessionError::Descriptors)));
                 }
                 Some(Question::Keep { offer, .. }) => self.cannot_keep(&offer, &reason),
-                Some(Question::List { .. }) | None => {}
+                Some(Question::List { .. } | Question::Misfits { .. }) | None => {}
             },
             ToNode::Keep { ref offer, .. } => self.cannot_keep(offer, &reason),
             // No other message brings any.
@@ -388,6 +392,23 @@ impl Control {
         let (pid, is_dedicated) = link.map_or((0, false), |link| (link.pid, link.is_dedicated));
         if let Some(Question::List { collector, reply, .. }) = self.questions.remove(&request) {
             let _ = reply.send(Ok(collector.finish(epoch, pid, is_dedicated)));
+        }
+        Ok(())
+    }
+
+    fn misfits(&mut self, request: u64, count: u32, first: Option<Box<Misfit>>) -> Result<(), Lost> {
+        let misfits = match first {
+            None => None,
+            Some(misfit) => {
+                let Misfit { node_name, filter, expected: Expected { fingerprint, schema } } = *misfit;
+                let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
+                let filter = Filter::parse(&filter).map_err(|_| NOT_A_NAME)?;
+                Some(Misfits { count, node_name, filter, fingerprint, schema })
+            }
+        };
+        // Nobody may wait for it any more.
+        if let Some(Question::Misfits { reply, .. }) = self.questions.remove(&request) {
+            drop(reply.send(Ok(misfits)));
         }
         Ok(())
     }
