@@ -13,7 +13,7 @@ use crate::protocol::{
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
     SessionError, WaitedFor,
 };
 use crate::socket::Packet;
@@ -282,12 +282,14 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, reader, bells } = message else {
+        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells } = message else {
             return Ok(());
         };
         let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
-        let (reader, bells) = (uncarry(reader, descriptors), uncarry(bells, descriptors));
-        let (Some(reader), Some(bells), Some(pidfd)) = (reader, bells, descriptors.next()) else {
+        let (reader, is_stranger) = (uncarry(reader, descriptors), bells.is_none());
+        let bells = bells.and_then(|bells| uncarry(bells, descriptors));
+        let pidfd = descriptors.next();
+        let (Some(reader), true, Some(pidfd)) = (reader, is_stranger || bells.is_some(), pidfd) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
         if let Err(error) = self.watch_peer(subscriber.node, pidfd) {
@@ -295,12 +297,15 @@ impl Control {
             self.refuse_attach(publisher, subscriber, reason);
             return Ok(());
         }
-        let request = AttachRequest { publisher, subscriber, node_name, seat, reader, bells };
+        let request = AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells };
         match self.side.attach(request) {
-            Ok(reply) => {
-                let (ring, descriptors) = carry(reply.ring);
-                let start = reply.start;
-                self.say(&ToRoot::Attached { publisher, subscriber, start, ring }, descriptors);
+            Ok(AttachReply { start, ring, bells }) => {
+                let (ring, mut descriptors) = carry(ring);
+                let bells = bells.map(carry).map(|(bells, more)| {
+                    descriptors.extend(more);
+                    bells
+                });
+                self.say(&ToRoot::Attached { publisher, subscriber, start, ring, bells }, descriptors);
             }
             Err(reason) => self.refuse_attach(publisher, subscriber, reason),
         }
@@ -318,7 +323,8 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attached { subscriber, publisher, user, start, ring, bells } = message else {
+        let ToNode::Attached { subscriber, publisher, user, is_stranger, start, ring, bells } = message
+        else {
             return Ok(());
         };
         let (ring, bells) = (uncarry(ring, descriptors), uncarry(bells, descriptors));
@@ -330,7 +336,7 @@ impl Control {
             self.side.attach_refused(subscriber, publisher, &reason);
             return Ok(());
         }
-        self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
+        self.side.attached(AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells });
         Ok(())
     }
 
