@@ -36,6 +36,15 @@
 //! A subscriber of another type than its service carries is accepted, told (`Skipped`), and matched when the type fits; a publisher may
 //! ask who waits so (`Misfits`).
 //!
+//! Doorbells are writable, so those of a node go to peers of its own user alone. If the kernel says that the two nodes are of different
+//! users, the root passes none on: the publisher's node makes doorbells for that user and answers with them, and the subscriber's
+//! gives none (`docs/decisions/0015-doorbells-for-other-users.md`).
+//!
+//! | step       | subscriber's node        | root                             | publisher's node of another user |
+//! | ---------- | ------------------------ | -------------------------------- | -------------------------------- |
+//! | seat       | `Attach` (+ reader)      | `Attach` (+ pidfd)               | maps reader, registers pins      |
+//! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring, bells)       |
+//!
 //! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
@@ -387,7 +396,7 @@ pub enum ToRoot {
         /// With whom.
         publisher: EndId,
     },
-    /// Answer to `Attach`: the seat counts; here is my ring. One carrier.
+    /// Answer to `Attach`: the seat counts; here is my ring. One carrier or two.
     Attached {
         /// The end of this node.
         publisher: u32,
@@ -397,6 +406,8 @@ pub enum ToRoot {
         start: u64,
         /// The ring segment.
         ring: Carrier,
+        /// The doorbells made for the subscriber's user, if that is another one.
+        bells: Option<Carrier>,
     },
     /// Answer to `Attach`: no.
     AttachRefused {
@@ -531,7 +542,7 @@ pub enum ToNode {
         /// The node of a publisher that has it.
         holder: String,
     },
-    /// A subscriber wants in. Two carriers, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
+    /// A subscriber wants in. One carrier or two, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
     Attach {
         /// The end of this node.
         publisher: u32,
@@ -541,10 +552,12 @@ pub enum ToNode {
         node_name: String,
         /// Which seat of the reader segment.
         seat: u32,
+        /// The subscriber's user, as the kernel told the root.
+        user: u32,
         /// The reader segment.
         reader: Carrier,
-        /// The doorbells of the subscriber's node.
-        bells: Carrier,
+        /// The doorbells of the subscriber's node; `None` if that is of another user.
+        bells: Option<Carrier>,
     },
     /// The publisher let us in. Two carriers, then the pidfd of the publisher's process.
     Attached {
@@ -554,11 +567,13 @@ pub enum ToNode {
         publisher: EndId,
         /// The publisher's user, as the kernel told the root: never as the publisher says.
         user: u32,
+        /// Whether it is another user than that of this node, by the same account.
+        is_stranger: bool,
         /// The first sequence number to read.
         start: u64,
         /// The ring segment.
         ring: Carrier,
-        /// The doorbells of the publisher's node.
+        /// The doorbells of the publisher's node: its own, or those that it made for this user.
         bells: Carrier,
     },
     /// The pair does not come about, or (when it has) is dissolved because the policy does not allow it any more: let go.
@@ -1013,8 +1028,10 @@ impl Message for ToRoot {
         match self {
             ToRoot::Hello { bells: carrier, .. }
             | ToRoot::Attach { reader: carrier, .. }
-            | ToRoot::Attached { ring: carrier, .. }
             | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.descriptors(),
+            ToRoot::Attached { ring, bells, .. } => {
+                ring.descriptors() + bells.as_ref().map_or(0, Carrier::descriptors)
+            }
             _ => 0,
         }
     }
@@ -1023,8 +1040,10 @@ impl Message for ToRoot {
         match self {
             ToRoot::Hello { bells: carrier, .. }
             | ToRoot::Attach { reader: carrier, .. }
-            | ToRoot::Attached { ring: carrier, .. }
             | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.is_bounded(),
+            ToRoot::Attached { ring, bells, .. } => {
+                ring.is_bounded() && bells.as_ref().is_none_or(Carrier::is_bounded)
+            }
             ToRoot::Connected { connections, .. } => connections.len() <= CONNECTED_PER_PACKET,
             ToRoot::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
             // Names, filters and schemas are checked by the registry, which answers with the reason.
@@ -1038,9 +1057,10 @@ impl Message for ToNode {
 
     fn descriptors(&self) -> usize {
         match self {
-            ToNode::Attach { reader: carrier, bells, .. } | ToNode::Attached { ring: carrier, bells, .. } => {
-                carrier.descriptors() + bells.descriptors() + 1
+            ToNode::Attach { reader, bells, .. } => {
+                reader.descriptors() + bells.as_ref().map_or(0, Carrier::descriptors) + 1
             }
+            ToNode::Attached { ring, bells, .. } => ring.descriptors() + bells.descriptors() + 1,
             ToNode::Inspected { segment, .. } => segment.descriptors(),
             ToNode::Keep { .. } => 1,
             _ => 0,
@@ -1049,9 +1069,10 @@ impl Message for ToNode {
 
     fn is_bounded(&self) -> bool {
         match self {
-            ToNode::Attach { reader: carrier, bells, .. } | ToNode::Attached { ring: carrier, bells, .. } => {
-                carrier.is_bounded() && bells.is_bounded()
+            ToNode::Attach { reader, bells, .. } => {
+                reader.is_bounded() && bells.as_ref().is_none_or(Carrier::is_bounded)
             }
+            ToNode::Attached { ring, bells, .. } => ring.is_bounded() && bells.is_bounded(),
             ToNode::Inspected { segment, .. } => segment.is_bounded(),
             ToNode::Match { schema, .. } | ToNode::Skipped { schema, .. } => schema.len() <= MAX_SCHEMA,
             ToNode::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
@@ -1118,6 +1139,7 @@ mod tests {
             subscriber: 1,
             publisher: EndId { node: 2, index: 3 },
             user: 1000,
+            is_stranger: true,
             start: 4,
             ring: Carrier::Descriptor,
             bells: Carrier::Named("bells".into()),
@@ -1132,11 +1154,12 @@ mod tests {
             subscriber: EndId { node: 1, index: 1 },
             start: 0,
             ring: Carrier::Descriptor,
+            bells: Some(Carrier::Descriptor),
         };
-        for found in [0, 2] {
+        for found in [0, 1, 3] {
             assert_eq!(
                 decode::<ToRoot>(&packet(&message), found),
-                Err(DecodeError::Descriptors { expected: 1, found })
+                Err(DecodeError::Descriptors { expected: 2, found })
             );
         }
         assert!(decode::<ToRoot>(&packet(&ToRoot::Leave), 1).is_err());

@@ -503,9 +503,9 @@ impl Registry {
                     self.set_state(pair, PairState::Failed, actions);
                 }
             }
-            ToRoot::Attached { publisher, subscriber, start, ring } => {
+            ToRoot::Attached { publisher, subscriber, start, ring, bells } => {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
-                self.attached(client, pair, start, ring, actions);
+                self.attached(client, pair, (start, ring, bells), actions);
             }
             ToRoot::AttachRefused { publisher, subscriber, reason } => {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
@@ -1076,16 +1076,18 @@ impl Registry {
             _ => return actions.push(attach_refused(client, pair, PUBLISHER_GONE.into())),
         }
         let to = self.publishers[&pair.publisher].client;
-        let bells = self.bells_of(client);
+        // Whoever has them can write them: those of other users never do.
+        let bells = (!self.are_strangers(client, to)).then(|| self.bells_of(client));
         let mut attachments = Vec::with_capacity(3);
         attachments.extend((reader == Carrier::Descriptor).then_some(Attachment::FromMessage(0)));
-        attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(client)));
+        attachments.extend((bells == Some(Carrier::Descriptor)).then_some(Attachment::BellsOf(client)));
         attachments.push(Attachment::PidfdOf(client));
         let message = ToNode::Attach {
             publisher: pair.publisher.index,
             subscriber: pair.subscriber,
             node_name: self.name_of(client),
             seat,
+            user: self.clients[&client].credentials.user,
             reader,
             bells,
         };
@@ -1093,19 +1095,36 @@ impl Registry {
         self.set_state(pair, PairState::Attaching { seat }, actions);
     }
 
-    fn attached(&mut self, client: ClientId, pair: Pair, start: u64, ring: Carrier, actions: &mut Actions) {
+    fn attached(
+        &mut self,
+        client: ClientId,
+        pair: Pair,
+        (start, ring, made): (u64, Carrier, Option<Carrier>),
+        actions: &mut Actions,
+    ) {
         // Not attaching: the subscriber has gone meanwhile. Its reader segment says so to the publisher.
         let Some(&PairState::Attaching { seat }) = self.pairs.get(&pair) else { return };
         let to = self.subscribers[&pair.subscriber].client;
-        let bells = self.bells_of(client);
+        let is_stranger = self.are_strangers(client, to);
         let mut attachments = Vec::with_capacity(3);
         attachments.extend((ring == Carrier::Descriptor).then_some(Attachment::FromMessage(0)));
-        attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(client)));
+        let bells = if is_stranger {
+            // What it made for this user, and nothing that a third may write.
+            let Some(bells) = made else { return self.attach_failed(pair, NO_BELLS.into(), actions) };
+            let place = attachments.len();
+            attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::FromMessage(place)));
+            bells
+        } else {
+            let bells = self.bells_of(client);
+            attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(client)));
+            bells
+        };
         attachments.push(Attachment::PidfdOf(client));
         let message = ToNode::Attached {
             subscriber: pair.subscriber.index,
             publisher: pair.publisher,
             user: self.clients[&client].credentials.user,
+            is_stranger,
             start,
             ring,
             bells,
@@ -1259,6 +1278,11 @@ impl Registry {
     fn bells_of(&self, client: ClientId) -> Carrier {
         self.admitted(client).bells.clone()
     }
+
+    /// Whether the kernel says that they are of different users.
+    fn are_strangers(&self, one: ClientId, other: ClientId) -> bool {
+        self.clients[&one].credentials.user != self.clients[&other].credentials.user
+    }
 }
 
 impl EndId {
@@ -1266,6 +1290,7 @@ impl EndId {
     const LAST: EndId = EndId { node: u64::MAX, index: u32::MAX };
 }
 
+const NO_BELLS: &str = "the publisher made no doorbells for this user; restart its node";
 const OBSERVER: &str = "an observer has no ends";
 
 fn check_schema(schema: &[u8]) -> Result<(), Refusal> {

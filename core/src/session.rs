@@ -98,7 +98,7 @@ pub struct SessionConfig {
     pub root_timeout: Duration,
     /// True: this node only looks. It claims no name and has no ends.
     pub observer: bool,
-    /// The doorbells of the node; each peer gets a duplicate.
+    /// The doorbells of the node; each peer of its user gets a duplicate.
     pub bells: Handle,
 }
 
@@ -214,10 +214,12 @@ pub struct AttachRequest {
     pub node_name: NodeName,
     /// Its seat in the reader segment.
     pub seat: u32,
+    /// Its user, as the kernel told the root.
+    pub user: u32,
     /// The reader segment.
     pub reader: Handle,
-    /// The doorbells of its node.
-    pub bells: Handle,
+    /// The doorbells of its node. `None`: it is of another user; answer with doorbells made for that one.
+    pub bells: Option<Handle>,
 }
 
 /// The seat counts from now on.
@@ -227,6 +229,8 @@ pub struct AttachReply {
     pub start: u64,
     /// The ring segment.
     pub ring: Handle,
+    /// The doorbells made for the subscriber's user, if that is another one.
+    pub bells: Option<Handle>,
 }
 
 /// A publisher let a subscriber of this node in.
@@ -238,11 +242,13 @@ pub struct AttachedTo {
     pub publisher: EndId,
     /// Its user, as the kernel told the root.
     pub user: u32,
+    /// Whether that is another user than this node's, by the same account.
+    pub is_stranger: bool,
     /// The first sequence number to read.
     pub start: u64,
     /// The ring segment.
     pub ring: Handle,
-    /// The doorbells of the publisher's node.
+    /// The doorbells of the publisher's node: its own, or those that it made for this user.
     pub bells: Handle,
 }
 

@@ -158,7 +158,13 @@ fn what_is_not_its_turn_is_refused() {
     let reader = || Carrier::Named("n".into());
     raw.say(&ToRoot::Attach { subscriber: 8, publisher: host.end(1), seat: 0, reader: reader() });
     assert!(matches!(raw.hear(), Some(ToNode::AttachRefused { subscriber: 8, .. })));
-    raw.say(&ToRoot::Attached { publisher: 1, subscriber: host.end(1), start: 0, ring: reader() });
+    raw.say(&ToRoot::Attached {
+        publisher: 1,
+        subscriber: host.end(1),
+        start: 0,
+        ring: reader(),
+        bells: None,
+    });
     raw.say(&ToRoot::Inspect { request: 3, end: EndId { node: 5, index: 3 } });
     assert!(matches!(raw.hear(), Some(ToNode::Refused { request: Some(3), .. })));
     raw.say(&ToRoot::Inspected { inquiry: 99, segment: None });
@@ -284,7 +290,7 @@ fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
             let ring = Carrier::Descriptor;
             let ring_memory = content_of("ring");
             slow.say_with(
-                &ToRoot::Attached { publisher, subscriber, start: 0, ring },
+                &ToRoot::Attached { publisher, subscriber, start: 0, ring, bells: None },
                 &[ring_memory.as_raw_fd()],
             );
             attached += 1;

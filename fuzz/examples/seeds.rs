@@ -163,8 +163,9 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
             subscriber: end,
             node_name: "listener".to_owned(),
             seat: 1,
+            user: 1000,
             reader: Carrier::Descriptor,
-            bells: Carrier::Descriptor,
+            bells: Some(Carrier::Descriptor),
         },
         ToNode::Refused {
             request: Some(1),

@@ -266,6 +266,8 @@ fn message(saying: Saying) -> ToRoot {
             subscriber: end(subscriber),
             start: 0,
             ring: carrier(named),
+            // Asked for of strangers alone.
+            bells: (publisher & 1 == 1).then(|| carrier(named)),
         },
         Saying::AttachRefused { publisher, subscriber } => ToRoot::AttachRefused {
             publisher: index(publisher),

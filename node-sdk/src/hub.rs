@@ -34,6 +34,8 @@ const REPORTS_MAX: usize = 256;
 const WARNINGS_MAX: u32 = 8;
 /// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
 const BARRED_MAX: usize = 1024;
+/// Other users whose subscribers this node lets in: it makes doorbells for each, which take a descriptor and a page.
+const DOORS_MAX: usize = 64;
 /// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest: so that it does not get
 /// their messages twice when they are gone.
 const KNOWN_MAX: usize = 4096;
@@ -55,8 +57,11 @@ pub(crate) struct Hub {
     changes: AtomicU64,
     /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
     changed: Condvar,
-    /// Doorbells of peers that are mapped already, by the life of their node.
-    peers: Mutex<HashMap<u64, Weak<Bells>>>,
+    /// Doorbells of peers that are mapped already, by the life of their node; true: it is of another user, and made them for ours.
+    peers: Mutex<HashMap<(u64, bool), Weak<Bells>>>,
+    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay for as long as the node: who
+    /// leaves and comes back may have them mapped still.
+    doors: Mutex<HashMap<u32, Arc<Bells>>>,
     /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
     /// once.
     seats: Mutex<HashMap<EndId, Weak<MappedSeats>>>,
@@ -368,6 +373,7 @@ impl Hub {
             changes: AtomicU64::new(0),
             changed: Condvar::new(),
             peers: Mutex::default(),
+            doors: Mutex::default(),
             seats: Mutex::default(),
         }
     }
@@ -502,14 +508,14 @@ impl Hub {
         lock(&self.ends).subscribers.get(&index).cloned()
     }
 
-    /// The doorbells of a peer, mapped once. A node has them once: who sends others under its epoch is
-    /// refused.
-    fn peer_bells(&self, node: u64, handle: Handle) -> Result<Arc<Bells>, StrangeMemory> {
+    /// The doorbells of a peer, mapped once. A node has them once, and its publishers have one door for our user if that is another
+    /// one: who sends others under its epoch is refused.
+    fn peer_bells(&self, node: u64, is_stranger: bool, handle: Handle) -> Result<Arc<Bells>, StrangeMemory> {
         let mut peers = lock(&self.peers);
-        let known = if node == self.node {
+        let known = if node == self.node && !is_stranger {
             Some(Arc::clone(&self.bells))
         } else {
-            peers.get(&node).and_then(Weak::upgrade)
+            peers.get(&(node, is_stranger)).and_then(Weak::upgrade)
         };
         if let Some(bells) = known {
             let is_same = bells.are_of(&handle)?;
@@ -517,7 +523,25 @@ impl Hub {
         }
         let bells = Bells::open(self.backend(), handle).map_err(StrangeMemory::Bells)?;
         peers.retain(|_, bells| bells.strong_count() > 0);
-        peers.insert(node, Arc::downgrade(&bells));
+        peers.insert((node, is_stranger), Arc::downgrade(&bells));
+        Ok(bells)
+    }
+
+    /// The doorbells for the subscribers of another user, made when the first of them comes.
+    fn door_for(&self, user: u32) -> Result<Arc<Bells>, String> {
+        let mut doors = lock(&self.doors);
+        if let Some(bells) = doors.get(&user) {
+            return Ok(Arc::clone(bells));
+        }
+        if doors.len() >= DOORS_MAX {
+            return Err(format!(
+                "its node has doorbells for {DOORS_MAX} other users, all that it makes; subscribe as one of these, or from \
+                 a node of its own user"
+            ));
+        }
+        let bells =
+            Bells::create(self.backend()).map_err(|error| format!("doorbells for user {user}: {error}"))?;
+        doors.insert(user, Arc::clone(&bells));
         Ok(bells)
     }
 
@@ -555,10 +579,12 @@ impl Hub {
         let ring =
             MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
         let copies = !end.trust.covers(to.user, ring.segment().maker());
-        let bells = self.peer_bells(to.publisher.node, to.bells).map_err(|error| error.to_string())?;
+        let bells =
+            self.peer_bells(to.publisher.node, to.is_stranger, to.bells).map_err(|error| error.to_string())?;
         let (_, _, line) = ring.publisher();
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        let reader = Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
+        let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
+        let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
             .map_err(|error| error.to_string())?;
         Ok((reader, copies))
     }
@@ -628,7 +654,13 @@ impl NodeSide for Hub {
         let (desk, ring) = {
             let ends = lock(&self.ends);
             if let Some(reply) = ends.kept.attach(a.publisher) {
-                return reply;
+                drop(ends);
+                let mut reply = reply?;
+                if a.bells.is_none() {
+                    // Nobody rings there any more, but a reader has a place for its word.
+                    reply.bells = Some(self.door_for(a.user)?.handle().map_err(|error| error.to_string())?);
+                }
+                return Ok(reply);
             }
             let end = ends.publishers.get(&a.publisher).ok_or(PUBLISHER_GONE)?;
             (Arc::clone(&end.desk), Arc::clone(&end.ring))
@@ -637,13 +669,24 @@ impl NodeSide for Hub {
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
         let seats = self.seats_of(a.subscriber, a.reader).map_err(|error| error.to_string())?;
-        let bells = self.peer_bells(a.subscriber.node, a.bells).map_err(|error| error.to_string())?;
-        let line = seats.bell_line();
-        let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
-        self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
-        let start = desk.attach(seats, a.seat, bell, subscriber).map_err(|error| error.to_string())?;
-        Ok(AttachReply { start, ring: handle })
+        let introduce = || self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
+        let (start, bells) = if let Some(bells) = a.bells {
+            let bells =
+                self.peer_bells(a.subscriber.node, false, bells).map_err(|error| error.to_string())?;
+            let line = seats.bell_line();
+            let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
+            introduce();
+            (desk.attach(seats, a.seat, bell, subscriber), None)
+        } else {
+            let made = self.door_for(a.user)?;
+            let bells = made.handle().map_err(|error| error.to_string())?;
+            let (_, _, line) = ring.publisher();
+            let door = made.door(line).map_err(|error| error.to_string())?;
+            introduce();
+            (desk.attach_stranger(seats, a.seat, door, subscriber), Some(bells))
+        };
+        Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
     }
 
     fn attach_answered(&self) {
@@ -737,7 +780,7 @@ impl NodeSide for Hub {
             }
             ends.subscribers.values().cloned().collect()
         };
-        lock(&self.peers).remove(&node);
+        lock(&self.peers).retain(|(peer, _), _| *peer != node);
         lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
         for end in subscribers {
             let (abandoned, concerned) = {

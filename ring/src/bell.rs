@@ -1,7 +1,8 @@
 //! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes, never what
 //! somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
 //!
-//! A node has one doorbell segment; each of its ends has a line in it with four words:
+//! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with four words. Peers of
+//! other users never get it: see *Strangers* below.
 //!
 //! | word       | of a         | who writes                                  | meaning                                               |
 //! | ---------- | ------------ | ------------------------------------------- | ----------------------------------------------------- |
@@ -26,7 +27,33 @@
 //! the death and rings. No word is ever set back, also not when a line goes to another end: a waiter never finds a value again.
 //!
 //! A subscriber that changes `commits` without end keeps those awake that listen to the same publisher; one that clears `sleepers`
-//! lets them sleep until somebody else sets it. Both cost time, and nothing else.
+//! lets them sleep until somebody else sets it. Both cost time, and nothing else; and only processes of one user can do so to
+//! each other, which could stop each other as well.
+//!
+//! # Strangers
+//!
+//! A subscriber and a publisher of different users share one writable word, and no sleep of anybody else depends on it. The
+//! publisher's node makes a doorbell segment for each other user that reads it: the *door*. Every end has the same line there as in
+//! the node's own segment, and only `sleepers` is used. Everything else lies in memory that its reader cannot write:
+//!
+//! | word              | lies in              | who writes                                        | meaning                             |
+//! | ----------------- | -------------------- | ------------------------------------------------- | ----------------------------------- |
+//! | `sleepers`        | the door of one user | subscribers of that user set it, the publisher clears it | a stranger may sleep: [`LISTENS`] |
+//! | [`STRANGERS`]     | the own `sleepers`   | the publisher's node alone                        | look at the doors, too              |
+//! | `commits`         | the ring's header    | the publisher                                     | futex of the strangers              |
+//! | `space`           | the ring's header    | nobody: it is only woken                          | futex of a publisher that waits     |
+//!
+//! The kernel lets a process wait on a word that it may only read, and wake those who wait there ([`call`]). A stranger always
+//! listens, whatever the number of its publishers, for a publisher writes nothing of a stranger's and so cannot ring its `wake`.
+//!
+//! While no stranger is attached a commit looks at one word, as before. With the first, the control thread sets [`STRANGERS`] in it
+//! (`Desk::attach_stranger`), so that each commit goes on to look at the door of each user: one load for each. The publisher
+//! takes the bit away when the last stranger has gone. A process of the same user may clear it; then strangers wake late.
+//!
+//! What a stranger can do: clear the `sleepers` of other processes of its own user, which then sleep until their bound
+//! ([`STRANGERS_SLEEP_MAX`]); set it without end, so that each commit of a publisher that it reads makes a call for nobody; and
+//! wake a publisher that waits for room, which looks once more than it needed to. If the publisher lies, its strangers look by
+//! themselves, as often as the bound says.
 
 use crate::sync::{AtomicU32, Ordering, strong};
 use std::time::Duration;
@@ -37,6 +64,18 @@ pub const SLEEPS: u32 = 1;
 pub const LISTENS: u32 = 2;
 /// A subscriber of more publishers than this sleeps alone: each word costs it about 0.3 us to wait on (measured).
 pub const LISTENED_MAX: usize = if cfg!(loom) { 1 } else { 4 };
+
+/// In `sleepers` of the node's own doorbells: subscribers of other users are attached; look at their doors. Never in a door.
+pub const STRANGERS: u32 = 4;
+/// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us to wait on.
+pub const STRANGERS_HEARD_MAX: usize = if cfg!(loom) { 2 } else { 63 };
+/// Longest sleep of a subscriber that is attached to a publisher of another user, before it looks by itself: others can
+/// spoil the word that would have woken it. Long enough that ten looks a second cost nothing that can be measured.
+pub const STRANGERS_SLEEP_MAX: Duration = Duration::from_millis(100);
+/// The same where it cannot listen to all of them: there are more than [`STRANGERS_HEARD_MAX`], or the kernel does not let it wait
+/// for several words (before 5.16, or a sandbox). So late a message of one that it does not hear may be.
+pub const UNHEARD_SLEEP_MAX: Duration = Duration::from_millis(4);
+const _: () = assert!(STRANGERS_HEARD_MAX >= LISTENED_MAX, "who listens hears strangers as well");
 
 /// The four words of one end; see the head of this module.
 #[derive(Debug)]
@@ -67,25 +106,28 @@ impl Bell {
     }
 }
 
-/// Words that somebody waits on at once, each with the value that it had when it was added.
+/// Words that somebody waits on at once, each with the value that it had when it was added; at most `MAX`.
 #[derive(Debug)]
-pub struct Words<'bell> {
-    words: [(&'bell AtomicU32, u32); LISTENED_MAX + 1],
+pub struct WordsUpTo<'bell, const MAX: usize> {
+    words: [(&'bell AtomicU32, u32); MAX],
     count: usize,
 }
 
-impl<'bell> Words<'bell> {
+/// As many as a subscriber waits on that has no publisher of another user.
+pub type Words<'bell> = WordsUpTo<'bell, { LISTENED_MAX + 1 }>;
+
+impl<'bell, const MAX: usize> WordsUpTo<'bell, MAX> {
     /// One word.
     pub fn of(word: &'bell AtomicU32) -> Self {
         // Relaxed: the fence of `Seats::sleep`, which comes before the last look for news, makes it an Acquire: what was rung
         // for up to here is seen then.
-        Words { words: [(word, word.load(Ordering::Relaxed)); LISTENED_MAX + 1], count: 1 }
+        WordsUpTo { words: [(word, word.load(Ordering::Relaxed)); MAX], count: 1 }
     }
 
     /// One word more.
     ///
     /// # Panics
-    /// If there are more than [`LISTENED_MAX`] beside the first.
+    /// If there are `MAX` already.
     pub fn add(&mut self, word: &'bell AtomicU32) {
         // Relaxed: as above.
         self.words[self.count] = (word, word.load(Ordering::Relaxed));
@@ -144,7 +186,7 @@ static REFUSED: crate::sync::AtomicBool = crate::sync::AtomicBool::new(false);
 /// Sleeps while all words are as they were, until a wake-up on one of them, a signal, or `timeout`. Returns at once, and says
 /// [`Woken::LookAgain`], where this cannot be: then [`can_wait_for_any`] says so from now on.
 #[cfg(not(loom))]
-pub fn wait_for_any(words: &Words<'_>, timeout: Option<Duration>) -> Woken {
+pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Option<Duration>) -> Woken {
     use nix::errno::Errno;
     use nix::libc;
     if let [(word, expected)] = words.all() {
@@ -213,6 +255,12 @@ pub fn ring(word: &AtomicU32) {
     wake_all(word);
 }
 
+/// Wakes everyone who waits on `word`, which stays as it is; this process may have mapped it to read only. Who has looked at
+/// the word and does not sleep yet misses this, so it needs a bound. One system call; never blocks.
+pub fn call(word: &AtomicU32) {
+    wake_all(word);
+}
+
 #[cfg(not(loom))]
 fn wake_all(word: &AtomicU32) {
     use nix::libc;
@@ -237,7 +285,7 @@ pub fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) -> Woke
 
 /// The same for several words.
 #[cfg(loom)]
-pub fn wait_for_any(words: &Words<'_>, _timeout: Option<Duration>) -> Woken {
+pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, _timeout: Option<Duration>) -> Woken {
     // Relaxed: as above.
     while words.all().iter().all(|(word, expected)| word.load(Ordering::Relaxed) == *expected) {
         crate::sync::spin_loop();
@@ -357,6 +405,108 @@ mod tests {
                 writer.send_inline(&MESSAGE, 56);
             });
             assert_eq!(calls, 1, "{sleepers} sleepers");
+        }
+    }
+
+    /// A subscriber of another user, for whom the publishers made doorbells: one door each.
+    fn stranger(index: u32, publishers: &[(Writer<Heap>, Arc<Bell>)], doors: &[Arc<Bell>]) -> Subscriber {
+        let seats = Seats::on_heap(publishers.len(), Arc::new(Bell::silent()));
+        let attach = |((writer, _), door): (&(Writer<Heap>, Arc<Bell>), &Arc<Bell>)| {
+            let seat = seats.take((7, 1)).unwrap();
+            let memory = Arc::clone(seats.memory());
+            let first = writer.desk().attach_stranger(memory, seat, Arc::clone(door), (9, index)).unwrap();
+            Reader::of_stranger(Arc::clone(writer.ring()), Arc::clone(door), &seats, seat, first).unwrap()
+        };
+        let readers = publishers.iter().zip(doors).map(attach).collect();
+        Subscriber { seats: Arc::new(seats), readers }
+    }
+
+    #[test]
+    fn one_call_wakes_all_strangers_and_none_is_made_while_they_are_awake() {
+        if !listening() {
+            return;
+        }
+        let mut publishers = [publisher()];
+        let doors = [Arc::new(Bell::silent())];
+        let strangers = (0..8).map(|index| stranger(index, &publishers, &doors)).collect();
+        let awake = stranger(9, &publishers, &doors);
+        let [(writer, bell)] = &mut publishers;
+        let calls = wake_calls(strangers, LISTENS, || {
+            // One may have looked by itself meanwhile, and be about to say so again.
+            while doors[0].sleepers.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            writer.send_inline(&MESSAGE, 56);
+        });
+        assert_eq!(calls, 1);
+        assert_eq!(bell.sleepers.load(Ordering::Relaxed), STRANGERS, "they write nothing here");
+        // Those that slept may have said so once more. Who is gone is noticed with the next commit.
+        doors[0].sleepers.store(0, Ordering::Relaxed);
+        let before = WAKE_CALLS.get();
+        for _ in 0..3 {
+            writer.send_inline(&MESSAGE, 56);
+        }
+        assert_eq!(WAKE_CALLS.get(), before);
+        // The last has gone: commits look at one word again.
+        for index in 0..=9 {
+            writer.desk().detach((9, index));
+        }
+        for _ in 0..2 {
+            writer.send_inline(&MESSAGE, 56);
+        }
+        assert_eq!(bell.sleepers.load(Ordering::Relaxed), 0);
+        drop(awake);
+    }
+
+    /// Whoever may write the word at the door clears it without end: then the bound wakes the sleeper, who finds the message.
+    #[test]
+    fn a_stranger_whose_word_is_cleared_looks_by_itself() {
+        let mut publishers = [publisher()];
+        let doors = [Arc::new(Bell::silent())];
+        let Subscriber { seats, readers } = stranger(1, &publishers, &doors);
+        let sleeper = Arc::clone(&seats);
+        std::thread::scope(|scope| {
+            let asleep = scope.spawn(move || {
+                while !readers[0].ready() {
+                    assert_eq!(sleeper.sleep(readers.iter(), || readers[0].ready(), None), Woken::LookAgain);
+                }
+            });
+            await_sleep(&seats, if can_wait_for_any() { LISTENS } else { SLEEPS });
+            while !asleep.is_finished() {
+                doors[0].sleepers.store(0, Ordering::Relaxed);
+                if publishers[0].0.published() == 0 {
+                    publishers[0].0.send_inline(&MESSAGE, 56);
+                }
+            }
+        });
+    }
+
+    /// It listens to as many publishers of another user as it can, and sleeps alone for those of its own.
+    #[test]
+    fn a_subscriber_of_many_publishers_of_two_users_hears_each_of_them() {
+        let mut strange: Vec<_> = (0..=STRANGERS_HEARD_MAX).map(|_| publisher()).collect();
+        let doors: Vec<_> = strange.iter().map(|_| Arc::new(Bell::silent())).collect();
+        let mut own = [publisher()];
+        let last = strange.len() - 1;
+        for (index, which) in (0..).zip([Some(0), Some(last - 1), Some(last), None]) {
+            let bell = Arc::new(Bell::silent());
+            let seats = Seats::on_heap(strange.len() + 1, Arc::clone(&bell));
+            let seat = || (seats.take((7, 1)).unwrap(), Arc::clone(seats.memory()), (9, index));
+            let mut readers = Vec::new();
+            for ((writer, _), door) in strange.iter().zip(&doors) {
+                let ((seat, memory, whose), ring) = (seat(), Arc::clone(writer.ring()));
+                let first = writer.desk().attach_stranger(memory, seat, Arc::clone(door), whose).unwrap();
+                readers.push(Reader::of_stranger(ring, Arc::clone(door), &seats, seat, first).unwrap());
+            }
+            let (writer, publishers_bell) = &own[0];
+            let ((seat, memory, whose), ring) = (seat(), Arc::clone(writer.ring()));
+            let first = writer.desk().attach(memory, seat, bell, whose).unwrap();
+            readers.push(Reader::new(ring, Arc::clone(publishers_bell), &seats, seat, first).unwrap());
+            let subscriber = Subscriber { seats: Arc::new(seats), readers };
+            wake_calls(vec![subscriber], SLEEPS, || {
+                let sender = which.map_or(&mut own[0], |which| &mut strange[which]);
+                sender.0.send_inline(&MESSAGE, 56);
+            });
         }
     }
 

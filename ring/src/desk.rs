@@ -15,8 +15,12 @@
 //! Either the publisher sees the new version, or the control thread sees a head of at least m: a message that was
 //! sent without the reader lies before or at `first + history`, and overwrites nothing that the reader was promised, since
 //! a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair of fences stands in `Writer::reclaim` and `Reader::hold`.
+//!
+//! The control thread also sets [`STRANGERS`] in the publisher's `sleepers` for a reader of another user, before that reader can
+//! know that it is attached. It does so under the lock of the list, after the change of the list: a publisher that takes the
+//! bit out and then fetches the list under the lock finds the stranger there, and puts the bit back.
 
-use crate::bell::{self, LISTENS, SLEEPS};
+use crate::bell::{self, LISTENS, SLEEPS, STRANGERS};
 use crate::fork::Counter;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
@@ -28,11 +32,22 @@ pub const READERS_MAX: usize = 4096;
 /// Where the readers of one publisher register. Shared between the publisher and its node's control thread.
 pub struct Desk<M: Memory> {
     ring: Arc<M::Ring>,
+    /// The publisher's own.
+    bell: M::Bell,
     /// Moves whenever a reader came or went, and in a forked child.
     version: Counter,
     #[cfg(not(loom))]
     home: crate::fork::Home,
     readers: Mutex<Vec<Arc<Peer<M>>>>,
+}
+
+/// How the publisher and one reader wake each other.
+#[derive(Clone)]
+pub(crate) enum Call<B> {
+    /// A reader of our user: its own line, in the doorbells of its node.
+    Bell(B),
+    /// A reader of another user: our line at the door for that user.
+    Door(B),
 }
 
 /// One attached reader, as its publisher sees it.
@@ -41,7 +56,7 @@ pub struct Peer<M: Memory> {
     pub(crate) seat: usize,
     /// Which taking of the seat.
     life: u64,
-    pub(crate) bell: M::Bell,
+    pub(crate) call: Call<M::Bell>,
     /// Where it began: a lower bound until `Desk::attach` returned.
     pub(crate) first: AtomicU64,
     /// Which subscriber: the life of its node and its index there.
@@ -79,9 +94,10 @@ impl<M: Memory> std::fmt::Debug for Desk<M> {
 }
 
 impl<M: Memory> Desk<M> {
-    pub(crate) fn new(ring: Arc<M::Ring>) -> Self {
+    pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell) -> Self {
         Desk {
             ring,
+            bell,
             version: Counter::default(),
             #[cfg(not(loom))]
             home: crate::fork::Home::here(),
@@ -100,6 +116,27 @@ impl<M: Memory> Desk<M> {
         seats: Arc<M::Seats>,
         seat: u32,
         bell: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        self.register(seats, seat, Call::Bell(bell), subscriber)
+    }
+
+    /// As [`Desk::attach`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
+    pub fn attach_stranger(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        door: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        self.register(seats, seat, Call::Door(door), subscriber)
+    }
+
+    fn register(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        call: Call<M::Bell>,
         subscriber: (u64, u32),
     ) -> Result<u64, AttachReaderError> {
         let seat_index = seat as usize;
@@ -125,11 +162,17 @@ impl<M: Memory> Desk<M> {
         // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
+        let is_stranger = matches!(call, Call::Door(_));
         let peer =
-            Arc::new(Peer { seats, seat: seat_index, life, bell, first: provisional.into(), subscriber });
+            Arc::new(Peer { seats, seat: seat_index, life, call, first: provisional.into(), subscriber });
         readers.push(Arc::clone(&peer));
         // Whoever sees that the version moved fetches the list under the lock, which is held until the list is complete.
         self.version.step();
+        if is_stranger {
+            // Relaxed: the stranger sleeps after it was told that it is attached, with a fence (edge sleep) that pairs with the commit's:
+            // a publisher that misses the sleeper's message sees this. For the publisher that takes it out see the head.
+            self.bell.bell().sleepers.fetch_or(STRANGERS, Ordering::Relaxed);
+        }
         // The publisher may ask for the list at once; it shall not wait for the barrier.
         drop(readers);
         // edge attach: pairs with the fence after each commit; see the head of this module.
@@ -218,12 +261,15 @@ impl<M: Memory> Desk<M> {
         (self.version.get(), readers.clone())
     }
 
-    /// Wakes every reader that sleeps alone, and says whether one listens; for the end of a publisher.
-    pub(crate) fn wake_sleepers(&self) -> bool {
+    /// Wakes every reader that sleeps alone, and says whether one of our user listens, and whether one of another user sleeps; for the
+    /// end of a publisher.
+    pub(crate) fn wake_sleepers(&self) -> (bool, bool) {
         let readers = lock(&self.readers);
         readers.iter().for_each(|peer| peer.wake_if_alone());
-        // Relaxed: behind the caller's fence. A reader that begins to listen later sees that the publisher ended.
-        readers.iter().any(|peer| peer.sleeping() == u64::from(LISTENS))
+        // Behind the caller's fence: a reader that begins to listen later sees that the publisher ended.
+        let listens = |peer: &Arc<Peer<M>>| !peer.is_stranger() && peer.sleeping() == u64::from(LISTENS);
+        let is_strange = |peer: &Arc<Peer<M>>| peer.is_stranger() && peer.sleeping() != 0;
+        (readers.iter().any(listens), readers.iter().any(is_strange))
     }
 }
 
@@ -256,11 +302,18 @@ impl<M: Memory> Peer<M> {
             && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(strong!("unpin: reader over", Acquire)) != 0)
     }
 
-    /// Rings the reader's bell when it said that it sleeps alone. At most one system call.
+    /// Rings the reader's bell when it said that it sleeps alone. At most one system call. A stranger never does.
     pub(crate) fn wake_if_alone(&self) {
-        if self.sleeping() == u64::from(SLEEPS) {
-            bell::ring(&self.bell.bell().wake);
+        if let Call::Bell(bell) = &self.call
+            && self.sleeping() == u64::from(SLEEPS)
+        {
+            bell::ring(&bell.bell().wake);
         }
+    }
+
+    /// Whether it is of another user.
+    pub(crate) fn is_stranger(&self) -> bool {
+        matches!(self.call, Call::Door(_))
     }
 
     /// How the reader says that it sleeps.

@@ -7,7 +7,7 @@
 //! ├──────────────────────────────┤ 128             ├──────────────────────────────┤ 64
 //! │ head, on a line of its own   │                 │ sleeping, closed             │
 //! ├──────────────────────────────┤ 192             ├──────────────────────────────┤ 128
-//! │ tail, blocked, closed, bytes │                 │ (to the start of the seats)  │
+//! │ tail, blocked, closed, calls │                 │ (to the start of the seats)  │
 //! ├──────────────────────────────┤ 256             ├──────────────────────────────┤ 512
 //! │ slot 0 … capacity, 64 B each │                 │ seat 0 … seats, 512 B each:  │
 //! ├──────────────────────────────┤ page            │  cursor, lost, first, whose  │
@@ -26,14 +26,14 @@
 //!                                                        KIND_BUSY       is being written now
 //! ```
 
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// First word of a ring segment: `HIVERING`.
 pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"HIVERING");
 /// First word of a reader segment: `HIVEREAD`.
 pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"HIVEREAD");
 /// Version of both layouts; a peer of another version is refused.
-pub const LAYOUT_VERSION: u64 = 2;
+pub const LAYOUT_VERSION: u64 = 3;
 
 /// Bytes of a cache line, of a slot, and the granularity of chunks.
 pub const LINE_BYTES: u64 = 64;
@@ -136,7 +136,11 @@ pub struct RingHeader {
     pub committed: AtomicU64,
     /// 1 once the publisher leaves the fence after a commit to those who need it: see [`crate::barrier`].
     pub unfenced: AtomicU64,
-    state_padding: [AtomicU64; fill(3)],
+    /// Counted up when there is news for the subscribers of other users that listen; their futex. See [`crate::bell`].
+    pub commits: AtomicU32,
+    /// Where subscribers of other users call a publisher that waits for space. Nobody changes it.
+    pub space: AtomicU32,
+    state_padding: [AtomicU64; fill(2)],
 }
 
 /// The start of a reader segment.
@@ -270,6 +274,8 @@ impl RingHeader {
             closed: word(),
             committed: word(),
             unfenced: word(),
+            commits: AtomicU32::new(0),
+            space: AtomicU32::new(0),
             state_padding: zeros(),
         }
     }

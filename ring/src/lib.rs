@@ -10,7 +10,8 @@
 //!   │               │                                  │               │
 //!   │ Desk ◀────────┼─── header│seats: cursor, pins ◀──┼─ seat         │   reader segment (sealed), read-only there
 //!   │               │                                  │               │
-//!   │ bell ◀──────▶─┼─── doorbell pages of both ◀─────▶┼─ bell         │   the only words with two writers
+//!   │ bell ◀──────▶─┼─── doorbell pages of both ◀─────▶┼─ bell         │   the only words with two writers, both of one user
+//!   │ door ◀──────▶─┼─── or, of another user, a door ◀─┼─ door         │   one word with two writers
 //!   └───────────────┘                                  └───────────────┘
 //! ```
 //!

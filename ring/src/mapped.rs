@@ -527,6 +527,17 @@ impl Bells {
         Arc::new(Bells { lines, book: Mutex::new(BellBook::default()), segment })
     }
 
+    /// Backs a line with memory, of doorbells that are made for the peers of another user: each end of the node has the same line there
+    /// as in the node's own.
+    pub fn door(self: &Arc<Self>, line: u32) -> Result<MappedBell, CreateError> {
+        if line >= BELLS_MAX {
+            return Err(CreateError::BellsOut { limit: BELLS_MAX });
+        }
+        let start = u64::from(line) * LINE_BYTES / PAGE_BYTES * PAGE_BYTES;
+        self.segment.reserve(start..start + PAGE_BYTES)?;
+        Ok(MappedBell::at(Arc::clone(self), line, false))
+    }
+
     /// A line for a new end of this node; it is given back when the last clone is dropped.
     pub fn take(self: &Arc<Self>) -> Result<MappedBell, CreateError> {
         self.segment.check_home()?;

@@ -45,7 +45,7 @@ pub trait SeatMemory: Send + Sync {
 }
 
 /// One line of a doorbell segment.
-pub trait BellMemory: Send + Sync {
+pub trait BellMemory: Clone + Send + Sync {
     /// The line.
     fn bell(&self) -> &Bell;
 }

@@ -18,14 +18,17 @@
 //! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
 //! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
-use crate::bell::{self, LISTENED_MAX, LISTENS, SLEEPS, Woken, Words};
+use crate::bell::{
+    self, LISTENED_MAX, LISTENS, SLEEPS, STRANGERS_HEARD_MAX, STRANGERS_SLEEP_MAX, UNHEARD_SLEEP_MAX, Woken,
+    Words, WordsUpTo,
+};
 use crate::layout::{
     INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE, SEAT_READ,
     SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, fence, lock, strong};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -174,7 +177,7 @@ impl<M: Memory> Seats<M> {
             // Release (edge sleep): the publisher that sees this also sees `closed`.
             reader.bell.bell().sleepers.fetch_or(SLEEPS, strong!("close: reader sets sleepers", Release));
             if reader.reliable {
-                bell::ring(&reader.bell.bell().space);
+                reader.tell_of_space();
             }
         }
     }
@@ -205,6 +208,10 @@ impl<M: Memory> Seats<M> {
     /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the message. See
     /// `barrier` for the two kinds. Who listens to several publishers and is woken by one leaves its bit with the others, and the
     /// next commit of each rings for nobody.
+    ///
+    /// To a publisher of another user it always listens, through the ring's `commits` and the word `sleepers` at the door. Others can
+    /// spoil that word, so with such a publisher no sleep is longer than [`STRANGERS_SLEEP_MAX`]; where it cannot listen to all of them,
+    /// than [`UNHEARD_SLEEP_MAX`].
     pub fn sleep<'a>(
         &self,
         readers: impl Iterator<Item = &'a Reader<M>> + Clone,
@@ -230,38 +237,84 @@ impl<M: Memory> Seats<M> {
         &self,
         listens: bool,
         readers: impl Iterator<Item = &'a Reader<M>> + Clone,
-        mut news: impl FnMut() -> bool,
+        news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
-        let sleeping = &self.memory.header().sleeping;
+        if readers.clone().any(|reader| reader.is_stranger) {
+            return self.sleep_among_strangers(listens, readers, news, timeout);
+        }
         let mut words = Words::of(&self.bell.bell().wake);
         if listens {
-            readers.clone().for_each(|reader| words.add(&reader.bell.bell().commits));
+            readers.clone().for_each(|reader| words.add(reader.commits()));
         }
         let way = if listens { LISTENS } else { SLEEPS };
         // Relaxed: `sleepers` carries it.
-        sleeping.store(u64::from(way), Ordering::Relaxed);
+        self.memory.header().sleeping.store(u64::from(way), Ordering::Relaxed);
         for reader in readers.clone() {
-            // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
-            reader.bell.bell().sleepers.fetch_or(way, strong!("sleep: reader sets sleepers", Release));
+            reader.tell_of_sleep(way);
         }
-        // edge sleep: see above.
+        self.look_and_sleep(&words, readers, None, news, timeout)
+    }
+
+    /// Listens to the publishers of other users, to as many as it can, and to the others if it may.
+    #[cold]
+    fn sleep_among_strangers<'a>(
+        &self,
+        listens: bool,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
+        news: impl FnMut() -> bool,
+        timeout: Option<Duration>,
+    ) -> Woken {
+        let can_listen = bell::can_wait_for_any();
+        let mut words: WordsUpTo<'_, { STRANGERS_HEARD_MAX + 1 }> = WordsUpTo::of(&self.bell.bell().wake);
+        let way = if listens { LISTENS } else { SLEEPS };
+        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see `Desk::wake_sleepers`).
+        self.memory.header().sleeping.store(u64::from(way), Ordering::Relaxed);
+        let mut hears_all = true;
+        for reader in readers.clone() {
+            let hears =
+                listens || (reader.is_stranger && can_listen && words.all().len() <= STRANGERS_HEARD_MAX);
+            if hears {
+                words.add(reader.commits());
+                reader.tell_of_sleep(LISTENS);
+            } else if reader.is_stranger {
+                hears_all = false;
+            } else {
+                reader.tell_of_sleep(SLEEPS);
+            }
+        }
+        let bound = if hears_all { STRANGERS_SLEEP_MAX } else { UNHEARD_SLEEP_MAX };
+        self.look_and_sleep(&words, readers, Some(bound), news, timeout)
+    }
+
+    /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest sleep.
+    #[inline]
+    fn look_and_sleep<'a, const MAX: usize>(
+        &self,
+        words: &WordsUpTo<'_, MAX>,
+        readers: impl Iterator<Item = &'a Reader<M>>,
+        bound: Option<Duration>,
+        mut news: impl FnMut() -> bool,
+        timeout: Option<Duration>,
+    ) -> Woken {
+        // edge sleep: see `sleep`.
         fence(strong!("sleep: reader fence", SeqCst));
         #[cfg(not(loom))]
-        let nap = nap_if_unordered(readers);
+        let nap = nap_if_unordered(readers).or(bound);
+        // Under loom a sleep has no end but a wake-up, so that one which is lost shows.
         #[cfg(loom)]
-        let nap = None;
+        let (nap, _) = (None::<Duration>, (readers, bound));
         let woken = if news() {
             Woken::LookAgain
         } else if let Some(nap) = nap.filter(|nap| timeout.is_none_or(|timeout| *nap < timeout)) {
-            bell::wait_for_any(&words, Some(nap));
+            bell::wait_for_any(words, Some(nap));
             // The nap is over, not the time.
             Woken::LookAgain
         } else {
-            bell::wait_for_any(&words, timeout)
+            bell::wait_for_any(words, timeout)
         };
         // Relaxed: a publisher that still sees it rings in vain.
-        sleeping.store(0, Ordering::Relaxed);
+        self.memory.header().sleeping.store(0, Ordering::Relaxed);
         woken
     }
 }
@@ -280,7 +333,9 @@ pub struct Reader<M: Memory> {
     ring: Arc<M::Ring>,
     seats: Arc<M::Seats>,
     seat: usize,
+    /// The publisher's line: in the doorbells of its node or, if it is of another user, at the door that it made for ours.
     bell: M::Bell,
+    is_stranger: bool,
     cursor: u64,
     lost: u64,
     first: u64,
@@ -392,6 +447,31 @@ impl<M: Memory> Reader<M> {
         seat: u32,
         first: u64,
     ) -> Result<Self, PollError> {
+        Reader::begin(ring, bell, false, seats, seat, first)
+    }
+
+    /// As [`Reader::new`], where the publisher is of another user. `door` is its line in the doorbells that it made for ours.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn of_stranger(
+        ring: Arc<M::Ring>,
+        door: M::Bell,
+        seats: &Seats<M>,
+        seat: u32,
+        first: u64,
+    ) -> Result<Self, PollError> {
+        Reader::begin(ring, door, true, seats, seat, first)
+    }
+
+    fn begin(
+        ring: Arc<M::Ring>,
+        bell: M::Bell,
+        is_stranger: bool,
+        seats: &Seats<M>,
+        seat: u32,
+        first: u64,
+    ) -> Result<Self, PollError> {
         if first > SEQUENCE_MAX {
             return Err(PollError::Corrupt {
                 sequence: first,
@@ -421,6 +501,7 @@ impl<M: Memory> Reader<M> {
             seats: memory,
             seat: seat as usize,
             bell,
+            is_stranger,
             cursor: first,
             lost: 0,
             first,
@@ -706,8 +787,28 @@ impl<M: Memory> Reader<M> {
         let blocked = self.ring.header().blocked.load(Ordering::Relaxed);
         if blocked & 1 != 0 && blocked != self.answered {
             self.answered = blocked;
+            self.tell_of_space();
+        }
+    }
+
+    /// Wakes a publisher that waits for space.
+    fn tell_of_space(&self) {
+        if self.is_stranger {
+            bell::call(&self.ring.header().space);
+        } else {
             bell::ring(&self.bell.bell().space);
         }
+    }
+
+    /// Says that this subscriber is about to sleep in this way.
+    fn tell_of_sleep(&self, way: u32) {
+        // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
+        self.bell.bell().sleepers.fetch_or(way, strong!("sleep: reader sets sleepers", Release));
+    }
+
+    /// What the publisher counts up for those that listen.
+    fn commits(&self) -> &AtomicU32 {
+        if self.is_stranger { &self.ring.header().commits } else { &self.bell.bell().commits }
     }
 }
 

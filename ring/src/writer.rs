@@ -24,8 +24,8 @@
 //! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
 
 use crate::allocator::{Chunk, ChunkAllocator};
-use crate::bell::{self, LISTENS, SLEEPS};
-use crate::desk::{Desk, Peer};
+use crate::bell::{self, Bell, LISTENS, SLEEPS, STRANGERS, Words};
+use crate::desk::{Call, Desk, Peer};
 use crate::fork::Counter;
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
@@ -90,6 +90,8 @@ pub struct Writer<M: Memory> {
     message_max: u64,
     readers: Vec<Arc<Peer<M>>>,
     readers_version: u64,
+    /// Our line at the door of each other user that has a reader here.
+    doors: Vec<M::Bell>,
     /// The version of the list when `admit` last looked; `readers` may be newer.
     admitted_version: u64,
     /// How many of `readers` have not ended.
@@ -250,7 +252,7 @@ impl<M: Memory> Writer<M> {
     /// Takes over a fresh ring, whose constants `config` wrote. The only writer of that ring: the caller sees to it.
     pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell, config: &RingConfig) -> Self {
         let (_, chunk_memory) = ring.chunks();
-        let desk = Arc::new(Desk::new(Arc::clone(&ring)));
+        let desk = Arc::new(Desk::new(Arc::clone(&ring), bell.clone()));
         Writer {
             ring,
             version: desk.version().clone(),
@@ -263,6 +265,7 @@ impl<M: Memory> Writer<M> {
             message_max: config.message_max,
             readers: Vec::new(),
             readers_version: 0,
+            doors: Vec::new(),
             admitted_version: 0,
             attached: 0,
             occupants: Vec::new(),
@@ -369,12 +372,28 @@ impl<M: Memory> Writer<M> {
         // Pairs with nothing that must not be missed, but makes the hint visible before the last look.
         fence(strong!("space: writer fence", SeqCst));
         if self.admit().is_err() {
-            bell::wait(&self.bell.bell().space, seen, Some(timeout));
+            if self.doors.is_empty() || !bell::can_wait_for_any() {
+                bell::wait(&self.bell.bell().space, seen, Some(timeout));
+            } else {
+                self.wait_among_strangers(seen, timeout);
+            }
         }
         self.blocked += 1;
         // Relaxed: as above.
         self.ring.header().blocked.store(self.blocked, Ordering::Relaxed);
         self.admit()
+    }
+
+    /// Waits for space, also for a call of readers of other users. They change no word, so one call in a great many is missed:
+    /// BLOCKED_RECHECK bounds that, as it bounds what readers may spoil.
+    #[cold]
+    fn wait_among_strangers(&self, seen: u32, timeout: Duration) {
+        let mut words = Words::of(&self.bell.bell().space);
+        words.add(&self.ring.header().space);
+        // Relaxed: as in `Words::of`; a reader that counted since the look has made space since.
+        if self.bell.bell().space.load(Ordering::Relaxed) == seen {
+            bell::wait_for_any(&words, Some(timeout));
+        }
     }
 
     /// Commits a message of up to 56 bytes, which travels in the slot. Call [`Writer::admit`] first. Never blocks;
@@ -533,17 +552,31 @@ impl<M: Memory> Writer<M> {
     /// Wakes all readers that sleep: one system call for all that listen, and one for each that sleeps alone.
     #[cold]
     fn ring_bell(&mut self) {
+        // Relaxed: as in `announce`.
+        let seen = self.bell.bell().sleepers.load(Ordering::Relaxed);
+        let wakes_strangers = seen & STRANGERS != 0 && self.look_at_doors();
+        if seen == STRANGERS && !wakes_strangers && !self.doors.is_empty() {
+            return;
+        }
         #[cfg(not(loom))]
         self.note_ring();
-        // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
-        // behind its fence, and ours came before this.
-        let sleepers = self.bell.bell().sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire));
+        if seen == STRANGERS && !self.doors.is_empty() {
+            return;
+        }
+        let sleepers = take_sleepers(self.bell.bell());
+        if sleepers & STRANGERS != 0 {
+            self.keep_strangers();
+        }
         if sleepers & LISTENS != 0 {
             bell::ring(&self.bell.bell().commits);
         }
-        if sleepers & SLEEPS == 0 {
-            return;
+        if sleepers & SLEEPS != 0 {
+            self.look_at_readers();
         }
+    }
+
+    /// Wakes the readers that sleep alone, and notices those that have ended.
+    fn look_at_readers(&mut self) {
         self.refresh();
         self.attached = 0;
         for reader in &self.readers {
@@ -553,6 +586,41 @@ impl<M: Memory> Writer<M> {
         // A reader that ends sets this bit too, so that its end is noticed here without a root.
         if self.attached < self.readers.len() {
             self.desk.prune();
+        }
+    }
+
+    /// Wakes the readers of other users that sleep: at most one system call for all of them. Whether there are any.
+    #[cold]
+    fn look_at_doors(&mut self) -> bool {
+        // The list is as new as the bit: whoever sleeps behind a door was on it before, and the commit's barrier comes before this look.
+        self.refresh();
+        let mut sleepers = 0;
+        for door in &self.doors {
+            // edge sleep. Relaxed: as in `announce`.
+            if door.bell().sleepers.load(Ordering::Relaxed) != 0 {
+                sleepers |= take_sleepers(door.bell());
+            }
+        }
+        if sleepers & LISTENS != 0 {
+            bell::ring(&self.ring.header().commits);
+        }
+        // One that has ended.
+        if sleepers & SLEEPS != 0 {
+            self.look_at_readers();
+        }
+        sleepers & LISTENS != 0
+    }
+
+    /// Puts [`STRANGERS`] back, which was taken out with the sleepers of our user, unless the last stranger has gone.
+    #[cold]
+    fn keep_strangers(&mut self) {
+        if self.doors.is_empty() {
+            // Under the lock, whatever the version says: who set the bit that was taken out had changed the list before, under this lock.
+            self.fetch_readers();
+        }
+        if !self.doors.is_empty() {
+            // Relaxed: only this publisher reads the bit.
+            self.bell.bell().sleepers.fetch_or(STRANGERS, Ordering::Relaxed);
         }
     }
 
@@ -574,11 +642,23 @@ impl<M: Memory> Writer<M> {
     #[cold]
     fn refresh(&mut self) {
         if self.version.get() != self.readers_version && !self.desk.is_forked() {
-            (self.readers_version, self.readers) = self.desk.readers();
-            self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
-            if !self.occupants.is_empty() {
-                self.make_room_in_tables();
+            self.fetch_readers();
+        }
+    }
+
+    fn fetch_readers(&mut self) {
+        (self.readers_version, self.readers) = self.desk.readers();
+        self.attached = self.readers.iter().filter(|reader| !reader.closed()).count();
+        self.doors.clear();
+        for reader in &self.readers {
+            if let Call::Door(door) = &reader.call
+                && !self.doors.iter().any(|known| std::ptr::eq(known.bell(), door.bell()))
+            {
+                self.doors.push(door.clone());
             }
+        }
+        if !self.occupants.is_empty() {
+            self.make_room_in_tables();
         }
     }
 
@@ -828,10 +908,21 @@ impl<M: Memory> Writer<M> {
         self.ring.header().closed.store(1, strong!("close: writer ends", Release));
         // Pairs with the fence before a sleeper's last look.
         fence(strong!("close: writer fence", SeqCst));
-        if self.desk.wake_sleepers() {
+        let (listens, is_strange) = self.desk.wake_sleepers();
+        if listens {
             bell::ring(&self.bell.bell().commits);
         }
+        if is_strange {
+            bell::ring(&self.ring.header().commits);
+        }
     }
+}
+
+/// Who says that it sleeps.
+fn take_sleepers(bell: &Bell) -> u32 {
+    // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
+    // behind its fence, and ours came before this.
+    bell.sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire))
 }
 
 impl<M: Memory> Drop for Writer<M> {

@@ -223,6 +223,8 @@ pub enum Over {
     Rings,
     /// Its reader segments, and the doorbells of everybody it knows.
     Readers,
+    /// The doorbells of everybody it knows alone, from the first byte to the last.
+    Bells,
 }
 
 /// How to join.

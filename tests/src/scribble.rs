@@ -37,6 +37,7 @@ impl Scribbler {
         let labels: &[&str] = match over {
             Over::Messages | Over::Rings => &["ring"],
             Over::Readers => &["reader", "bells"],
+            Over::Bells => &["bells"],
         };
         let maps = std::fs::read_to_string("/proc/self/maps")?;
         let places = maps.lines().filter_map(|line| {
@@ -90,6 +91,10 @@ impl Scribbler {
     /// What the kernel says.
     pub fn scribble(&self, turn: u64) -> std::io::Result<()> {
         let random = scatter(turn);
+        if self.over == Over::Bells {
+            // Nothing hides a sleeper so well as zeros.
+            return self.fill(if random & 1 == 0 { 0 } else { (random >> 8) as u8 });
+        }
         let Some(place) = self.places.get(random as usize % self.places.len().max(1)) else { return Ok(()) };
         let (start, length) = self.part(*place)?;
         // Mostly where it hurts: the header, the first slots, the first chunks.

@@ -87,7 +87,13 @@ fn attach(subscriber: u32, publisher: EndId) -> ToRoot {
 }
 
 fn attached(publisher: u32, subscriber: EndId) -> ToRoot {
-    ToRoot::Attached { publisher, subscriber, start: 0, ring: Carrier::Descriptor }
+    ToRoot::Attached { publisher, subscriber, start: 0, ring: Carrier::Descriptor, bells: None }
+}
+
+/// As [`attached`], with doorbells made for a subscriber of another user.
+fn attached_stranger(publisher: u32, subscriber: EndId) -> ToRoot {
+    let (ring, bells) = (Carrier::Descriptor, Some(Carrier::Descriptor));
+    ToRoot::Attached { publisher, subscriber, start: 0, ring, bells }
 }
 
 /// To whom, and a word for what.
@@ -1038,7 +1044,7 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
         (index.clone(), end.clone())
             .prop_map(|(subscriber, publisher)| ToRoot::Declined { subscriber, publisher }),
         (index.clone(), end.clone(), carrier.clone()).prop_map(|(publisher, subscriber, ring)| {
-            ToRoot::Attached { publisher, subscriber, start: 0, ring }
+            ToRoot::Attached { publisher, subscriber, start: 0, bells: Some(ring.clone()), ring }
         }),
         (index, end.clone()).prop_map(|(publisher, subscriber)| ToRoot::AttachRefused {
             publisher,

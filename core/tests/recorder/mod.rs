@@ -151,23 +151,28 @@ impl NodeSide for Recorder {
     }
 
     fn attach(&self, request: AttachRequest) -> Result<AttachReply, String> {
-        let AttachRequest { publisher, subscriber, node_name, seat, reader, bells } = request;
+        let AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells } = request;
+        assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         self.hear(Heard::Attach {
             publisher,
             subscriber,
             node_name: node_name.to_string(),
             seat,
             reader: content(reader),
-            bells: content(bells),
+            bells: content(bells.expect("those of a peer of this user")),
         });
         match &*self.refuses.lock().unwrap() {
             Some(reason) => Err(reason.clone()),
-            None => Ok(AttachReply { start: 7, ring: handle(&format!("ring {} {publisher}", self.name)) }),
+            None => {
+                let ring = handle(&format!("ring {} {publisher}", self.name));
+                Ok(AttachReply { start: 7, ring, bells: None })
+            }
         }
     }
 
     fn attached(&self, attached: AttachedTo) {
-        let AttachedTo { subscriber, publisher, user, start, ring, bells } = attached;
+        let AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells } = attached;
+        assert!(!is_stranger);
         assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         let connected = Connected { publisher, seat: 40 + subscriber };
         self.state.lock().unwrap().connected.entry(subscriber).or_default().push(connected);

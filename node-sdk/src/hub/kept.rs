@@ -72,6 +72,7 @@ impl Kept {
         let reply = end.ring.descriptor().map(|descriptor| AttachReply {
             start: end.ring.messages().start,
             ring: Handle::Descriptor(descriptor),
+            bells: None,
         });
         Some(reply.map_err(|error| error.to_string()))
     }

@@ -212,7 +212,13 @@ impl Publisher {
             desk: Arc::clone(self.writer.desk()),
             ring: Arc::clone(self.writer.ring()),
             bell: Arc::clone(&self.bell),
+            strange: None,
         }
+    }
+
+    /// What a control thread needs to attach somebody of another user, for whom `door` was made.
+    pub fn door_for_strangers(&self, door: &Arc<Bell>) -> Door {
+        Door { strange: Some(Arc::clone(door)), ..self.door() }
     }
 }
 
@@ -221,6 +227,8 @@ pub struct Door {
     pub desk: Arc<hivemind_ring::desk::Desk<Heap>>,
     ring: Arc<hivemind_ring::memory::HeapRing>,
     bell: Arc<Bell>,
+    /// The doorbells made for another user, who attaches through this door.
+    strange: Option<Arc<Bell>>,
 }
 
 /// A subscriber that is not attached yet.
@@ -243,10 +251,21 @@ impl Subscription {
     pub fn read(&self, door: &Door) -> Reader<Heap> {
         let seat = self.seats.take((1, 1)).expect("there is a seat");
         let seats = Arc::clone(self.seats.memory());
-        let first =
-            door.desk.attach(seats, seat, Arc::clone(&self.bell), (2, self.index)).expect("there is room");
-        let (ring, bell) = (Arc::clone(&door.ring), Arc::clone(&door.bell));
-        Reader::new(ring, bell, &self.seats, seat, first).expect("the first message is possible")
+        let (ring, subscriber) = (Arc::clone(&door.ring), (2, self.index));
+        let reader = if let Some(bell) = &door.strange {
+            let bell = Arc::clone(bell);
+            let first = door.desk.attach_stranger(seats, seat, Arc::clone(&bell), subscriber);
+            Reader::of_stranger(ring, bell, &self.seats, seat, first.expect("there is room"))
+        } else {
+            let first = door.desk.attach(seats, seat, Arc::clone(&self.bell), subscriber);
+            Reader::new(ring, Arc::clone(&door.bell), &self.seats, seat, first.expect("there is room"))
+        };
+        reader.expect("the first message is possible")
+    }
+
+    /// One of several.
+    pub fn numbered(index: u32) -> Self {
+        Subscription { index, ..Subscription::new() }
     }
 
     /// Reads what the publisher behind the door left, without a place at its desk, if it has ended.

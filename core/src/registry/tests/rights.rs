@@ -34,7 +34,9 @@ fn change(registry: &mut Registry, text: &str) -> Vec<Action> {
 fn attach_pair(registry: &mut Registry, subscriber: EndId, publisher: EndId) {
     let asked = said(registry, subscriber.node / 10, attach(subscriber.index, publisher));
     assert_eq!(summary(&asked), [(publisher.node / 10, "attach")]);
-    let done = said(registry, publisher.node / 10, attached(publisher.index, subscriber));
+    let is_stranger = matches!(&asked[0], Action::Send { message: ToNode::Attach { bells: None, .. }, .. });
+    let answer = if is_stranger { attached_stranger } else { attached };
+    let done = said(registry, publisher.node / 10, answer(publisher.index, subscriber));
     assert_eq!(summary(&done)[0], (subscriber.node / 10, "attached"));
 }
 
@@ -129,6 +131,57 @@ fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read(
     };
     let told: Vec<_> = actions.iter().filter_map(told).collect();
     assert_eq!(told, [(1, "sensors/pose".to_owned()), (2, "secret".to_owned())]);
+}
+
+/// Once a guest got the doorbells of every node whose service it read, with the lines of all its other services, to write.
+#[test]
+fn nobody_gets_the_doorbells_of_a_node_of_another_user() {
+    let mut registry = hive("allow user:1001 publish of/*\nallow user:1001 subscribe of/*");
+    join_as(&mut registry, 1, OWNER, &[]);
+    join_as(&mut registry, 2, ALICE, &[]);
+    join_as(&mut registry, 3, ALICE, &[]);
+    for (publisher, subscriber, user) in [(1, 2, ALICE), (2, 1, OWNER)] {
+        let name = format!("of/{publisher}");
+        said(&mut registry, publisher, offer(publisher as u32, &name, 7));
+        said(&mut registry, subscriber, demand(10, &name, None));
+        let (publisher_end, subscriber_end) = (end(publisher, publisher as u32), end(subscriber, 10));
+        let asked = said(&mut registry, subscriber, attach(10, publisher_end));
+        let [Action::Send { message: ToNode::Attach { bells: None, user: told, .. }, attachments, .. }] =
+            &asked[..]
+        else {
+            panic!("{asked:?}")
+        };
+        assert_eq!(*told, user, "for whom to make doorbells");
+        assert_eq!(attachments[..], [Attachment::FromMessage(0), Attachment::PidfdOf(subscriber)]);
+        // What comes back is what the publisher made for this user.
+        let done = said(&mut registry, publisher, attached_stranger(publisher as u32, subscriber_end));
+        let [Action::Send { message: ToNode::Attached { is_stranger: true, .. }, attachments, .. }] =
+            &done[..]
+        else {
+            panic!("{done:?}")
+        };
+        let all = [Attachment::FromMessage(0), Attachment::FromMessage(1), Attachment::PidfdOf(publisher)];
+        assert_eq!(attachments[..], all);
+    }
+    // One that makes none lets nobody in, and the other hears why.
+    said(&mut registry, 3, offer(5, "of/3", 7));
+    said(&mut registry, 1, demand(11, "of/3", None));
+    said(&mut registry, 1, attach(11, end(3, 5)));
+    let failed = said(&mut registry, 3, attached(5, end(1, 11)));
+    assert!(
+        matches!(&failed[..], [Action::Send { to: 1, message: ToNode::AttachRefused { reason, .. }, .. }]
+            if reason.contains("doorbells")),
+        "{failed:?}"
+    );
+    // Nodes of one user get each other's, whoever is asked to make some.
+    said(&mut registry, 2, demand(12, "of/3", None));
+    said(&mut registry, 2, attach(12, end(3, 5)));
+    let done = said(&mut registry, 3, attached_stranger(5, end(2, 12)));
+    let [Action::Send { message: ToNode::Attached { is_stranger: false, .. }, attachments, .. }] = &done[..]
+    else {
+        panic!("{done:?}")
+    };
+    assert_eq!(attachments[..], [Attachment::FromMessage(0), Attachment::BellsOf(3), Attachment::PidfdOf(3)]);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::protocol::{
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched, Misfits,
-    SessionError, Skipped, WaitedFor,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
+    Misfits, SessionError, Skipped, WaitedFor,
 };
 use crate::socket::Packet;
 
@@ -290,12 +290,14 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, reader, bells } = message else {
+        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells } = message else {
             return Ok(());
         };
         let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
-        let (reader, bells) = (uncarry(reader, descriptors), uncarry(bells, descriptors));
-        let (Some(reader), Some(bells), Some(pidfd)) = (reader, bells, descriptors.next()) else {
+        let (reader, is_stranger) = (uncarry(reader, descriptors), bells.is_none());
+        let bells = bells.and_then(|bells| uncarry(bells, descriptors));
+        let pidfd = descriptors.next();
+        let (Some(reader), true, Some(pidfd)) = (reader, is_stranger || bells.is_some(), pidfd) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
         if let Err(impostor) = self.watch_peer(subscriber.node, pidfd) {
@@ -304,12 +306,15 @@ impl Control {
             self.refuse_attach(publisher, subscriber, reason);
             return Ok(());
         }
-        let request = AttachRequest { publisher, subscriber, node_name, seat, reader, bells };
+        let request = AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells };
         match self.side.attach(request) {
-            Ok(reply) => {
-                let (ring, descriptors) = carry(reply.ring);
-                let start = reply.start;
-                self.say(&ToRoot::Attached { publisher, subscriber, start, ring }, descriptors);
+            Ok(AttachReply { start, ring, bells }) => {
+                let (ring, mut descriptors) = carry(ring);
+                let bells = bells.map(carry).map(|(bells, more)| {
+                    descriptors.extend(more);
+                    bells
+                });
+                self.say(&ToRoot::Attached { publisher, subscriber, start, ring, bells }, descriptors);
             }
             Err(reason) => self.refuse_attach(publisher, subscriber, reason),
         }
@@ -327,7 +332,8 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attached { subscriber, publisher, user, start, ring, bells } = message else {
+        let ToNode::Attached { subscriber, publisher, user, is_stranger, start, ring, bells } = message
+        else {
             return Ok(());
         };
         let (ring, bells) = (uncarry(ring, descriptors), uncarry(bells, descriptors));
@@ -340,7 +346,7 @@ impl Control {
             self.say_detached(subscriber, publisher);
             return Ok(());
         }
-        self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
+        self.side.attached(AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells });
         // It may have failed at this last step, or nobody waits for it any more.
         self.say_detached(subscriber, publisher);
         Ok(())
