@@ -28,7 +28,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hivemind_core::link::engine::{Engine, Hooks, Status};
+use hivemind_core::link::engine::{ANOTHER_STAYS, Engine, Hooks, LEAVES, Status, TOO_SOON};
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{GreetingError, Hello, MAX_HELLO, takes_over};
 use hivemind_core::link::keys::HostKey;
@@ -56,9 +56,9 @@ pub use hivemind_core::link::keys::KeyError;
 pub use hivemind_core::link::transport::{Address, AddressError};
 
 use admission::{Admission, Pass};
-use backoff::{Backoff, Patience};
+use backoff::{Backoff, Conducts, Patience};
 use exports::HiveExports;
-use imports::HiveImports;
+use imports::{HiveImports, Purse};
 use permits::{OfHost, Permits};
 use stop::Stop;
 
@@ -70,6 +70,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Hosts that are remembered while nobody is connected.
 const HOSTS_MAX: usize = 1024;
+/// What the publishers of one host take for their messages here at the most, in bytes, unless it is said otherwise.
+const MEMORY: u64 = 2 << 30;
+/// What that is at the least.
+const MEMORY_MIN: u64 = 1 << 20;
 /// The listing is asked for again at the latest after this time, if a root was not there to say that something has changed.
 const LOOK_ANEW: Duration = Duration::from_secs(2);
 /// Changes that come close together are looked at together.
@@ -143,6 +147,7 @@ pub struct LinkOptions {
     peers: Vec<Address>,
     settings: Settings,
     policy: Option<(PathBuf, u32)>,
+    memory: u64,
 }
 
 impl LinkOptions {
@@ -156,7 +161,16 @@ impl LinkOptions {
             peers: Vec::new(),
             settings: Settings::default(),
             policy: None,
+            memory: MEMORY,
         }
+    }
+
+    /// What the messages of each linked host may take of this one's memory, in bytes; at least 1 MiB. It is taken as they arrive. One publisher gets at most
+    /// a quarter of what is left, and a lossy one that may take no more gives up its oldest messages. Default 2 GiB.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> LinkOptions {
+        self.memory = bytes.max(MEMORY_MIN);
+        self
     }
 
     /// Accept connections here. May be said more than once.
@@ -283,6 +297,7 @@ struct Shared {
     stop: Stop,
     refused: Mutex<Option<String>>,
     permits: Arc<Permits>,
+    conducts: Arc<Conducts>,
 }
 
 struct Host {
@@ -322,6 +337,7 @@ impl Links {
             stop: Stop::new()?,
             refused: Mutex::default(),
             permits: Arc::new(Permits::new(options.policy.clone())),
+            conducts: Arc::new(Conducts::new(HOSTS_MAX)),
             options,
         });
         let mut links = Links { shared: Arc::clone(&shared), threads: Vec::new(), addresses };
@@ -504,6 +520,7 @@ impl Shared {
 
     fn dial(self: &Arc<Self>, address: &Address) {
         let (mut backoff, mut patience) = (Backoff::new(self.hello.epoch), Patience::new());
+        let mut penance = Duration::ZERO;
         while !self.is_over() {
             let outcome = self
                 .options
@@ -515,13 +532,14 @@ impl Shared {
                 Ok(host) => {
                     backoff.reset();
                     self.await_end(&host);
+                    penance = self.conducts.pause(&host);
                 }
                 Err(reason) => self.is_refused(&address.to_string(), &reason),
             }
             if self.is_over() {
                 return;
             }
-            self.stop.wait(backoff.next());
+            self.stop.wait(backoff.next().max(std::mem::take(&mut penance)));
         }
     }
 
@@ -606,9 +624,14 @@ impl Shared {
     ) -> Result<String, String> {
         let name = hello.host.clone();
         if self.is_over() {
-            let reason = "the host leaves";
-            farewell(&mut *transport, reason);
-            return Err(reason.to_owned());
+            farewell(&mut *transport, LEAVES);
+            return Err(LEAVES.to_owned());
+        }
+        let penance = self.conducts.refusal(&name);
+        if !penance.is_zero() {
+            let reason = format!("{TOO_SOON}; the next one is accepted in {} ms", penance.as_millis().max(1));
+            farewell(&mut *transport, &reason);
+            return Err(reason);
         }
         let mut hosts = lock(&self.hosts);
         let known = hosts.get(&name).filter(|host| host.epoch == hello.epoch);
@@ -617,7 +640,7 @@ impl Shared {
             && !takes_over(self.hello.epoch, hello.epoch, host.dialled_here, dialled)
         {
             drop(hosts);
-            farewell(&mut *transport, "another connection of these hosts stays");
+            farewell(&mut *transport, ANOTHER_STAYS);
             return Ok(name);
         }
         let engine = match known {
@@ -647,7 +670,9 @@ impl Shared {
     fn engine(self: &Arc<Self>, hello: &Hello) -> Result<Engine, LinksError> {
         let exports = HiveExports::new(&self.inner)?;
         let admit = OfHost { host: hello.host.clone(), permits: Arc::clone(&self.permits) };
-        let imports = HiveImports { inner: Arc::clone(&self.inner), admit: Arc::new(admit) };
+        let purse = Purse::new(self.options.memory);
+        let imports = HiveImports { inner: Arc::clone(&self.inner), admit: Arc::new(admit), purse };
+        let (conducts, host) = (Arc::clone(&self.conducts), hello.host.clone());
         let permits = Arc::clone(&self.permits);
         let hub = Arc::downgrade(&self.inner);
         let hooks = Hooks {
@@ -657,6 +682,7 @@ impl Shared {
                     inner.hub.look_again();
                 }
             }),
+            at_fault: Arc::new(move || conducts.fault(&host)),
         };
         Ok(Engine::start(&hello.host, self.options.settings.clone(), exports, imports, hooks)?)
     }

@@ -273,6 +273,38 @@ impl ChunkAllocator {
         self.put_in_bin(index);
     }
 
+    /// Gives up what is committed behind the first `bytes`, so that it can be taken over again; nothing where less is committed.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is no multiple of [`UNIT`], or somebody holds some of what is given up.
+    pub fn retract(&mut self, bytes: u64) {
+        assert!(bytes.is_multiple_of(UNIT), "{bytes} bytes are no multiple of {UNIT}");
+        let units = bytes / UNIT;
+        if units >= self.committed_units {
+            return;
+        }
+        let tail = self.last;
+        let Block { offset, left, state, .. } = *self.block(tail);
+        assert!(state == State::Free && offset <= units, "what is given up is free");
+        self.take_from_bin(tail);
+        if offset < units {
+            self.block_mut(tail).length = units - offset;
+            self.put_in_bin(tail);
+        } else {
+            if left != NONE {
+                self.block_mut(left).right = NONE;
+            }
+            self.last = left;
+            let spare = self.spare;
+            let gone = self.block_mut(tail);
+            gone.state = State::Spare;
+            gone.next_in_bin = spare;
+            self.spare = tail;
+        }
+        self.committed_units = units;
+    }
+
     /// The units of a chunk, after checking that it is one of ours: anything else is a mistake of this crate.
     fn units_of(&self, chunk: &Chunk) -> u64 {
         let block = self.block(chunk.block());

@@ -20,6 +20,16 @@
 //! readers for the whole batch of retired chunks, and frees those that nobody pins (edges pin, unpin). All
 //! book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
 //!
+//! A chunk that is filled in across calls (`draft`) may begin on paper: its place is fixed, and the system gives its memory only as far as
+//! it is filled ([`Writer::back`]). Memory without pages lies at the end of the chunk area and belongs to that one draft:
+//!
+//! ```text
+//! chunk area   | handed out or free ...        | draft: filled | ahead | on paper |
+//!              0                                                       backed     allocator's committed
+//! ```
+//!
+//! What becomes of it without a commit is given up by the allocator again, so the next chunk never finds a place without pages.
+//!
 //! When memory runs out, a lossy publisher *withdraws* its oldest messages early; readers count these as lost. A reliable
 //! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
 
@@ -115,6 +125,10 @@ pub struct Writer<M: Memory> {
     #[cfg(not(loom))]
     sparse_rings: u32,
     allocator: ChunkAllocator,
+    /// So many bytes of the chunk memory were given by the system; more is committed only for a draft that begins on paper.
+    backed: u64,
+    /// It takes no more than this from the system, whatever the ring's bound says.
+    growth_limit: u64,
     /// Chunks that came back and wait for a message of their size; the last came back last.
     recycled: Vec<Chunk>,
     /// The pins of all readers, collected anew for each reclaim.
@@ -280,6 +294,8 @@ impl<M: Memory> Writer<M> {
             #[cfg(not(loom))]
             sparse_rings: 0,
             allocator: ChunkAllocator::new(chunk_memory),
+            backed: 0,
+            growth_limit: u64::MAX,
             recycled: Vec::new(),
             pinned: Vec::new(),
             is_closed: false,
@@ -324,7 +340,18 @@ impl<M: Memory> Writer<M> {
     /// Bytes of chunk memory in use, committed by the system, and allowed.
     pub fn memory(&self) -> (u64, u64, u64) {
         let at_hand: u64 = self.recycled.iter().map(Chunk::length).sum();
-        (self.allocator.in_use() - at_hand, self.allocator.committed(), self.allocator.limit())
+        (self.allocator.in_use() - at_hand, self.backed, self.allocator.limit())
+    }
+
+    /// Bytes of chunk memory that were taken from the system.
+    #[inline]
+    pub fn taken(&self) -> u64 {
+        self.backed
+    }
+
+    /// From now on chunk memory grows to no more than `bytes`, where the bound of the ring does not say less; what was taken stays.
+    pub fn limit_growth(&mut self, bytes: u64) {
+        self.growth_limit = bytes;
     }
 
     /// Makes sure that one message may be committed. Never blocks. Once this said yes, it stays yes until that commit:
@@ -442,6 +469,60 @@ impl<M: Memory> Writer<M> {
     pub fn skip(&mut self) {
         self.commit(&[], KIND_WITHDRAWN, None);
         self.announce();
+    }
+
+    /// As [`Writer::skip`] for `left` numbers, at the cost of at most as many commits as the ring has slots, however many there are: those before
+    /// them are passed over, since no slot would show them in the end. `left` says how many are still to be used up.
+    ///
+    /// # Errors
+    /// [`AdmitError`]. A reliable ring passes over numbers when its readers have read everything before them.
+    pub fn skip_many(&mut self, left: &mut u64) -> Result<(), AdmitError> {
+        let capacity = self.ring.slots().len() as u64;
+        if *left > SEQUENCE_MAX.saturating_sub(self.next) {
+            return Err(AdmitError::SequencesOut);
+        }
+        if *left > capacity {
+            self.admit()?;
+            self.refresh();
+            if self.reliable && self.slowest() < self.next {
+                return Err(AdmitError::Full { capacity });
+            }
+            self.pass_over(*left - capacity);
+            // Nothing unread is overwritten: on a reliable ring there is nothing unread.
+            self.limit = SEQUENCE_MAX;
+            (0..capacity).for_each(|_| self.commit(&[], KIND_WITHDRAWN, None));
+            *left = 0;
+            if self.reliable {
+                self.limit = self.next;
+            }
+            self.announce();
+            return Ok(());
+        }
+        let before = *left;
+        let mut outcome = Ok(());
+        while *left > 0 {
+            outcome = self.admit();
+            if outcome.is_err() {
+                break;
+            }
+            self.commit(&[], KIND_WITHDRAWN, None);
+            *left -= 1;
+        }
+        if *left < before {
+            self.announce();
+        }
+        outcome
+    }
+
+    /// Goes on `numbers` further, without a word in the ring. A round of commits has to follow: until then the slots show messages that are more
+    /// than a round older, and a reader that jumps ahead waits at such a slot.
+    fn pass_over(&mut self, numbers: u64) {
+        if !self.occupants.is_empty() {
+            // Whose chunks the slots hold is told by their distance to `next`, so they are retired before it leaps.
+            let capacity = self.ring.slots().len() as u64;
+            (self.next.saturating_sub(capacity)..self.next).for_each(|sequence| self.withdraw(sequence));
+        }
+        self.next += numbers;
     }
 
     /// How many messages can be committed before a reader has read on. On a lossy ring nobody waits: the number of slots.
@@ -712,6 +793,48 @@ impl<M: Memory> Writer<M> {
     /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
     /// (lossy rings) that of the oldest messages. Never blocks.
     pub fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
+        self.allocate_by(length, Writer::grow)
+    }
+
+    /// As [`Writer::allocate`], for a chunk that is filled in piece by piece: of a long one only the place is taken, and its memory by
+    /// [`Writer::back`]. It is sent or released before anything else is allocated.
+    pub(crate) fn allocate_ahead(&mut self, length: u64) -> Result<Chunk, AllocateError> {
+        debug_assert_eq!(self.backed, self.allocator.committed(), "one chunk at a time begins on paper");
+        if length <= GROWTH_MIN {
+            return self.allocate(length);
+        }
+        let outcome = self.allocate_by(length, Writer::grow_on_paper);
+        let end = outcome.as_ref().map_or(0, |chunk| chunk.offset() + chunk.length());
+        self.allocator.retract(end.max(self.backed));
+        outcome
+    }
+
+    /// How much of `chunk`, from [`Writer::allocate_ahead`], has memory, in bytes.
+    pub(crate) fn backed(&self, chunk: &Chunk) -> u64 {
+        self.backed.saturating_sub(chunk.offset()).min(chunk.length())
+    }
+
+    /// Sees to it that the first `length` bytes of `chunk`, from [`Writer::allocate_ahead`], have memory. It takes up to as much again ahead.
+    pub(crate) fn back(&mut self, chunk: &Chunk, length: u64) -> Result<(), ReserveError> {
+        let length = length.min(chunk.length());
+        let end = chunk.offset() + length;
+        if end <= self.backed {
+            return Ok(());
+        }
+        let ahead = length.clamp(GROWTH_MIN, GROWTH_MAX);
+        let end = (end + ahead).next_multiple_of(GROWTH_MIN).min(chunk.offset() + chunk.length());
+        self.ring.reserve(self.backed..end)?;
+        self.backed = end;
+        // Relaxed: a figure for observers.
+        self.ring.header().committed.store(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn allocate_by(
+        &mut self,
+        length: u64,
+        grow: fn(&mut Self, u64) -> Result<(), ReserveError>,
+    ) -> Result<Chunk, AllocateError> {
         if length > self.message_max {
             return Err(AllocateError::TooLarge { bytes: length, limit: self.message_max });
         }
@@ -733,7 +856,7 @@ impl<M: Memory> Writer<M> {
         if let Some(chunk) = self.allocator.allocate(length) {
             return Ok(chunk);
         }
-        let refused = self.grow(length).err();
+        let refused = grow(self, length).err();
         if let Some(chunk) = self.allocator.allocate(length) {
             return Ok(chunk);
         }
@@ -742,7 +865,10 @@ impl<M: Memory> Writer<M> {
         }
         Err(match refused {
             Some(source) => AllocateError::System { bytes: length, source },
-            None => AllocateError::MemoryOut { bytes: length, limit: self.allocator.limit() },
+            None => AllocateError::MemoryOut {
+                bytes: length,
+                limit: self.allocator.limit().min(self.growth_limit),
+            },
         })
     }
 
@@ -770,6 +896,8 @@ impl<M: Memory> Writer<M> {
     /// Gives back a chunk that was never sent.
     pub fn release(&mut self, chunk: Chunk) {
         self.allocator.free(chunk);
+        // One that began on paper takes what it did not fill along.
+        self.allocator.retract(self.backed);
     }
 
     /// The memory of a chunk that was not sent yet; `chunk` proves that nobody else has it.
@@ -785,7 +913,7 @@ impl<M: Memory> Writer<M> {
     /// Takes more memory from the system, up to the bound; enough for `length` where the bound allows it.
     fn grow(&mut self, length: u64) -> Result<(), ReserveError> {
         let committed = self.allocator.committed();
-        let room = self.allocator.limit() - committed;
+        let room = self.room_to_grow();
         let generous = committed.clamp(GROWTH_MIN, GROWTH_MAX);
         let step = length.next_multiple_of(GROWTH_MIN).max(generous).min(room) & !63;
         if step == 0 {
@@ -793,9 +921,23 @@ impl<M: Memory> Writer<M> {
         }
         self.ring.reserve(committed..committed + step)?;
         self.allocator.extend(step);
+        self.backed = committed + step;
         // Relaxed: a figure for observers.
         self.ring.header().committed.store(committed + step, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Takes as many bytes more, up to the bound, without asking the system for them.
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside `grow`")]
+    fn grow_on_paper(&mut self, length: u64) -> Result<(), ReserveError> {
+        self.allocator.extend(length.min(self.room_to_grow()).next_multiple_of(LINE_BYTES));
+        Ok(())
+    }
+
+    /// A whole number of lines.
+    fn room_to_grow(&self) -> u64 {
+        self.allocator.limit().min(self.growth_limit).saturating_sub(self.allocator.committed())
+            & !(LINE_BYTES - 1)
     }
 
     /// The first message that may not be given up early: on a lossy ring, the next one; on a reliable ring, the first that

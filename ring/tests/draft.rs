@@ -6,7 +6,7 @@ use hivemind_ring::bell::Bell;
 use hivemind_ring::draft::Drafter;
 use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Reader, Seats};
-use hivemind_ring::writer::{RingConfig, Writer};
+use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;
 
 struct Pair {
@@ -120,4 +120,115 @@ fn a_reliable_ring_has_room_for_what_its_readers_have_read() {
     assert!(reader.poll().unwrap().is_some());
     assert_eq!(drafter.room(), 6, "the lost ones before it have gone, too");
     assert_eq!(pair(false).drafter.room(), 8);
+}
+
+/// Whatever number a stranger claims: as many steps as there are slots, and each reader counts exactly.
+#[test]
+fn a_gap_of_any_length_takes_no_more_steps_than_there_are_slots_and_is_counted_exactly() {
+    for gap in [0, 1, 7, 8, 9, 100, 1 << 20, (1 << 40) + 3] {
+        for behind in 0..6 {
+            let Pair { mut drafter, mut reader, .. } = pair(false);
+            let first = drafter.writer().published();
+            // Messages in chunks: those that are held stay as they are.
+            for byte in 1..=20 {
+                drafter.admit().unwrap();
+                drafter.begin(100).unwrap();
+                fill(&mut drafter, byte);
+                drafter.commit();
+                if byte <= 15 {
+                    assert!(reader.poll().unwrap().is_some());
+                }
+            }
+            for _ in 0..5 - behind {
+                assert!(reader.poll().unwrap().is_some());
+            }
+            let held = (behind > 0).then(|| Message::from(reader.poll().unwrap().unwrap()));
+            let mut left = gap;
+            drafter.skip_many(&mut left).unwrap();
+            assert_eq!(left, 0);
+            let mut heard = 20 - behind + u64::from(behind > 0);
+            for byte in 30..60 {
+                drafter.admit().unwrap();
+                drafter.begin(100).unwrap();
+                fill(&mut drafter, byte);
+                drafter.commit();
+                while let Some(taken) = reader.poll().unwrap() {
+                    let message = Message::from(taken);
+                    assert_eq!(message.bytes(), vec![message.bytes()[0]; 100]);
+                    heard += 1;
+                }
+            }
+            assert_eq!(reader.cursor() - first, 20 + gap + 30);
+            assert_eq!(heard + reader.lost(), 20 + gap + 30);
+            if let Some(held) = held {
+                assert_eq!(held.bytes(), vec![21 - behind as u8; 100], "what is held is not written again");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reliable_ring_passes_over_a_gap_when_everything_before_it_is_read() {
+    let Pair { mut drafter, mut reader, .. } = pair(true);
+    for _ in 0..3 {
+        drafter.admit().unwrap();
+        drafter.begin(1).unwrap();
+        drafter.commit();
+    }
+    let mut left = 1 << 50;
+    assert!(matches!(drafter.skip_many(&mut left), Err(AdmitError::Full { capacity: 8 })));
+    assert_eq!(left, 1 << 50);
+    for _ in 0..3 {
+        assert!(reader.poll().unwrap().is_some());
+    }
+    drafter.skip_many(&mut left).unwrap();
+    assert_eq!((left, drafter.room()), (0, 0));
+    assert!(reader.poll().unwrap().is_none());
+    assert_eq!(reader.lost(), 1 << 50);
+    assert_eq!(drafter.room(), 8);
+    let mut left = 1 << 55;
+    assert!(matches!(drafter.skip_many(&mut left), Err(AdmitError::SequencesOut)));
+}
+
+/// Who says that a message will be long takes nothing by it; what came is taken, and about as much again.
+#[test]
+fn memory_for_a_long_message_comes_with_its_bytes() {
+    const LONG: usize = 64 << 20;
+    let config = RingConfig {
+        node: 7,
+        index: 1,
+        fingerprint: 0,
+        capacity: 8,
+        message_max: LONG as u64,
+        chunk_memory: 2 * LONG as u64,
+        reliable: false,
+        history: 0,
+        retained: 0,
+        bell: 0,
+    };
+    let mut drafter = Drafter::new(Writer::<Heap>::on_heap(&config, Arc::new(Bell::silent())));
+    let taken = |drafter: &Drafter<Heap>| drafter.writer().memory().1;
+    drafter.begin(LONG).unwrap();
+    assert_eq!((taken(&drafter), drafter.memory().len()), (0, 0));
+    for came in [1, 1000, 1 << 16, 1 << 20, 9 << 20] {
+        drafter.reach(came).unwrap();
+        assert!(drafter.memory().len() >= came);
+        assert!(taken(&drafter) <= 2 * came as u64 + (128 << 10), "{came}: {}", taken(&drafter));
+    }
+    // What it did not fill was never there; what it did is used again.
+    let before = taken(&drafter);
+    drafter.abandon();
+    for there in [before as usize, 0, 0] {
+        drafter.begin(LONG / 2).unwrap();
+        assert_eq!(drafter.memory().len(), there);
+        drafter.reach(LONG / 2).unwrap();
+        fill(&mut drafter, 3);
+        drafter.admit().unwrap();
+        drafter.commit();
+    }
+    assert_eq!((taken(&drafter), drafter.writer().memory().0), (3 * LONG as u64 / 2, 3 * LONG as u64 / 2));
+    // No more than it may; the oldest is given up for it.
+    drafter.limit_growth(0);
+    drafter.begin(LONG / 2).unwrap();
+    assert_eq!((taken(&drafter), drafter.memory().len()), (3 * LONG as u64 / 2, LONG / 2));
 }

@@ -60,7 +60,16 @@ pub struct Hooks {
     pub permit: Arc<Permit>,
     /// The other host wants something else now, or the connection has changed. Must not block.
     pub changed: Arc<dyn Fn() + Send + Sync>,
+    /// A connection ended because the other host broke the rules, or says that this one did. Must not block.
+    pub at_fault: Arc<dyn Fn() + Send + Sync>,
 }
+
+/// What a host says that ends all its links.
+pub const LEAVES: &str = "the host leaves";
+/// What a host says, among others, that is linked again too soon after many faults.
+pub const TOO_SOON: &str = "links of these hosts ended for a fault again and again";
+/// What a host says that has two connections, on the one that goes.
+pub const ANOTHER_STAYS: &str = "another connection of these hosts stays";
 
 /// One link, with its two threads. Dropped, it ends: the other host is told so, and what stood for its publishers is gone.
 pub struct Engine {
@@ -79,6 +88,7 @@ struct Shared {
     idle: AtomicU64,
     sender: Arc<dyn Waker>,
     receiver: EventFd,
+    at_fault: Arc<dyn Fn() + Send + Sync>,
 }
 
 struct State {
@@ -156,6 +166,7 @@ impl Engine {
             idle: AtomicU64::new(0),
             sender: exports.waker(),
             receiver,
+            at_fault: Arc::clone(&hooks.at_fault),
         });
         let mut engine = Engine { shared: Arc::clone(&shared), threads: Vec::new() };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -283,7 +294,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.hang_up("the host leaves");
+        self.hang_up(LEAVES);
         // Release: the threads see it when they wake.
         self.shared.is_over.store(true, Ordering::Release);
         self.shared.wake_both();
@@ -369,7 +380,10 @@ impl Shared {
             }
             let connection = state.connection.take();
             state.session.disconnected(self.now());
-            state.ended = Some(reason.to_owned());
+            // Why it waits is worth more than that it has to.
+            if state.ended.is_none() || !reason.contains(TOO_SOON) {
+                state.ended = Some(reason.to_owned());
+            }
             state.dispatch();
             connection
         };

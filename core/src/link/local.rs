@@ -165,13 +165,20 @@ pub trait Imports: Send + Sync {
 
 /// A publisher that stands for a remote one. Dropped, it is gone for its subscribers.
 pub trait Import: Send {
-    /// Takes memory for the next message. Call it once for each message, then [`Import::commit`] or [`Import::abandon`].
+    /// Takes a place for the next message, and at the most the memory of a short one: who says that a message will be long has sent nothing yet. Call it once for each message, then [`Import::commit`] or [`Import::abandon`].
     ///
     /// # Errors
     /// [`ImportError::Full`], [`ImportError::NoMemory`]; nothing has changed then.
     fn begin(&mut self, length: usize) -> Result<(), ImportError>;
 
-    /// The memory that was taken, in shared memory unless the message is very short; empty when none was.
+    /// The first `length` bytes of the message are about to come: sees to it that [`Import::memory`] has them. It may take about as much again
+    /// ahead, and no more.
+    ///
+    /// # Errors
+    /// [`ImportError::NoMemory`]: the message cannot be completed; [`Import::abandon`] it.
+    fn reach(&mut self, length: usize) -> Result<(), ImportError>;
+
+    /// The memory that was taken, as far as it was [reached](Import::reach), in shared memory unless the message is very short; empty when none was.
     fn memory(&mut self) -> &mut [u8];
 
     /// Checks the message and publishes it. Subscribers that sleep are not woken yet.
@@ -187,7 +194,7 @@ pub trait Import: Send {
     /// Gives the memory back.
     fn abandon(&mut self);
 
-    /// So many messages were lost on the way: every subscriber counts them.
+    /// So many messages were lost on the way: every subscriber counts them. What it takes does not grow with their number.
     fn skip(&mut self, messages: u64);
 
     /// Why the hive does not want it, if that came later than `open`.

@@ -21,6 +21,8 @@
 //! again what is still wanted of it, and the receiver goes on where it was. What is not opened again within [`Settings::dead`] of a new
 //! connection has no sender any more, and the receiver lets go of it then; if it is opened after all, it comes back as above.
 //!
+//! A stream is opened for what this side said that it wants (the whole set counts that it said last); another one is declined, and costs a number.
+//!
 //! Credit is counted from the `open` on this connection. A message may begin while fewer messages and fewer bytes were sent than
 //! granted, so one that is longer than the window is possible, and the receiver never holds more than the window and one message.
 //!
@@ -100,6 +102,13 @@ pub struct Wanted {
     pub fingerprint: Option<u128>,
 }
 
+impl Wanted {
+    fn is_for(&self, candidate: &Candidate) -> bool {
+        self.fingerprint.is_none_or(|fingerprint| fingerprint == candidate.fingerprint)
+            && self.filter.matches(candidate.service.as_str())
+    }
+}
+
 /// What the other host wants, as it stands.
 #[derive(Clone, Debug, Default)]
 pub struct Interest {
@@ -112,10 +121,7 @@ impl Interest {
     #[must_use]
     pub fn wants(&self, candidate: &Candidate) -> bool {
         !self.refused.contains(&candidate.publisher)
-            && self.wanted.iter().any(|wanted| {
-                wanted.fingerprint.is_none_or(|fingerprint| fingerprint == candidate.fingerprint)
-                    && wanted.filter.matches(candidate.service.as_str())
-            })
+            && self.wanted.iter().any(|wanted| wanted.is_for(candidate))
     }
 
     /// The filters.
@@ -237,6 +243,18 @@ pub enum Violation {
         /// Which stream.
         stream: u32,
     },
+    /// So many messages cannot have been published since. The peer is damaged or hostile.
+    #[error(
+        "stream {stream} leaves out {lost} messages, and at most {possible} can have been published meanwhile; the peer is damaged or hostile"
+    )]
+    Gap {
+        /// Which stream.
+        stream: u32,
+        /// How many it leaves out.
+        lost: u64,
+        /// How many there can have been.
+        possible: u64,
+    },
     /// A table is full. Use fewer, or narrower filters.
     #[error("there are too many {what}: {limit} are possible; use fewer, or narrower filters")]
     Limit {
@@ -325,6 +343,12 @@ pub struct Session {
     say_later: Vec<ImportId>,
     /// Streams that are over for the receiver, and whose sender is to know it.
     over_due: VecDeque<u32>,
+    /// Streams that nobody here asked for, until their sender ends them; with the reason, while that is not said.
+    declined: BTreeMap<u32, Option<&'static str>>,
+    decline_due: VecDeque<u32>,
+    /// Bytes of the descriptions in `incoming`.
+    schemas: usize,
+    gaps: incoming::Gaps,
     remembered: BTreeMap<EndId, Remembered>,
     remembered_order: VecDeque<EndId>,
 }
@@ -363,6 +387,10 @@ impl Session {
             say_due: VecDeque::new(),
             say_later: Vec::new(),
             over_due: VecDeque::new(),
+            declined: BTreeMap::new(),
+            decline_due: VecDeque::new(),
+            schemas: 0,
+            gaps: incoming::Gaps::default(),
             remembered: BTreeMap::new(),
             remembered_order: VecDeque::new(),
         }
@@ -561,6 +589,7 @@ impl Session {
                 || self.unsaid.is_some()
                 || !self.say_due.is_empty()
                 || !self.over_due.is_empty()
+                || !self.decline_due.is_empty()
                 || !self.end_due.is_empty()
                 || !self.open_due.is_empty())
     }
@@ -594,6 +623,8 @@ impl Session {
             say::append_bare(Kind::Pong, 0, number, out);
         } else if std::mem::take(&mut self.ping_due) {
             say::append_bare(Kind::Ping, 0, 0, out);
+        } else if self.say_declined(out) {
+            // Before what is wanted.
         } else if let Some(from) = self.unsaid {
             self.say_interest(from, out);
         } else if !self.say_incoming(out) && !self.say_outgoing(out) {

@@ -1,6 +1,10 @@
 //! Pauses between attempts to reach a host: they double up to a bound, and half of each is left to chance, so that many that lost one host do not come
 //! back in step.
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::hub::lock;
 
 const FIRST: Duration = Duration::from_millis(20);
 /// A host that is there again is found within this time.
@@ -68,6 +72,78 @@ impl Backoff {
     }
 }
 
+/// So many faults in a row are forgiven at once: a network that damages a frame is no liar.
+const FORGIVEN: u32 = 3;
+/// Who was not at fault for so long begins anew.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// The longest pause of a host that is at fault again and again.
+const PENANCE_LONGEST: Duration = Duration::from_secs(30);
+
+/// How often in a row the links with one host ended because one of the two broke the rules. Time is given from outside.
+#[derive(Debug, Default)]
+struct Conduct {
+    faults: u32,
+    last: Duration,
+}
+
+impl Conduct {
+    fn fault(&mut self, now: Duration) {
+        self.faults = if self.is_forgotten(now) { 1 } else { self.faults.saturating_add(1) };
+        self.last = now;
+    }
+
+    /// How long it is not linked yet.
+    fn pause(&self, now: Duration) -> Duration {
+        let Some(doublings) = self.faults.checked_sub(FORGIVEN + 1) else { return Duration::ZERO };
+        let penance = (FIRST * (1 << doublings.min(16))).min(PENANCE_LONGEST);
+        (self.last + penance).saturating_sub(now)
+    }
+
+    fn is_forgotten(&self, now: Duration) -> bool {
+        self.faults == 0 || now.saturating_sub(self.last) >= FORGOTTEN
+    }
+}
+
+/// The conduct of all hosts, by name, whatever their life; of at most as many as it is made for.
+#[derive(Debug)]
+pub(super) struct Conducts {
+    begun: Instant,
+    most: usize,
+    hosts: Mutex<BTreeMap<String, Conduct>>,
+}
+
+impl Conducts {
+    pub(super) fn new(most: usize) -> Conducts {
+        Conducts { begun: Instant::now(), most, hosts: Mutex::default() }
+    }
+
+    pub(super) fn fault(&self, host: &str) {
+        let now = self.begun.elapsed();
+        let mut hosts = lock(&self.hosts);
+        if hosts.len() >= self.most {
+            hosts.retain(|_, conduct| !conduct.is_forgotten(now));
+        }
+        if hosts.len() < self.most || hosts.contains_key(host) {
+            hosts.entry(host.to_owned()).or_default().fault(now);
+        }
+    }
+
+    /// How long it is not dialled yet.
+    pub(super) fn pause(&self, host: &str) -> Duration {
+        let now = self.begun.elapsed();
+        lock(&self.hosts).get(host).map_or(Duration::ZERO, |conduct| conduct.pause(now))
+    }
+
+    /// How long it is not let in yet, if it dials: half of the pause, since it may have begun to wait earlier.
+    pub(super) fn refusal(&self, host: &str) -> Duration {
+        let now = self.begun.elapsed();
+        lock(&self.hosts).get(host).map_or(Duration::ZERO, |conduct| {
+            let whole = conduct.pause(conduct.last);
+            conduct.pause(now).saturating_sub(whole / 2)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +158,23 @@ mod tests {
         // One that is far is given the time that it takes.
         patience.reached(Duration::from_millis(400));
         assert_eq!(patience.next(), Duration::from_millis(3200));
+    }
+
+    #[test]
+    fn who_is_at_fault_again_and_again_waits_longer_each_time_and_begins_anew_after_a_while() {
+        let (mut conduct, mut now) = (Conduct::default(), Duration::from_secs(5));
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            conduct.fault(now);
+            pauses.push(conduct.pause(now));
+            now += conduct.pause(now);
+            assert!(conduct.pause(now).is_zero());
+        }
+        assert_eq!(pauses[..6].iter().map(Duration::as_millis).collect::<Vec<_>>(), [0, 0, 0, 20, 40, 80]);
+        assert_eq!(pauses[19], PENANCE_LONGEST);
+        now += FORGOTTEN;
+        conduct.fault(now);
+        assert!(conduct.pause(now).is_zero());
     }
 
     #[test]

@@ -1,4 +1,14 @@
-//! Publishers that stand for those of another host.
+//! Publishers that stand for those of another host, and what all of one link may take here.
+//!
+//! | what the other host makes grow | bound for one link |
+//! | --- | --- |
+//! | slots, taken when a publisher is announced | [`SLOTS_MEMORY`], of which one gets at most a 32nd of what is left |
+//! | memory for messages, taken as they arrive | [`LinkOptions::memory`](super::LinkOptions::memory), of which one gets at most a quarter of what is left |
+//!
+//! So whoever comes late gets less, and never nothing; a lossy publisher that may take no more gives up its oldest messages, as if its ring were smaller. A
+//! publisher that is gone gives back what it had. The other bounds are those of `hivemind_core::link::session`; see
+//! `docs/decisions/0017-what-a-linked-host-may-take.md`.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -6,9 +16,11 @@ use hivemind_core::link::local::{Candidate, Import, ImportError, Imports};
 use hivemind_core::protocol::{Offer, Remote, since_boot};
 use hivemind_core::schema::Schema;
 use hivemind_ring::draft::Drafter;
-use hivemind_ring::layout::{CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
+use hivemind_ring::layout::{
+    CAPACITY_MIN, CHUNK_MEMORY_MAX, INLINE_BYTES, LINE_BYTES, MESSAGE_BYTES_MAX, SLOTS_OFFSET,
+};
 use hivemind_ring::mapped::{Mapped, MappedRing};
-use hivemind_ring::writer::{AllocateError, RingConfig};
+use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig};
 
 use crate::hub::PublisherEnd;
 use crate::node::Inner;
@@ -18,8 +30,17 @@ const CAPACITY_MAX: u64 = 65_536;
 /// The most memory for its messages, in bytes; it is taken as it is needed.
 const MEMORY_MAX: u64 = 1 << 30;
 
-/// So many lost messages are counted before other streams have their turn: a peer may claim any number.
-const SKIPS_AT_ONCE: u64 = 524_288;
+/// Memory is taken by whole pages, in bytes.
+const PAGE_BYTES: u64 = 4096;
+/// The slots of all publishers of one link take no more than this, in bytes: 4096 rings of 256.
+const SLOTS_MEMORY: u64 = 128 << 20;
+/// One publisher takes at most this part of what is left for slots …
+const SLOTS_SHARE: u64 = 32;
+/// … and this part of what is left for messages.
+const MEMORY_SHARE: u64 = 4;
+/// Every publisher can have so much for messages, in bytes: it is set aside when it is announced.
+const MEMORY_FLOOR: u64 = 64 << 10;
+
 /// Who wanted it is attached within moments; a subscriber that is stopped, or has gone, holds nobody up for longer.
 const FIRST_SUBSCRIBER: Duration = Duration::from_secs(1);
 
@@ -36,6 +57,93 @@ pub(super) trait Admit: Send + Sync {
 pub(super) struct HiveImports {
     pub(super) inner: Arc<Inner>,
     pub(super) admit: Arc<dyn Admit>,
+    pub(super) purse: Arc<Purse>,
+}
+
+/// What the publishers of one link may still take.
+#[derive(Debug)]
+pub(super) struct Purse {
+    slots: AtomicU64,
+    memory: AtomicU64,
+    all_memory: u64,
+}
+
+/// What one publisher has taken out; dropped, it is back.
+#[derive(Debug)]
+struct Share {
+    purse: Arc<Purse>,
+    slots: u64,
+    memory: u64,
+}
+
+impl Purse {
+    /// With so many bytes for messages.
+    pub(super) fn new(memory: u64) -> Arc<Purse> {
+        Arc::new(Purse { slots: SLOTS_MEMORY.into(), memory: memory.into(), all_memory: memory })
+    }
+
+    /// For a publisher that asks for `slots`: how many it gets, a power of two.
+    fn open(self: &Arc<Purse>, slots: u64) -> Result<(u64, Share), String> {
+        // Relaxed, as everywhere here: figures, with which nothing else is shared.
+        let affordable =
+            (self.slots.load(Ordering::Relaxed) / SLOTS_SHARE).saturating_sub(SLOTS_OFFSET) / LINE_BYTES;
+        if affordable < CAPACITY_MIN || !take(&self.memory, MEMORY_FLOOR) {
+            return Err(format!(
+                "the publishers of this link have all {SLOTS_MEMORY} bytes for slots or {} bytes for messages that they may; use fewer, narrower \
+                 filters, or more `LinkOptions::memory`",
+                self.all_memory
+            ));
+        }
+        let slots = slots.next_power_of_two().min(1 << affordable.ilog2());
+        let share = Share {
+            purse: Arc::clone(self),
+            slots: (SLOTS_OFFSET + slots * LINE_BYTES).next_multiple_of(PAGE_BYTES),
+            memory: MEMORY_FLOOR,
+        };
+        take(&self.slots, share.slots);
+        Ok((slots, share))
+    }
+}
+
+/// Takes so much, or what there is. True: it was all there.
+fn take(left: &AtomicU64, bytes: u64) -> bool {
+    // Relaxed: see `Purse::open`.
+    let before =
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(bytes)));
+    before.is_ok_and(|before| before >= bytes)
+}
+
+/// Puts it back.
+fn put_back(left: &AtomicU64, bytes: u64, all: u64) {
+    // Relaxed: see `Purse::open`. The closure never says no.
+    let _ = left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_add(bytes).min(all)));
+}
+
+impl Share {
+    /// The most that its messages may take now.
+    fn limit(&self) -> u64 {
+        // Relaxed: see `Purse::open`.
+        self.memory + self.purse.memory.load(Ordering::Relaxed) / MEMORY_SHARE
+    }
+
+    /// It has taken so much for messages by now.
+    fn takes(&mut self, memory: u64) -> bool {
+        let more = memory.saturating_sub(self.memory);
+        if more == 0 {
+            return true;
+        }
+        // What is taken is counted, even if somebody else was faster.
+        self.memory += more;
+        take(&self.purse.memory, more)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        put_back(&self.purse.slots, self.slots, SLOTS_MEMORY);
+        put_back(&self.purse.memory, self.memory, self.purse.all_memory);
+    }
 }
 
 /// See the head of the module.
@@ -46,6 +154,7 @@ pub(super) struct HiveImport {
     /// `None`: any bytes are a message.
     schema: Option<Schema>,
     reliable: bool,
+    share: Share,
     /// Lost before the next message, and not counted in the ring yet.
     owed: u64,
     refused: Arc<OnceLock<String>>,
@@ -69,15 +178,17 @@ impl Imports for HiveImports {
         if schema.fingerprint() != candidate.fingerprint {
             return Err(refused("its type is not the one that it is described as".to_owned()));
         }
+        let asked = u64::from(candidate.capacity).clamp(CAPACITY_MIN, CAPACITY_MAX);
+        let (capacity, share) = self.purse.open(asked).map_err(refused)?;
         let hub = &self.inner.hub;
         let index = hub.new_index();
         let config = RingConfig {
             node: hub.node(),
             index,
             fingerprint: candidate.fingerprint,
-            capacity: u64::from(candidate.capacity).clamp(2, CAPACITY_MAX),
+            capacity,
             message_max: MESSAGE_BYTES_MAX,
-            chunk_memory: CHUNK_MEMORY_MAX.min(MEMORY_MAX),
+            chunk_memory: CHUNK_MEMORY_MAX.min(MEMORY_MAX).min(self.purse.all_memory),
             reliable: candidate.reliable,
             history: u64::from(candidate.history),
             retained: 0,
@@ -119,6 +230,7 @@ impl Imports for HiveImports {
             index,
             schema: (!schema.is_bytes()).then_some(schema),
             reliable: candidate.reliable,
+            share,
             owed: 0,
             refused,
             admit: Arc::clone(&self.admit),
@@ -130,16 +242,14 @@ impl Imports for HiveImports {
 }
 
 impl HiveImport {
-    /// Counts in the ring what was lost. False: there is more than can be counted now.
-    fn settle(&mut self) -> bool {
-        for _ in 0..self.owed.min(SKIPS_AT_ONCE) {
-            if self.drafter.admit().is_err() {
-                return false;
-            }
-            self.drafter.skip();
-            self.owed -= 1;
-        }
-        self.owed == 0
+    /// Counts in the ring what was lost, then makes sure that a message can follow.
+    fn settle(&mut self) -> Result<(), ImportError> {
+        self.drafter.skip_many(&mut self.owed).and_then(|()| self.drafter.admit()).map_err(
+            |error| match error {
+                AdmitError::Full { .. } => ImportError::Full,
+                error => ImportError::Refused { reason: error.to_string() },
+            },
+        )
     }
 }
 
@@ -149,14 +259,28 @@ impl Import for HiveImport {
             return Err(ImportError::Refused { reason });
         }
         let bytes = length as u64;
-        if !self.settle() || self.drafter.admit().is_err() {
-            return Err(ImportError::Full);
+        self.settle()?;
+        if bytes > INLINE_BYTES as u64 {
+            let limit = self.share.limit().min(MEMORY_MAX);
+            self.drafter.limit_growth(limit);
+            self.drafter.begin(length).map_err(|error| match error {
+                // What its subscribers have yet to read, or hold, takes all of it.
+                AllocateError::MemoryOut { .. } if self.reliable && bytes <= limit / 2 => ImportError::Full,
+                _ => ImportError::NoMemory { bytes },
+            })?;
+            self.share.takes(self.drafter.writer().taken());
+            return Ok(());
         }
-        self.drafter.begin(length).map_err(|error| match error {
-            // What its subscribers have yet to read, or hold, takes all of it.
-            AllocateError::MemoryOut { .. } if self.reliable && bytes <= MEMORY_MAX / 2 => ImportError::Full,
-            _ => ImportError::NoMemory { bytes },
-        })
+        self.drafter.begin(length).map_err(|_| ImportError::NoMemory { bytes })
+    }
+
+    fn reach(&mut self, length: usize) -> Result<(), ImportError> {
+        if length <= self.drafter.memory().len() {
+            return Ok(());
+        }
+        let no_memory = ImportError::NoMemory { bytes: length as u64 };
+        self.drafter.reach(length).map_err(|_| no_memory.clone())?;
+        if self.share.takes(self.drafter.writer().taken()) { Ok(()) } else { Err(no_memory) }
     }
 
     fn memory(&mut self) -> &mut [u8] {
@@ -170,9 +294,7 @@ impl Import for HiveImport {
             self.drafter.abandon();
             return Err(ImportError::Invalid { why: error.to_string() });
         }
-        if !self.settle() || self.drafter.admit().is_err() {
-            return Err(ImportError::Full);
-        }
+        self.settle()?;
         self.drafter.commit();
         Ok(())
     }
@@ -187,7 +309,8 @@ impl Import for HiveImport {
 
     fn skip(&mut self, messages: u64) {
         self.owed = self.owed.saturating_add(messages);
-        self.settle();
+        // What is not counted yet is tried again with the next message, and when it is asked how much room there is.
+        let _ = self.settle();
     }
 
     fn refusal(&self) -> Option<String> {
@@ -203,7 +326,9 @@ impl Import for HiveImport {
             }
             self.announced = None;
         }
-        self.settle();
+        if self.settle().is_err() {
+            return 0;
+        }
         self.drafter.room()
     }
 }
@@ -211,8 +336,50 @@ impl Import for HiveImport {
 impl Drop for HiveImport {
     fn drop(&mut self) {
         // As a publisher: the ring says that it is closed, and the root hears of it.
-        self.settle();
+        let _ = self.drafter.skip_many(&mut self.owed);
         self.inner.hub.remove_publisher(self.index);
         self.inner.session().withdraw(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_late_gets_less_and_what_is_given_back_is_there_again() {
+        let purse = Purse::new(2 << 30);
+        let mut shares = Vec::new();
+        while let Ok((slots, share)) = purse.open(CAPACITY_MAX) {
+            if shares.is_empty() {
+                assert!(slots >= CAPACITY_MAX / 2);
+            }
+            shares.push(share);
+        }
+        assert!(shares.len() > 64);
+        let taken: u64 = shares.iter().map(|share| share.slots).sum();
+        assert!(taken <= SLOTS_MEMORY, "{taken}");
+        drop(shares);
+        // As many as a link can have streams, of the usual size.
+        let mut shares: Vec<Share> = Vec::new();
+        for _ in 0..hivemind_core::link::session::STREAMS_MAX {
+            let (slots, share) = purse.open(256).unwrap();
+            assert_eq!(slots, 256);
+            shares.push(share);
+        }
+        let limits: Vec<u64> = shares
+            .iter_mut()
+            .take(30)
+            .map(|share| {
+                let limit = share.limit();
+                assert!(share.takes(limit));
+                limit
+            })
+            .collect();
+        assert!(limits[0] >= 400 << 20 && limits.is_sorted_by(|a, b| a >= b) && limits[29] >= MEMORY_FLOOR);
+        assert!(!shares[0].takes(4 << 30));
+        drop(shares);
+        assert_eq!(purse.memory.load(Ordering::Relaxed), 2 << 30);
+        assert_eq!(purse.slots.load(Ordering::Relaxed), SLOTS_MEMORY);
     }
 }

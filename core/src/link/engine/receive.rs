@@ -1,13 +1,17 @@
 //! The receiving thread: from the socket into the rings of the imports.
+//!
+//! What a peer announces takes nothing; what it sends takes about twice as much, in the ring where it belongs ([`Import::reach`]), or here, for want of room
+//! there: all that waits here is at most [`KEPT_MAX`] for each link, and what is more is lost, and counted.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Connection, LAZY, LOOK_MS, Shared, State, lock};
+use super::{ANOTHER_STAYS, Connection, LAZY, LEAVES, LOOK_MS, Shared, State, TOO_SOON, lock};
 use crate::link::frame::{Checksum, FrameError, HEADER, Header, Kind, UNSUMMED};
 use crate::link::local::{Import, ImportError, Imports};
 use crate::link::session::{Action, Arrived, Begin, ImportId, Place};
@@ -24,6 +28,8 @@ const ANNOUNCE_EACH: usize = 256 * 1024;
 const AMID: Duration = Duration::from_micros(40);
 /// A longer message is not kept here until there is room for it: no publisher sends one.
 const PRIVATE_MAX: u32 = 256 << 20;
+/// All messages of one link that wait here for room take no more than this, in bytes; what comes beyond it counts as lost.
+const KEPT_MAX: u64 = 512 << 20;
 /// The pauses between two looks at rings without room: they double from the first to the longest.
 const FIRST_PAUSE_MS: u16 = 1;
 const LONGEST_PAUSE_MS: u16 = 16;
@@ -53,6 +59,8 @@ pub(super) struct Receiver<I: Imports> {
     fresh: Vec<ImportId>,
     /// Bytes that were read since sleepers were told.
     unannounced: usize,
+    /// Bytes of messages that wait here for room.
+    kept: Arc<AtomicU64>,
 }
 
 struct Slot<I> {
@@ -61,7 +69,37 @@ struct Slot<I> {
     /// Lost before the message that is coming in.
     lost: u64,
     /// What arrived and has no room yet: how many were lost before it, and the message, unless there was no memory for it.
-    waiting: VecDeque<(u64, Option<Vec<u8>>)>,
+    waiting: VecDeque<(u64, Option<Kept>)>,
+}
+
+/// A message, or the beginning of one, that waits here.
+struct Kept {
+    bytes: Vec<u8>,
+    all: Arc<AtomicU64>,
+}
+
+impl Kept {
+    fn new(bytes: Vec<u8>, all: &Arc<AtomicU64>) -> Kept {
+        // Relaxed, here and below: one thread counts.
+        all.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Kept { bytes, all: Arc::clone(all) }
+    }
+
+    /// True: so many bytes more are no more than may wait.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.all.load(Ordering::Relaxed) + bytes as u64 <= KEPT_MAX
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.all.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+    }
 }
 
 /// Where the message that is coming in goes.
@@ -69,8 +107,8 @@ enum Filling {
     Nothing,
     /// To the memory of the import.
     Shared,
-    /// Here, for want of room. Grows with what comes, which the credit bounds.
-    Private(Vec<u8>),
+    /// Here, for want of room. Grows with what comes.
+    Private(Kept),
 }
 
 /// A piece whose payload is coming in.
@@ -137,6 +175,7 @@ impl<I: Imports> Receiver<I> {
             needy: BTreeSet::new(),
             fresh: Vec::new(),
             unannounced: 0,
+            kept: Arc::default(),
         }
     }
 
@@ -158,10 +197,18 @@ impl<I: Imports> Receiver<I> {
             match self.read(connection) {
                 Ok(more) => has_more = more,
                 Err(Broken::Replaced) => {}
-                Err(Broken::Closed(reason) | Broken::Farewell(reason)) => {
+                Err(Broken::Closed(reason)) => self.shared.end(connection.number, &reason, None),
+                // Who is told that it is over is to know why.
+                Err(Broken::Farewell(reason)) => {
+                    if ![LEAVES, ANOTHER_STAYS, TOO_SOON].iter().any(|said| reason.contains(said)) {
+                        (self.shared.at_fault)();
+                    }
                     self.shared.end(connection.number, &reason, None);
                 }
-                Err(Broken::Fault(reason)) => self.shared.end(connection.number, &reason, Some(&reason)),
+                Err(Broken::Fault(reason)) => {
+                    (self.shared.at_fault)();
+                    self.shared.end(connection.number, &reason, Some(&reason));
+                }
             }
         }
     }
@@ -481,9 +528,10 @@ impl<I: Imports> Receiver<I> {
                     if !slot.waiting.is_empty() || state.session.wants_room(import) {
                         self.needy.insert(import);
                     }
-                    begin_message(import, slot, begin, state).then_some(import)
+                    begin_message(import, slot, begin, state, &self.kept);
+                    make_place(import, slot, &header, state).then_some(import)
                 }
-                (Some(_), None) => Some(import),
+                (Some(slot), None) => make_place(import, slot, &header, state).then_some(import),
                 // Refused a moment ago.
                 (None, _) => None,
             },
@@ -499,7 +547,7 @@ impl<I: Imports> Receiver<I> {
             Arrived::Part => {}
             Arrived::Whole { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
-                    finish_message(import, slot, state, &mut self.fresh);
+                    finish_message(import, slot, state, &mut self.fresh, &self.kept);
                     if !slot.waiting.is_empty() {
                         self.needy.insert(import);
                     }
@@ -528,7 +576,7 @@ fn put<I: Import>(piece: &mut Piece, bytes: &[u8], slots: &mut BTreeMap<ImportId
     let Some(slot) = piece.import.and_then(|import| slots.get_mut(&import)) else { return };
     match &mut slot.filling {
         Filling::Nothing => {}
-        Filling::Private(message) => message.extend_from_slice(bytes),
+        Filling::Private(message) => message.extend(bytes),
         Filling::Shared => {
             if let Some(place) = slot.import.memory().get_mut(offset..offset + bytes.len()) {
                 place.copy_from_slice(bytes);
@@ -537,8 +585,32 @@ fn put<I: Import>(piece: &mut Piece, bytes: &[u8], slots: &mut BTreeMap<ImportId
     }
 }
 
-/// A message begins. False: it goes nowhere.
-fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, state: &mut State) -> bool {
+/// A part of a message comes: makes room for it. False: it goes nowhere.
+fn make_place<I: Import>(id: ImportId, slot: &mut Slot<I>, header: &Header, state: &mut State) -> bool {
+    let end = header.offset as usize + header.length as usize;
+    let has_place = match &slot.filling {
+        Filling::Nothing => return false,
+        Filling::Private(message) => message.has_room_for(header.length as usize),
+        Filling::Shared => slot.import.reach(end).is_ok(),
+    };
+    if !has_place {
+        let bytes = header.total;
+        tracing::warn!(bytes, "no memory for the rest of a message of another host; it counts as lost");
+        slot.filling = Filling::Nothing;
+        slot.import.abandon();
+        state.session.not_taken(id);
+    }
+    has_place
+}
+
+/// A message begins.
+fn begin_message<I: Import>(
+    id: ImportId,
+    slot: &mut Slot<I>,
+    begin: Begin,
+    state: &mut State,
+    kept: &Arc<AtomicU64>,
+) {
     // Not counted before the checksum is right: the number may be damaged.
     slot.lost = begin.lost;
     slot.filling = Filling::Nothing;
@@ -546,7 +618,7 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
         match slot.import.begin(begin.total as usize) {
             Ok(()) => slot.filling = Filling::Shared,
             Err(ImportError::Full) if begin.total <= PRIVATE_MAX => {
-                slot.filling = Filling::Private(Vec::new());
+                slot.filling = Filling::Private(Kept::new(Vec::new(), kept));
             }
             Err(ImportError::Full) => state.session.not_taken(id),
             Err(ImportError::NoMemory { bytes }) => {
@@ -556,14 +628,19 @@ fn begin_message<I: Import>(id: ImportId, slot: &mut Slot<I>, begin: Begin, stat
             Err(error) => refuse(id, slot, &error, state),
         }
     } else if begin.total <= PRIVATE_MAX {
-        slot.filling = Filling::Private(Vec::new());
+        slot.filling = Filling::Private(Kept::new(Vec::new(), kept));
     } else {
         state.session.not_taken(id);
     }
-    !matches!(slot.filling, Filling::Nothing)
 }
 
-fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State, fresh: &mut Vec<ImportId>) {
+fn finish_message<I: Import>(
+    id: ImportId,
+    slot: &mut Slot<I>,
+    state: &mut State,
+    fresh: &mut Vec<ImportId>,
+    kept: &Arc<AtomicU64>,
+) {
     match std::mem::replace(&mut slot.filling, Filling::Nothing) {
         Filling::Nothing => {}
         Filling::Shared => {
@@ -577,7 +654,7 @@ fn finish_message<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
                 }
                 // What was lost before it took the room.
                 Err(ImportError::Full) => {
-                    let message = slot.import.memory().to_vec();
+                    let message = Kept::new(slot.import.memory().to_vec(), kept);
                     slot.import.abandon();
                     slot.waiting.push_back((0, Some(message)));
                     commit_waiting(id, slot, state, fresh);
@@ -611,9 +688,10 @@ fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
             state.session.missed(id, slot.import.room());
             continue;
         };
-        match slot.import.begin(message.len()) {
+        let length = message.bytes.len();
+        match slot.import.begin(length).and_then(|()| slot.import.reach(length)) {
             Ok(()) => {
-                slot.import.memory().copy_from_slice(message);
+                slot.import.memory().copy_from_slice(&message.bytes);
                 slot.waiting.pop_front();
                 match slot.import.commit() {
                     Ok(()) => {
@@ -626,6 +704,7 @@ fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
             Err(ImportError::Full) => return state.session.room(id, 0),
             // Nothing gives it memory later: it counts as lost.
             Err(ImportError::NoMemory { .. }) => {
+                slot.import.abandon();
                 slot.import.skip(1);
                 slot.waiting.pop_front();
                 state.session.missed(id, slot.import.room());

@@ -8,9 +8,13 @@
 //! An import lives as long as its publisher is announced, over connections. If a connection breaks, what arrived and was not
 //! committed is dropped, and `next` goes back to `done`: the sender has it still. What was skipped is in `done`, so it is never
 //! skipped twice.
+//!
+//! A peer may open what it was asked for, and no more: what nobody here wants is declined, at the cost of a number in a table, and so is a type whose
+//! description is more than all of them may take ([`SCHEMAS_MAX`]). A gap in the numbers is a number here, too, and how large all of them may be grows
+//! with time ([`GAPS_EACH_MICROSECOND`]): beyond that it is no loss, but a lie, and the link ends. Nothing of a message is counted before it has arrived.
 
 use super::say::{self, Credit, Opened};
-use super::{Action, GRANTED_MAX, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
+use super::{Action, GRANTED_MAX, Now, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
 use crate::link::frame::{Header, Kind, SEQUENCE_END};
 use crate::link::local::{Candidate, Via};
 use crate::name::{ServiceName, is_host_name};
@@ -26,6 +30,44 @@ const ACKNOWLEDGE_EACH: u64 = 256;
 const LONG: u32 = 2048;
 /// … so that these are acknowledged sooner.
 const ACKNOWLEDGE_EACH_LONG: u64 = 14;
+
+/// The descriptions of all types that one link holds, in bytes.
+pub(super) const SCHEMAS_MAX: usize = 16 << 20;
+/// No publisher, and no two thousand of them, publish more in a microsecond …
+const GAPS_EACH_MICROSECOND: u64 = 256;
+/// … and what they publish while nothing is heard of them counts up to this: more than an hour.
+const GAPS_MAX: u64 = 1 << 40;
+
+/// Why a stream is declined.
+const UNWANTED: &str = "nobody here wants it";
+const TOO_MUCH_SCHEMA: &str =
+    "the types of this link's publishers take more than 16 MiB to describe; use fewer, or narrower filters";
+
+/// How many messages a peer may claim to have been lost: as many as can have been published.
+#[derive(Debug)]
+pub(super) struct Gaps {
+    left: u64,
+    at: Now,
+}
+
+impl Default for Gaps {
+    fn default() -> Gaps {
+        Gaps { left: GAPS_MAX, at: Now::ZERO }
+    }
+}
+
+impl Gaps {
+    fn left(&mut self, now: Now) -> u64 {
+        let passed = u64::try_from(now.saturating_sub(self.at).as_micros()).unwrap_or(u64::MAX);
+        self.left = self.left.saturating_add(passed.saturating_mul(GAPS_EACH_MICROSECOND)).min(GAPS_MAX);
+        self.at = self.at.max(now);
+        self.left
+    }
+
+    fn spend(&mut self, lost: u64) {
+        self.left = self.left.saturating_sub(lost);
+    }
+}
 
 /// Where the payload of a piece goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +209,7 @@ impl Session {
         if self.peer.is_none() || kind != Kind::Piece || self.receiving.is_some() {
             return Err(Violation::Unexpected { kind });
         }
+        let gaps_left = self.gaps.left(self.heard);
         let import = *self.streams_in.get(&stream).ok_or(Violation::Stream { kind, stream })?;
         let incoming = self.incoming.get_mut(&import).ok_or(Violation::Stream { kind, stream })?;
         if incoming.refused.is_some() {
@@ -203,8 +246,11 @@ impl Session {
                 {
                     return Err(Violation::Credit { stream });
                 }
-                incoming.arrived.messages += 1;
                 let (lost, total) = (sequence - incoming.next, header.total);
+                if lost > gaps_left {
+                    return Err(Violation::Gap { stream, lost, possible: gaps_left });
+                }
+                incoming.arrived.messages += 1;
                 incoming.partial = Some(Partial { sequence, offset: 0, total, taken: true });
                 incoming.next = sequence;
                 Some(Begin { sequence, lost, total })
@@ -245,7 +291,8 @@ impl Session {
     pub fn skipped(&mut self, import: ImportId, lost: u64) {
         if let Some(incoming) = self.incoming.get_mut(&import) {
             incoming.done += lost;
-            self.totals.lost += lost;
+            self.gaps.spend(lost);
+            self.totals.lost = self.totals.lost.saturating_add(lost);
         }
     }
 
@@ -317,7 +364,8 @@ impl Session {
         if stream <= self.last_stream_in {
             return Err(Violation::Stream { kind, stream });
         }
-        if self.streams_in.len() >= STREAMS_MAX {
+        // Each is a stream here until its sender knows better.
+        if self.streams_in.len() + self.declined.len() + self.over_due.len() >= STREAMS_MAX {
             return Err(Violation::Limit { what: "streams", limit: STREAMS_MAX });
         }
         let (first, end) = (open.first, open.end);
@@ -327,38 +375,59 @@ impl Session {
         let candidate = self.candidate(open).ok_or(Violation::Damaged { kind })?;
         self.last_stream_in = stream;
         let publisher = candidate.publisher;
+        let is_wanted = self.ours.iter().any(|wanted| wanted.is_for(&candidate));
         if let Some(import) = self.by_publisher.get(&publisher).copied() {
             let incoming = &self.incoming[&import];
             if incoming.stream != 0 {
                 return Err(Violation::Unexpected { kind });
             }
-            if is_same(&incoming.candidate, &candidate) {
+            if is_wanted && is_same(&incoming.candidate, &candidate) {
                 self.reopen(import, stream);
                 return Ok(());
             }
             self.close_incoming(import);
         }
         let (mut got, mut is_missed) = (0, false);
-        if let Some(remembered) = self.remembered.get_mut(&publisher) {
+        if let Some(remembered) = self.remembered.get(&publisher) {
             (got, is_missed) = (remembered.next, remembered.missed_by.is_some());
             if end.is_some_and(|end| got >= end) {
                 self.over_due.push_back(stream);
                 return Ok(());
             }
+        }
+        if !is_wanted {
+            self.decline(stream, UNWANTED);
+            return Ok(());
+        }
+        if self.schemas + candidate.schema.len() > SCHEMAS_MAX {
+            self.decline(stream, TOO_MUCH_SCHEMA);
+            return Ok(());
+        }
+        if let Some(remembered) = self.remembered.get_mut(&publisher) {
             // Counted once, however this stream ends.
             remembered.next = got.max(first);
         }
-        self.totals.lost += if is_missed { first.saturating_sub(got) } else { 0 };
+        let lost = if is_missed { first.saturating_sub(got) } else { 0 };
+        self.totals.lost = self.totals.lost.saturating_add(lost);
         self.open_import(stream, candidate, got.max(first));
         Ok(())
     }
 
     pub(super) fn end(&mut self, header: &Header) -> Result<(), Violation> {
         let (kind, stream) = (header.kind, header.stream);
+        if let Some(unsaid) = self.declined.get(&stream) {
+            if unsaid.is_some() {
+                // It ends because it was declined, and cannot know that yet.
+                return Err(Violation::Unexpected { kind });
+            }
+            self.declined.remove(&stream);
+            return Ok(());
+        }
+        let gaps_left = self.gaps.left(self.heard);
         let import = *self.streams_in.get(&stream).ok_or(Violation::Stream { kind, stream })?;
         let incoming = self.incoming.get_mut(&import).ok_or(Violation::Stream { kind, stream })?;
-        if incoming.refused.is_some() {
-            self.incoming.remove(&import);
+        if incoming.refused.is_some() && incoming.answered {
+            self.take_incoming(import);
             self.streams_in.remove(&stream);
             return Ok(());
         }
@@ -369,6 +438,11 @@ impl Session {
             let (sequence, expected) = (header.sequence, incoming.next);
             return Err(Violation::Sequence { kind, stream, sequence, expected });
         }
+        let lost = header.sequence - incoming.next;
+        if lost > gaps_left {
+            return Err(Violation::Gap { stream, lost, possible: gaps_left });
+        }
+        self.gaps.spend(lost);
         incoming.end = Some(header.sequence);
         self.finish(import);
         Ok(())
@@ -386,6 +460,7 @@ impl Session {
             let stream = incoming.stream;
             if let Some(reason) = &incoming.refused {
                 let reason = reason.clone();
+                incoming.answered = true;
                 say::append(Kind::Opened, stream, 0, &Opened::Refused { reason }, out);
                 return true;
             }
@@ -416,8 +491,30 @@ impl Session {
         false
     }
 
+    /// What nobody here wants is told so before anything else: who is told of it after the wish for it would never send it.
+    pub(super) fn say_declined(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(stream) = self.decline_due.pop_front() else { return false };
+        let reason = self.declined.get_mut(&stream).and_then(Option::take).unwrap_or(UNWANTED).to_owned();
+        say::append(Kind::Opened, stream, 0, &Opened::Refused { reason }, out);
+        true
+    }
+
+    fn decline(&mut self, stream: u32, reason: &'static str) {
+        self.declined.insert(stream, Some(reason));
+        self.decline_due.push_back(stream);
+    }
+
+    /// Out of the table, with what it counts there.
+    fn take_incoming(&mut self, import: ImportId) -> Option<Incoming> {
+        let incoming = self.incoming.remove(&import)?;
+        self.schemas -= incoming.candidate.schema.len();
+        Some(incoming)
+    }
+
     pub(super) fn disconnect_incoming(&mut self) {
         self.streams_in.clear();
+        self.declined.clear();
+        self.decline_due.clear();
         self.last_stream_in = 0;
         self.receiving = None;
         self.say_due.clear();
@@ -493,6 +590,7 @@ impl Session {
         self.next_import += 1;
         self.by_publisher.insert(candidate.publisher, import);
         self.streams_in.insert(stream, import);
+        self.schemas += candidate.schema.len();
         self.actions.push_back(Action::Open { import, candidate: candidate.clone(), first });
         let incoming = Incoming {
             candidate,
@@ -536,17 +634,17 @@ impl Session {
         let Some(incoming) = self.incoming.get(&import) else { return };
         let Some(end) = incoming.end.filter(|_| incoming.pending.is_empty()) else { return };
         let (lost, stream) = (end - incoming.done, incoming.stream);
-        self.totals.lost += lost;
+        self.totals.lost = self.totals.lost.saturating_add(lost);
         self.actions.push_back(Action::Close { import, lost });
         self.over_due.push_back(stream);
         self.streams_in.remove(&stream);
-        let Some(incoming) = self.incoming.remove(&import) else { return };
+        let Some(incoming) = self.take_incoming(import) else { return };
         self.by_publisher.remove(&incoming.candidate.publisher);
         self.remember(&incoming.candidate, end);
     }
 
     fn close_incoming(&mut self, import: ImportId) {
-        let Some(incoming) = self.incoming.remove(&import) else { return };
+        let Some(incoming) = self.take_incoming(import) else { return };
         if incoming.refused.is_none() {
             self.by_publisher.remove(&incoming.candidate.publisher);
             self.remember(&incoming.candidate, incoming.done);
@@ -559,9 +657,11 @@ impl Session {
         let Some(incoming) = self.incoming.get_mut(&import) else { return };
         self.by_publisher.remove(&incoming.candidate.publisher);
         if incoming.stream == 0 {
-            self.incoming.remove(&import);
+            self.take_incoming(import);
             return;
         }
+        // Only the stream is left of it.
+        self.schemas -= std::mem::take(&mut incoming.candidate.schema).len();
         incoming.refused = Some(bounded_reason(reason));
         incoming.partial = None;
         incoming.pending.clear();

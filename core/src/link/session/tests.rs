@@ -1,6 +1,7 @@
 //! What a peer may say and when; what it may not closes the connection with a reason. Whole links: `core/tests/link_simulation.rs`.
 use super::*;
 use crate::link::frame::{HEADER, SEQUENCE_END};
+use crate::protocol::MAX_SCHEMA;
 use say::{Credit, Opened};
 
 const NOW: Now = Duration::from_secs(100);
@@ -12,8 +13,13 @@ fn hello(host: &str, epoch: u64) -> Hello {
 fn connected() -> Session {
     let mut session = Session::new(Settings::default());
     session.connected(hello("there", 2), NOW);
+    session.want(vec![wanted("sensors/*")]);
     drop(drain(&mut session));
     session
+}
+
+fn wanted(filter: &str) -> Wanted {
+    Wanted { filter: Filter::parse(filter).unwrap(), fingerprint: None }
 }
 
 fn candidate(index: u32, reliable: bool) -> Candidate {
@@ -445,4 +451,137 @@ fn what_nobody_wanted_is_not_lost() {
     let open = say::Open::of(&candidate(1, true), 16, None);
     hear(&mut session, frame(Kind::Open, 1, 0, &open)).unwrap();
     assert_eq!(session.totals().lost, 0);
+}
+
+/// Who opens what nobody asked for gets a no for it, and takes a number; who asks for it later gets it.
+#[test]
+fn a_stream_that_nobody_here_asked_for_is_declined_and_can_be_asked_for_later() {
+    let mut session = connected();
+    session.want(vec![Wanted { fingerprint: Some(6), ..wanted("sensors/pose") }, wanted("other/*")]);
+    drop(drain(&mut session));
+    let open = frame(Kind::Open, 1, 0, &say::Open::of(&candidate(1, true), 10, None));
+    hear(&mut session, open).unwrap();
+    assert!(session.next_action().is_none(), "nothing is announced for it");
+    // The wish for it comes behind the refusal of what came before it, or it would never be sent.
+    session.want(vec![wanted("sensors/pose")]);
+    let kinds: Vec<(Kind, u32)> =
+        drain(&mut session).iter().map(|(header, _)| (header.kind, header.stream)).collect();
+    assert_eq!(kinds, [(Kind::Opened, 1), (Kind::Interest, 0)]);
+    hear(&mut session, bare(Kind::End, 1, 0)).unwrap();
+    hear(&mut session, frame(Kind::Open, 2, 0, &say::Open::of(&candidate(1, true), 10, None))).unwrap();
+    assert!(matches!(session.next_action(), Some(Action::Open { .. })));
+}
+
+#[test]
+fn a_stream_that_was_declined_carries_nothing_and_its_number_is_bounded() {
+    let declined = |count: u32| {
+        let mut session = connected();
+        session.want(Vec::new());
+        drop(drain(&mut session));
+        for stream in 1..=count {
+            let open = say::Open::of(&candidate(stream, false), 0, None);
+            hear(&mut session, frame(Kind::Open, stream, 0, &open)).unwrap();
+        }
+        session
+    };
+    let no_stream = Violation::Stream { kind: Kind::Piece, stream: 1 };
+    assert_eq!(declined(1).piece(&piece(0, 0, 8, 8)).unwrap_err(), no_stream);
+    // Its end can come no sooner than the refusal went: else a peer that does not read makes the list of them grow.
+    let too_soon = hear(&mut declined(1), bare(Kind::End, 1, 0));
+    assert_eq!(too_soon, Err(Violation::Unexpected { kind: Kind::End }));
+    let mut session = declined(STREAMS_MAX as u32);
+    let one_more = STREAMS_MAX as u32 + 1;
+    let open = say::Open::of(&candidate(one_more, false), 0, None);
+    let outcome = hear(&mut session, frame(Kind::Open, one_more, 0, &open));
+    assert_eq!(outcome, Err(Violation::Limit { what: "streams", limit: STREAMS_MAX }));
+}
+
+/// A number costs nothing to write: it is believed as far as it is possible.
+#[test]
+fn a_gap_that_cannot_have_been_published_ends_the_link_with_a_reason() {
+    let gap = |violation| matches!(violation, Violation::Gap { stream: 1, .. });
+    let (mut session, _) = receiving(8);
+    assert!(gap(session.piece(&piece(1 << 61, 0, 8, 8)).unwrap_err()));
+    let (mut session, _) = receiving(8);
+    assert!(gap(hear(&mut session, bare(Kind::End, 1, 1 << 61)).unwrap_err()));
+    // What is possible is counted, and all gaps together are bounded by the time that passes.
+    let (mut session, import) = receiving(1 << 20);
+    let mut at = 10;
+    let mut claimed = 0;
+    let fault = loop {
+        match session.piece(&piece(at, 0, 8, 8)) {
+            Ok(Place::Message { begin: Some(begin), .. }) => {
+                assert_eq!(session.arrived(), Arrived::Whole { import });
+                session.skipped(import, begin.lost);
+                session.committed(import, 8);
+                session.say_all();
+                drop(drain(&mut session));
+                claimed += begin.lost;
+                at += 1 << 38;
+            }
+            Ok(place) => panic!("{place:?}"),
+            Err(violation) => break violation,
+        }
+    };
+    assert!(gap(fault));
+    assert!((1 << 39..=1 << 40).contains(&claimed), "{claimed}");
+    assert_eq!(session.totals().lost, claimed);
+    session.heard(NOW + Duration::from_secs(3600));
+    session.piece(&piece(at, 0, 8, 8)).unwrap();
+}
+
+/// The same publisher, again and again, with numbers from anywhere: a sum that wraps, and a list of answers without a bound, before.
+#[test]
+fn what_a_publisher_says_that_comes_back_is_bounded() {
+    let mut session = connected();
+    let mut outcome = Ok(());
+    for stream in (1..).take(2 * STREAMS_MAX) {
+        let open = say::Open::of(&candidate(1, true), 10, Some(10));
+        outcome = hear(&mut session, frame(Kind::Open, stream, 0, &open));
+        if outcome.is_err() {
+            break;
+        }
+        if stream == 1 {
+            let Some(Action::Open { import, .. }) = session.next_action() else { panic!("it is opened") };
+            session.opened(import, Ok(8));
+            drop(drain(&mut session));
+            hear(&mut session, bare(Kind::End, 1, 10)).unwrap();
+        }
+    }
+    assert_eq!(outcome, Err(Violation::Limit { what: "streams", limit: STREAMS_MAX }));
+
+    let mut session = connected();
+    for life in 0..20 {
+        let open =
+            say::Open::of(&candidate(1, true), SEQUENCE_END - 1 - (life % 2) * (SEQUENCE_END - 2), None);
+        hear(&mut session, frame(Kind::Open, 1, 0, &open)).unwrap();
+        let Some(Action::Open { import, .. }) = session.next_action() else { panic!("it is opened") };
+        session.opened(import, Ok(8));
+        session.disconnected(NOW);
+        session.let_go();
+        while session.next_action().is_some() {}
+        session.connected(hello("there", 2), NOW);
+        drop(drain(&mut session));
+    }
+}
+
+#[test]
+fn descriptions_of_types_have_a_budget_and_give_it_back() {
+    let long = |index| Candidate { schema: vec![7; MAX_SCHEMA], ..candidate(index, true) };
+    let mut session = connected();
+    let streams = (incoming::SCHEMAS_MAX / MAX_SCHEMA) as u32 + 10;
+    for stream in 1..=streams {
+        hear(&mut session, frame(Kind::Open, stream, 0, &say::Open::of(&long(stream), 0, None))).unwrap();
+    }
+    let opened = std::iter::from_fn(|| session.next_action())
+        .filter(|action| matches!(action, Action::Open { .. }))
+        .count();
+    assert_eq!(opened, incoming::SCHEMAS_MAX / MAX_SCHEMA);
+    session.disconnected(NOW);
+    session.let_go();
+    while session.next_action().is_some() {}
+    session.connected(hello("there", 2), NOW);
+    drop(drain(&mut session));
+    hear(&mut session, frame(Kind::Open, 1, 0, &say::Open::of(&long(1), 0, None))).unwrap();
+    assert!(matches!(session.next_action(), Some(Action::Open { .. })));
 }
