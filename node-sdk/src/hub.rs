@@ -18,6 +18,7 @@ use hivemind_core::session::{
 };
 use hivemind_ring::desk::Desk;
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
+use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::Backend;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -445,9 +446,10 @@ impl Hub {
 
     /// The reader segment of a subscriber, mapped once. A subscriber has one; who sends another one for the same end is
     /// read where it was read before, and harms itself alone.
-    fn seats_of(&self, subscriber: EndId, reader: Handle) -> Result<Arc<MappedSeats>, String> {
+    fn seats_of(&self, subscriber: EndId, reader: Handle, seat: u32) -> Result<Arc<MappedSeats>, String> {
         let mut known = lock(&self.seats);
         if let Some(seats) = known.get(&subscriber).and_then(Weak::upgrade) {
+            seats.look_for(self.backend(), reader, seat).map_err(|error| error.to_string())?;
             return Ok(seats);
         }
         let whose = (subscriber.node, subscriber.index);
@@ -474,11 +476,12 @@ impl Hub {
             index: pending.suitor.writer.index,
             fingerprint: pending.suitor.fingerprint,
         };
-        let ring =
-            MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
-        let copies = !end.trust.covers(to.user, ring.segment().maker());
+        let trusts = |maker| end.trust.covers(to.user, Some(maker));
+        let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
+            .map_err(|error| error.to_string())?;
+        let copies = ring.unmapped().is_some();
         let bells = self.peer_bells(to.publisher.node, to.bells)?;
-        let (_, _, line) = ring.publisher();
+        let line = ring.constants().bell;
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let reader = Reader::new(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
             .map_err(|error| error.to_string())?;
@@ -555,9 +558,9 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats = self.seats_of(a.subscriber, a.reader)?;
+        let seats = self.seats_of(a.subscriber, a.reader, a.seat)?;
         let bells = self.peer_bells(a.subscriber.node, a.bells)?;
-        let line = seats.bell_line();
+        let line = seats.constants().bell;
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
         self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
