@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt as _;
 
 use arbitrary::Arbitrary;
@@ -58,6 +59,16 @@ fn open_ring(input: &Input, handle: Handle) {
     if let Ok(view) = RingView::open(&Anonymous, handle.try_clone().expect("a descriptor to spare")) {
         let _ = (view.published(), view.capacity(), view.reliable(), view.closed(), view.committed_bytes());
     }
+    let apart = handle.try_clone().expect("a descriptor to spare");
+    if let Ok(ring) = MappedRing::open_if(&Anonymous, apart, None, |_| false) {
+        assert!(ring.segment().len() == ring.constants().chunks_offset && ring.chunks().1 == 0);
+        let chunks = ring.unmapped().expect("nobody is trusted");
+        let mut bytes = [MaybeUninit::uninit(); 64];
+        if chunks.length() >= 64 {
+            chunks.read(chunks.length() - 64, &mut bytes).expect("it is within the segment");
+        }
+        let _ = chunks.is_backed(chunks.length());
+    }
     let Ok(ring) = MappedRing::open(&Anonymous, handle, None) else { return };
     let slots = ring.slots();
     assert!(slots.len().is_power_of_two());
@@ -72,9 +83,12 @@ fn open_reader(handle: Handle) {
             let _ = view.seat(seat);
         }
     }
+    let again = handle.try_clone().expect("a descriptor to spare");
     let Ok(seats) = MappedSeats::open(&Anonymous, handle, None) else { return };
-    let seats = seats.seats();
-    let _ = seats[seats.len() - 1].pins[0].load(Ordering::Relaxed);
+    let _ = seats.look_for(&Anonymous, again, u32::MAX);
+    if let Some(last) = seats.seats().last() {
+        let _ = last.pins[0].load(Ordering::Relaxed);
+    }
 }
 
 fn open_bells(input: &Input, handle: Handle) {

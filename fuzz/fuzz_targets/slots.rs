@@ -8,10 +8,11 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
-use hivemind_ring::layout::{KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE};
+use hivemind_ring::layout::{KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN};
 use hivemind_ring::memory::{Heap, HeapRing, RingMemory as _};
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::sync::Ordering;
+use hivemind_ring::writer::RingConfig;
 use libfuzzer_sys::fuzz_target;
 
 const SLOTS: usize = 8;
@@ -59,9 +60,18 @@ enum Kind {
 }
 
 fuzz_target!(|input: Input| {
-    let ring = Arc::new(HeapRing::new(SLOTS, CHUNK_BYTES as usize));
-    ring.header().message_max.store(input.message_max.into(), Ordering::Relaxed);
-    ring.header().mode.store(if input.reliable { MODE_RELIABLE } else { 0 }, Ordering::Relaxed);
+    let ring = Arc::new(HeapRing::new(&RingConfig {
+        node: 7,
+        index: 1,
+        fingerprint: 0,
+        capacity: SLOTS as u64,
+        message_max: input.message_max.into(),
+        chunk_memory: CHUNK_BYTES,
+        reliable: input.reliable,
+        history: 0,
+        retained: 0,
+        bell: 0,
+    }));
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).expect("a fresh seat");
     let reader = Reader::<Heap>::new(Arc::clone(&ring), Arc::new(Bell::silent()), &seats, seat, input.first);
@@ -72,7 +82,7 @@ fuzz_target!(|input: Input| {
         match step {
             Step::Poll => match reader.poll() {
                 Ok(Some(taken)) => {
-                    let message = Message::from(taken);
+                    let message = Message::try_from(taken).expect("its chunks are mapped");
                     received += 1;
                     let bytes = message.bytes();
                     assert!(bytes.len() as u64 <= CHUNK_BYTES);

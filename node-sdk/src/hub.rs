@@ -19,6 +19,7 @@ use hivemind_core::session::{
 use hivemind_ring::desk::Desk;
 use hivemind_ring::fork::{Counter, Home};
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
+use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::segment::{Backend, SegmentError};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -547,11 +548,19 @@ impl Hub {
 
     /// The reader segment of a subscriber, mapped once. A subscriber has one: who sends another one for the
     /// same end is refused. If that were somebody else, the pins of one would count as those of the other.
-    fn seats_of(&self, subscriber: EndId, reader: Handle) -> Result<Arc<MappedSeats>, StrangeMemory> {
+    fn seats_of(
+        &self,
+        subscriber: EndId,
+        reader: Handle,
+        seat: u32,
+    ) -> Result<Arc<MappedSeats>, StrangeMemory> {
         let mut known = lock(&self.seats);
         if let Some(seats) = known.get(&subscriber).and_then(Weak::upgrade) {
-            let is_same = seats.segment().is_of(&reader)?;
-            return if is_same { Ok(seats) } else { Err(StrangeMemory::OtherSeats { subscriber }) };
+            if !seats.segment().is_of(&reader)? {
+                return Err(StrangeMemory::OtherSeats { subscriber });
+            }
+            seats.look_for(self.backend(), reader, seat).map_err(StrangeMemory::Seats)?;
+            return Ok(seats);
         }
         let whose = (subscriber.node, subscriber.index);
         let seats = MappedSeats::open(self.backend(), reader, Some(whose)).map_err(StrangeMemory::Seats)?;
@@ -576,12 +585,14 @@ impl Hub {
             index: pending.suitor.writer.index,
             fingerprint: pending.suitor.fingerprint,
         };
-        let ring =
-            MappedRing::open(self.backend(), to.ring, Some(announced)).map_err(|error| error.to_string())?;
-        let copies = !end.trust.covers(to.user, ring.segment().maker());
-        let bells =
-            self.peer_bells(to.publisher.node, to.is_stranger, to.bells).map_err(|error| error.to_string())?;
-        let (_, _, line) = ring.publisher();
+        let trusts = |maker| end.trust.covers(to.user, Some(maker));
+        let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
+            .map_err(|error| error.to_string())?;
+        let copies = ring.unmapped().is_some();
+        let bells = self
+            .peer_bells(to.publisher.node, to.is_stranger, to.bells)
+            .map_err(|error| error.to_string())?;
+        let line = ring.constants().bell;
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
         let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
@@ -668,20 +679,20 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats = self.seats_of(a.subscriber, a.reader).map_err(|error| error.to_string())?;
+        let seats = self.seats_of(a.subscriber, a.reader, a.seat).map_err(|error| error.to_string())?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
         let introduce = || self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
         let (start, bells) = if let Some(bells) = a.bells {
             let bells =
                 self.peer_bells(a.subscriber.node, false, bells).map_err(|error| error.to_string())?;
-            let line = seats.bell_line();
+            let line = seats.constants().bell;
             let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
             introduce();
             (desk.attach(seats, a.seat, bell, subscriber), None)
         } else {
             let made = self.door_for(a.user)?;
             let bells = made.handle().map_err(|error| error.to_string())?;
-            let (_, _, line) = ring.publisher();
+            let line = ring.constants().bell;
             let door = made.door(line).map_err(|error| error.to_string())?;
             introduce();
             (desk.attach_stranger(seats, a.seat, door, subscriber), Some(bells))

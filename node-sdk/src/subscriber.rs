@@ -17,7 +17,7 @@ use hivemind_ring::fork::Counter;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
-use hivemind_ring::reader::{Held, PollError, Reader};
+use hivemind_ring::reader::{Held, PollError, Reader, Taken, Unread};
 use std::collections::{HashMap, VecDeque};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -167,9 +167,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
             };
         }
         if let Some((turn, held)) = self.intake.poll_held() {
-            if self.intake.connections[turn].copies {
-                return self.sample_of_copy(turn, held.into());
-            }
             return self.sample(turn, T::check(held.into()));
         }
         if self.intake.is_idle() { Ok(None) } else { self.try_recv_any() }
@@ -185,13 +182,6 @@ impl<T: Message + ?Sized> Subscriber<T> {
             Ok(held) => Ok(Some(Sample { origin: self.intake.connections[turn].origin, held })),
             Err(error) => Err(self.intake.cut_off_for(turn, &error)),
         }
-    }
-
-    /// The way of a message whose publisher is not trusted.
-    #[inline(never)]
-    fn sample_of_copy(&mut self, turn: usize, arrived: Arrived) -> Result<Option<Sample<T>>, RecvError> {
-        let Some((turn, copy)) = self.intake.copied(turn, arrived)? else { return Ok(None) };
-        self.sample(turn, T::check(copy))
     }
 
     /// The long way through [`Subscriber::try_recv`].
@@ -416,7 +406,7 @@ pub(crate) struct Connection {
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
-    /// Its publisher is not trusted: messages are copied out of its memory before they are looked at.
+    /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
@@ -610,8 +600,9 @@ impl Intake {
             let turn = self.turn;
             self.turn += 1;
             match self.connections[turn].reader.poll() {
-                Ok(Some(taken)) if self.connections[turn].copies => return self.copied(turn, taken.into()),
-                Ok(Some(taken)) => return Ok(Some((turn, taken.into()))),
+                Ok(Some(Taken::Inline(line))) => return Ok(Some((turn, line.into()))),
+                Ok(Some(Taken::Held(held))) => return Ok(Some((turn, held.into()))),
+                Ok(Some(Taken::Unread(unread))) => return self.copied(turn, &unread),
                 Ok(None) => {}
                 Err(error) => return Err(self.trouble(turn, &error)),
             }
@@ -622,10 +613,14 @@ impl Intake {
 
     /// A copy of a message whose publisher is not trusted.
     #[inline(never)]
-    fn copied(&mut self, turn: usize, arrived: Arrived) -> Result<Option<(usize, Arrived)>, RecvError> {
-        match arrived.into_copy() {
+    fn copied(
+        &mut self,
+        turn: usize,
+        unread: &Unread<Mapped>,
+    ) -> Result<Option<(usize, Arrived)>, RecvError> {
+        match Arrived::copy(unread) {
             Ok(copy) => Ok(Some((turn, copy))),
-            Err(NoCopy { sequence, length: bytes }) => {
+            Err(NoCopy { sequence, length: bytes, .. }) => {
                 let connection = &mut self.connections[turn];
                 connection.invalid += 1;
                 let service = connection.origin.service.clone();
@@ -981,11 +976,8 @@ impl Intake {
             connection.skip_stale();
         }
         match self.connections[turn].reader.poll() {
-            Ok(Some(taken)) if self.connections[turn].copies => {
-                // What cannot be copied is a gap in the numbers.
-                Arrived::from(taken).into_copy().map_or(RoutePoll::Nothing, RoutePoll::Message)
-            }
-            Ok(Some(taken)) => RoutePoll::Message(taken.into()),
+            // What cannot be copied is a gap in the numbers.
+            Ok(Some(taken)) => Arrived::try_from(taken).map_or(RoutePoll::Nothing, RoutePoll::Message),
             Ok(None) => {
                 self.connections[turn].mark = None;
                 RoutePoll::Nothing

@@ -2,7 +2,8 @@
 //!
 //! A message lies in memory that its publisher may still write. Honest publishers do not; what a dishonest one writes while somebody
 //! reads in place, no check can find. So a subscriber reads in place only from those whom it trusts. From others it copies each
-//! message first, reads every byte once, checks the copy, and lets the publisher's memory go at once.
+//! message first, reads every byte once, checks the copy, and lets the publisher's memory go at once. It does not map the chunks of those either:
+//! see `hivemind_ring::unmapped`.
 //!
 //! Who a publisher is comes from the kernel, twice: the root passes on the user that the kernel named when the publisher's node
 //! connected, and the memory object itself belongs to the user whose process made it. Both must be ours: the root's numbers may be
@@ -13,7 +14,8 @@ use hivemind_ring::os::own_user;
 /// Whose messages a subscriber reads in place; those of all others it copies first, and reads the copy.
 ///
 /// A copy costs what it takes to copy the message and an allocation, and is let go when its sample is dropped; it holds no memory of
-/// the publisher. Messages of up to 56 bytes are always copies and cost the same in any case.
+/// the publisher. It is made with a system call, through a descriptor that each such publisher takes: all of them together may have a quarter of
+/// those of the process (`ulimit -n`). Messages of up to 56 bytes are always copies and cost the same in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Trust {

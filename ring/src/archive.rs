@@ -5,13 +5,14 @@
 //!
 //! What validation proves of memory that its publisher could still change is said in the design: nothing. A publisher of
 //! the same user that rewrites its committed memory on purpose can break a reader that reads in place; the kernel keeps everybody else
-//! from doing so. Where publishers are not trusted, copy the bytes first ([`Message::into_copy`]) and check the copy: every byte
-//! is read once, whatever its publisher does meanwhile is in the copy or is not, and what was checked does not change any more.
+//! from doing so. Where publishers are not trusted, their chunks are not mapped ([`crate::unmapped`]): the bytes are copied ([`Message::copy`]),
+//! and the copy is checked: every byte is read once, whatever its publisher does meanwhile is in the copy or is not, and what was checked
+//! does not change any more.
 
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, KIND_CHUNK, stamp};
 use crate::line::Line;
-use crate::memory::Memory;
-use crate::reader::{Held, Pin, Taken};
+use crate::memory::{Memory, RingMemory as _};
+use crate::reader::{Held, Pin, Taken, Unread};
 use crate::writer::Writer;
 use crate::{allocator, mapped::Mapped};
 use rkyv::api::low::{LowDeserializer, LowSerializer};
@@ -24,6 +25,7 @@ use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::{ArchiveContext, Validator};
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 use std::alloc::Layout;
+use std::io;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::num::NonZeroUsize;
@@ -192,12 +194,16 @@ impl<M: Memory> From<Held<M>> for Message<M> {
     }
 }
 
-impl<M: Memory> From<Taken<M>> for Message<M> {
+impl<M: Memory> TryFrom<Taken<M>> for Message<M> {
+    type Error = NoCopy;
+
+    /// Copies what is not mapped.
     #[inline]
-    fn from(taken: Taken<M>) -> Self {
+    fn try_from(taken: Taken<M>) -> Result<Self, NoCopy> {
         match taken {
-            Taken::Inline(line) => line.into(),
-            Taken::Held(held) => held.into(),
+            Taken::Inline(line) => Ok(line.into()),
+            Taken::Held(held) => Ok(held.into()),
+            Taken::Unread(unread) => Message::copy(&unread),
         }
     }
 }
@@ -278,7 +284,7 @@ impl<M: Memory> Message<M> {
                 // SAFETY: of this kind, so this is what was stored.
                 let copied = unsafe { &self.content.copy };
                 let start: *const u8 = copied.pieces.as_ptr().cast();
-                // SAFETY: in bounds: there are pieces for so many bytes (see `into_copy`), all initialised; alive and not written:
+                // SAFETY: in bounds: there are pieces for so many bytes (see `copy`), all initialised; alive and not written:
                 // they belong to self.
                 unsafe { std::slice::from_raw_parts(start, copied.length as usize) }
             }
@@ -290,24 +296,35 @@ impl<M: Memory> Message<M> {
         }
     }
 
-    /// Copies the bytes out of shared memory, each read once, and lets the chunk go. Allocates as many as the message has, at most
-    /// [`crate::layout::MESSAGE_BYTES_MAX`]; a message that is in this process already stays where it is.
+    /// Copies a message out of shared memory that is not mapped, each byte read once. Allocates as many as it has; its publisher has taken at
+    /// least as much memory (see [`crate::unmapped`]).
     ///
     /// # Errors
-    /// [`NoCopy`] when there is no memory. The chunk is let go then, too.
-    pub fn into_copy(self) -> Result<Self, NoCopy> {
-        if !self.is_held() {
-            return Ok(self);
+    /// [`NoCopy`] when there is no memory.
+    pub fn copy(unread: &Unread<M>) -> Result<Self, NoCopy> {
+        let Unread { offset, length, sequence, .. } = *unread;
+        let no_copy = |reason| NoCopy { sequence, length: length as usize, reason };
+        let source = unread.ring.unmapped().ok_or_else(|| no_copy(io::ErrorKind::NotFound))?;
+        // Fits: at most MESSAGE_BYTES_MAX.
+        let bytes = length as usize;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let count = bytes.div_ceil(ALIGNMENT);
+        pieces.try_reserve_exact(count).map_err(|_| no_copy(io::ErrorKind::OutOfMemory))?;
+        let spare = pieces.spare_capacity_mut();
+        if let Some(last) = count.checked_sub(1) {
+            // The bytes behind the message in the last piece.
+            spare[last].write(Piece([0; PIECE_WORDS]));
         }
-        let _is_here = self.bytes();
-        // SAFETY: of this kind, so this is what was stored.
-        let chunk = unsafe { &self.content.chunk };
-        let (start, length) = (chunk.start, chunk.length);
-        // SAFETY: in bounds: checked against the chunk memory by the poll; aligned: to a line, by the same; alive: the pin keeps the ring
-        // mapped, and `self` is there until the end.
-        let pieces = unsafe { copy_out(start, length as usize) };
-        let pieces = pieces.ok_or(NoCopy { sequence: self.sequence(), length: length as usize })?;
-        let (stamp, unused) = (stamp(self.sequence(), KIND_COPY), [MaybeUninit::uninit(); _]);
+        let start: *mut MaybeUninit<u8> = spare.as_mut_ptr().cast();
+        // SAFETY: in bounds: there are spare pieces for so many bytes, the call before this saw to it; exclusive: borrowed from the vector,
+        // which is not touched while this slice is; alive: as long; bytes need no alignment and may be uninitialised.
+        let into = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+        source.read(offset, into).map_err(|error| no_copy(error.kind()))?;
+        // SAFETY: initialised: every byte of the message by `read`, and what is behind it in the last piece above; all bytes are valid words;
+        // in bounds: `count` were reserved.
+        unsafe { pieces.set_len(count) };
+        let pieces = pieces.into_boxed_slice();
+        let (stamp, unused) = (stamp(sequence, KIND_COPY), [MaybeUninit::uninit(); _]);
         Ok(Message::new(Content { copy: ManuallyDrop::new(Copied { pieces, length, unused, stamp }) }))
     }
 
@@ -344,47 +361,18 @@ fn not_here() -> ! {
     )
 }
 
-/// There is no memory for a copy of a message. Free some, or raise the limit of this process or container.
+/// A message could not be copied, mostly for want of memory: free some, or raise the limit of this process or container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no memory for a copy of message {sequence}, {length} bytes; free some, or raise the limit of this process or container"
+    "message {sequence} of {length} bytes could not be copied ({reason}); free memory, or raise the limit of this process or container"
 )]
 pub struct NoCopy {
     /// Number of the message.
     pub sequence: u64,
     /// Its length in bytes.
     pub length: usize,
-}
-
-/// Copies memory that its owner may be changing. `None`: there is no memory for the copy.
-///
-/// # Safety
-/// `start` is aligned to 8, and so many bytes from there are mapped and stay so.
-unsafe fn copy_out(start: NonNull<u8>, length: usize) -> Option<Box<[Piece]>> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    pieces.try_reserve_exact(length.div_ceil(ALIGNMENT)).ok()?;
-    let whole = length / ALIGNMENT;
-    pieces.extend((0..whole).map(|piece| {
-        Piece(std::array::from_fn(|word| {
-            // SAFETY: in bounds: word `word` of a whole piece before `length`.
-            let from = unsafe { start.cast::<u64>().add(piece * PIECE_WORDS + word) };
-            // SAFETY: in bounds and aligned, says the caller; initialised: pages start as zeros. Volatile, so read once and nothing is
-            // assumed of it: another process may be writing, and whatever is found is a valid word.
-            unsafe { from.read_volatile() }
-        }))
-    }));
-    if !length.is_multiple_of(ALIGNMENT) {
-        let mut last = [0; ALIGNMENT];
-        for (place, byte) in last.iter_mut().take(length % ALIGNMENT).enumerate() {
-            // SAFETY: in bounds: before `length`.
-            let from = unsafe { start.add(whole * ALIGNMENT + place) };
-            // SAFETY: as above; bytes need no alignment.
-            *byte = unsafe { from.read_volatile() };
-        }
-        let (words, _) = last.as_chunks();
-        pieces.push(Piece(std::array::from_fn(|word| u64::from_ne_bytes(words[word]))));
-    }
-    Some(pieces.into_boxed_slice())
+    /// What the system said.
+    pub reason: io::ErrorKind,
 }
 
 /// A message that was validated as the archive `A`, readable in place. It may be sent to other threads, or shared with them, if

@@ -157,8 +157,7 @@ impl<M: Memory> Desk<M> {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
         let header = self.ring.header();
-        // Relaxed: written once, before the desk existed.
-        let history = header.history.load(Ordering::Relaxed);
+        let history = self.ring.constants().history;
         // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));

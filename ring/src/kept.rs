@@ -1,6 +1,6 @@
 //! A ring that a node keeps for others: a descriptor, of which a few words are read with a system call.
 
-use crate::layout::{CAPACITY_MAX, LINE_BYTES, RingHeader, SLOTS_OFFSET, Slot};
+use crate::layout::{LINE_BYTES, RING_CONSTANTS, RingConstants, RingHeader, SLOTS_OFFSET, Slot};
 use crate::retained::range;
 use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
 use crate::sync::{Ordering, fence};
@@ -47,15 +47,13 @@ impl KeptRing {
     /// cannot be read or is no ring.
     #[must_use]
     pub fn messages(&self) -> Range<u64> {
-        let slots = self.word(offset_of!(RingHeader, capacity) as u64);
-        if !slots.is_power_of_two() || slots > CAPACITY_MAX {
-            return 0..0;
-        }
-        let [head, tail, retained] =
-            [offset_of!(RingHeader, head), offset_of!(RingHeader, tail), offset_of!(RingHeader, retained)]
-                .map(|offset| self.word(offset as u64));
+        // Its length says nothing here: no chunk is looked at.
+        let words: [u64; RING_CONSTANTS] = std::array::from_fn(|word| self.word(word as u64 * 8));
+        let Ok(constants) = RingConstants::check(words, u64::MAX) else { return 0..0 };
+        let [head, tail] =
+            [offset_of!(RingHeader, head), offset_of!(RingHeader, tail)].map(|word| self.word(word as u64));
         let stamp = |slot: u64| self.word(SLOTS_OFFSET + slot * LINE_BYTES + offset_of!(Slot, stamp) as u64);
-        range([head, tail, retained], slots, stamp)
+        range([head, tail, constants.retained], constants.capacity, stamp)
     }
 
     fn word(&self, offset: u64) -> u64 {

@@ -1,5 +1,12 @@
 //! What lies where in the segments. Every field is an atomic, because another process may look at any time.
 //!
+//! The constants of a segment are written once, before its descriptor leaves the process. A peer reads them once as well, as bytes into a
+//! copy of its own that it checks ([`RingConstants`], [`ReaderConstants`]). Nothing can read them a second time: they have no public field and
+//! no method that loads them, so a peer that changes them later changes nothing.
+//!
+//! Header and slots, or header and taken seats, have been *written* before a peer learns of them, not only reserved: the kernel tells a page
+//! that was written from a hole, and a page that is only reserved it does not. See [`crate::mapped`].
+//!
 //! ```text
 //! ring segment                                     reader segment
 //! ┌──────────────────────────────┐ 0               ┌──────────────────────────────┐ 0
@@ -64,7 +71,7 @@ pub const KIND_WITHDRAWN: u64 = 0xFE;
 /// Kind of a slot that is being written.
 pub const KIND_BUSY: u64 = 0xFF;
 
-/// Flag in [`RingHeader::mode`]: the publisher waits for its subscribers instead of overwriting.
+/// Flag of a ring: the publisher waits for its subscribers instead of overwriting.
 pub const MODE_RELIABLE: u64 = 1;
 
 /// Words that only fill a cache line; under loom, where every atomic costs states, there are none.
@@ -88,41 +95,94 @@ pub struct Slot {
     pub stamp: AtomicU64,
 }
 
-/// The start of a ring segment. Constants are written once, before the descriptor leaves the process.
+/// Words of constants at the start of a ring segment.
+pub(crate) const RING_CONSTANTS: usize = 16;
+/// Words of constants at the start of a reader segment.
+pub(crate) const READER_CONSTANTS: usize = 8;
+
+/// What a ring is, as its publisher said when it made it. Each field was read once, and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RingConstants {
+    /// The life of the publisher's node; never reused.
+    pub node: u64,
+    /// Which end of that node.
+    pub index: u32,
+    /// Fingerprint of the type.
+    pub fingerprint: u128,
+    /// Number of slots, a power of two.
+    pub capacity: u64,
+    /// Byte offset of the chunk memory.
+    pub chunks_offset: u64,
+    /// Bytes of chunk memory, reserved as address space; backed by pages up to `committed`.
+    pub chunks_length: u64,
+    /// Largest message in bytes.
+    pub message_max: u64,
+    /// The publisher waits for its subscribers instead of overwriting.
+    pub reliable: bool,
+    /// How many past messages a late subscriber gets.
+    pub history: u64,
+    /// Line of this publisher in its node's doorbell segment.
+    pub bell: u32,
+    /// How many of the last messages are never given up, so that they are readable when the publisher is gone.
+    pub retained: u64,
+}
+
+impl RingConstants {
+    /// As they stand in the segment: magic, version, node, index, fingerprint (lower half, upper half), capacity, offset of the slots,
+    /// offset of the chunks, their length, message_max, flags ([`MODE_RELIABLE`]), history, bell, retained, 0.
+    #[cfg(not(loom))]
+    pub(crate) fn words(&self) -> [u64; RING_CONSTANTS] {
+        [
+            RING_MAGIC,
+            LAYOUT_VERSION,
+            self.node,
+            u64::from(self.index),
+            self.fingerprint as u64,
+            (self.fingerprint >> 64) as u64,
+            self.capacity,
+            SLOTS_OFFSET,
+            self.chunks_offset,
+            self.chunks_length,
+            self.message_max,
+            if self.reliable { MODE_RELIABLE } else { 0 },
+            self.history,
+            u64::from(self.bell),
+            self.retained,
+            0,
+        ]
+    }
+}
+
+/// What a reader segment is, as its subscriber said when it made it. Each field was read once, and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReaderConstants {
+    /// The life of the subscriber's node.
+    pub node: u64,
+    /// Which end of that node.
+    pub index: u32,
+    /// Number of seats.
+    pub seats: u64,
+    /// Line of this subscriber in its node's doorbell segment.
+    pub bell: u32,
+}
+
+impl ReaderConstants {
+    /// As they stand in the segment: magic, version, node, index, seats, bell, 0, 0.
+    #[cfg(not(loom))]
+    pub(crate) fn words(&self) -> [u64; READER_CONSTANTS] {
+        let (index, bell) = (u64::from(self.index), u64::from(self.bell));
+        [READER_MAGIC, LAYOUT_VERSION, self.node, index, self.seats, bell, 0, 0]
+    }
+}
+
+/// The start of a ring segment: its constants, and the words that its publisher changes.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct RingHeader {
-    /// [`RING_MAGIC`].
-    pub magic: AtomicU64,
-    /// [`LAYOUT_VERSION`].
-    pub version: AtomicU64,
-    /// The life of the publisher's node; never reused.
-    pub node: AtomicU64,
-    /// Which end of that node.
-    pub index: AtomicU64,
-    /// Lower half of the fingerprint of the type.
-    pub fingerprint_low: AtomicU64,
-    /// Upper half.
-    pub fingerprint_high: AtomicU64,
-    /// Number of slots, a power of two.
-    pub capacity: AtomicU64,
-    /// Byte offset of slot 0.
-    pub slots_offset: AtomicU64,
-    /// Byte offset of the chunk memory.
-    pub chunks_offset: AtomicU64,
-    /// Bytes of chunk memory, reserved as address space; backed by pages up to `committed`.
-    pub chunks_length: AtomicU64,
-    /// Largest message in bytes.
-    pub message_max: AtomicU64,
-    /// Flags, such as [`MODE_RELIABLE`].
-    pub mode: AtomicU64,
-    /// How many past messages a late subscriber gets.
-    pub history: AtomicU64,
-    /// Line of this publisher in its node's doorbell segment.
-    pub bell: AtomicU64,
-    /// How many of the last messages are never given up, so that they are readable when the publisher is gone.
-    pub retained: AtomicU64,
-    padding: [AtomicU64; fill(1)],
+    /// See [`RingConstants`]. Private, and nothing here loads them: whoever needs one has a checked copy.
+    constants: [AtomicU64; fill(RING_CONSTANTS)],
     /// Number of messages committed so far: stored after the stamp, so a stamp may be one ahead of it.
     pub head: AtomicU64,
     head_padding: [AtomicU64; fill(7)],
@@ -143,29 +203,27 @@ pub struct RingHeader {
     state_padding: [AtomicU64; fill(2)],
 }
 
-/// The start of a reader segment.
+/// The start of a reader segment: its constants, and the words that its subscriber changes.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ReaderHeader {
-    /// [`READER_MAGIC`].
-    pub magic: AtomicU64,
-    /// [`LAYOUT_VERSION`].
-    pub version: AtomicU64,
-    /// The life of the subscriber's node.
-    pub node: AtomicU64,
-    /// Which end of that node.
-    pub index: AtomicU64,
-    /// Number of seats.
-    pub seats: AtomicU64,
-    /// Line of this subscriber in its node's doorbell segment.
-    pub bell: AtomicU64,
-    padding: [AtomicU64; fill(2)],
+    /// See [`ReaderConstants`]. Private, and nothing here loads them: whoever needs one has a checked copy.
+    constants: [AtomicU64; fill(READER_CONSTANTS)],
     /// Not 0 while the subscriber is about to sleep or sleeps: [`crate::bell::SLEEPS`] or [`crate::bell::LISTENS`].
     pub sleeping: AtomicU64,
     /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are dropped.
     pub closed: AtomicU64,
     state_padding: [AtomicU64; fill(6)],
     seats_padding: [AtomicU64; fill(48)],
+}
+
+/// Writes constants into a header of our own.
+#[cfg(not(loom))]
+fn write_constants(words: &[AtomicU64], values: &[u64]) {
+    for (word, value) in words.iter().zip(values) {
+        // Relaxed: nobody else has the segment yet; the socket that hands it over orders these stores.
+        word.store(*value, crate::sync::Ordering::Relaxed);
+    }
 }
 
 /// Where a subscriber stands with one publisher.
@@ -251,22 +309,7 @@ impl RingHeader {
     pub(crate) fn zeroed() -> Self {
         let word = || AtomicU64::new(0);
         RingHeader {
-            magic: word(),
-            version: word(),
-            node: word(),
-            index: word(),
-            fingerprint_low: word(),
-            fingerprint_high: word(),
-            capacity: word(),
-            slots_offset: word(),
-            chunks_offset: word(),
-            chunks_length: word(),
-            message_max: word(),
-            mode: word(),
-            history: word(),
-            bell: word(),
-            retained: word(),
-            padding: zeros(),
+            constants: zeros(),
             head: word(),
             head_padding: zeros(),
             tail: word(),
@@ -279,24 +322,30 @@ impl RingHeader {
             state_padding: zeros(),
         }
     }
+
+    /// Says what this ring is: for its owner, before anybody else has it.
+    #[cfg(not(loom))]
+    pub(crate) fn write(&self, constants: &RingConstants) {
+        write_constants(&self.constants, &constants.words());
+    }
 }
 
 impl ReaderHeader {
     pub(crate) fn zeroed() -> Self {
         let word = || AtomicU64::new(0);
         ReaderHeader {
-            magic: word(),
-            version: word(),
-            node: word(),
-            index: word(),
-            seats: word(),
-            bell: word(),
-            padding: zeros(),
+            constants: zeros(),
             sleeping: word(),
             closed: word(),
             state_padding: zeros(),
             seats_padding: zeros(),
         }
+    }
+
+    /// Says what this reader segment is: for its owner, before anybody else has it.
+    #[cfg(not(loom))]
+    pub(crate) fn write(&self, constants: &ReaderConstants) {
+        write_constants(&self.constants, &constants.words());
     }
 }
 

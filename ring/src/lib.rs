@@ -70,5 +70,7 @@ pub mod retained;
 pub mod segment;
 pub mod sync;
 #[cfg(not(loom))]
+pub mod unmapped;
+#[cfg(not(loom))]
 pub mod view;
 pub mod writer;

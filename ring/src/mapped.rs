@@ -8,18 +8,34 @@
 //! * *initialised, any bytes are valid*: pages start as zeros, and every type that is viewed consists of atomics only, so
 //!   no byte pattern is invalid and no concurrent store is a data race.
 //!
-//! Opening a peer's segment reads each header field once, checks it, and keeps the checked copy.
+//! Opening a peer's segment reads the constants of its header once, as bytes and with a system call, checks them, and keeps the checked copy
+//! ([`RingConstants`], [`ReaderConstants`]): there is no other way to look at them. See the head of [`crate::layout`].
+//!
+//! **Holes.** A page of a peer's segment that has no memory would get some when it is touched here, at this process's cost. So none is touched:
+//!
+//! | what                               | who looks at it | why there is memory                                                          |
+//! | ---------------------------------- | --------------- | ---------------------------------------------------------------------------- |
+//! | header and slots of a ring         | subscribers     | its publisher wrote to each page (`MappedRing::create`); looked at when opened |
+//! | chunk memory, publisher trusted    | subscribers     | its publisher reserved it; it is trusted in more than that                    |
+//! | chunk memory, publisher not trusted| subscribers     | it is not mapped: see [`crate::unmapped`]                                     |
+//! | header and seats of a reader       | publishers      | its subscriber wrote to each before it named it; looked at when opened, and when a seat further on is named |
+//! | a line of doorbells                | both            | perhaps none: it is a page for each end that one is attached to, and no more   |
+//!
+//! What has been written stays, by the seals ([`crate::segment::Found`]).
 
 use crate::bell::Bell;
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, CHUNK_MEMORY_MAX, LAYOUT_VERSION, LINE_BYTES, MESSAGE_BYTES_MAX,
-    MODE_RELIABLE, READER_MAGIC, RING_MAGIC, ReaderHeader, RingHeader, SEATS_MAX, SEATS_OFFSET, SLOTS_OFFSET,
-    Seat, Slot,
+    MODE_RELIABLE, READER_CONSTANTS, READER_MAGIC, RING_CONSTANTS, RING_MAGIC, ReaderConstants, ReaderHeader,
+    RingConstants, RingHeader, SEATS_MAX, SEATS_OFFSET, SLOTS_OFFSET, Seat, Slot,
 };
-use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
+use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory, UnmappedMemory};
 use crate::reader::Seats;
-use crate::segment::{Backend, Handle, HugePages, LengthBounds, Prefaulted, Segment, SegmentError, Sharing};
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
+use crate::segment::{
+    Backend, Found, Handle, HugePages, LengthBounds, Object, Prefaulted, Segment, SegmentError, Sharing,
+};
+use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::unmapped::Unmapped;
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -119,15 +135,118 @@ pub enum OpenError {
         /// Fingerprint announced.
         expected: u128,
     },
+    /// A part of the segment that its owner has written to, if it is honest, has no memory: reading it would take ours. Detach from this peer.
+    #[error(
+        "the peer's {what} have no memory from byte {at} on, where they end at {end}: its segment is hollow; detach from this peer"
+    )]
+    Hollow {
+        /// Which part.
+        what: &'static str,
+        /// Where memory ends.
+        at: u64,
+        /// Where it should end.
+        end: u64,
+    },
+    /// This process reads the rings of as many publishers as it may that it does not trust; each takes a descriptor. Raise `ulimit -n`, use
+    /// a narrower filter, or let fewer of them in by the policy.
+    #[error(
+        "this process reads {limit} rings of publishers that it does not trust, a quarter of its descriptors, and no more; raise \
+         `ulimit -n`, use a narrower filter, or let fewer in by the policy"
+    )]
+    UntrustedOut {
+        /// So many.
+        limit: u64,
+    },
 }
 
 fn field(field: &'static str, value: u64, valid: bool, reason: &'static str) -> Result<u64, OpenError> {
     if valid { Ok(value) } else { Err(OpenError::Field { field, value, reason }) }
 }
 
-fn read(word: &AtomicU64) -> u64 {
-    // Relaxed: a constant of its owner, ordered by the socket that brought the descriptor; a stranger's word in any case.
-    word.load(Ordering::Relaxed)
+/// The first words of a peer's segment, read once.
+fn first_words<const N: usize>(found: &Found) -> Result<[u64; N], SegmentError> {
+    let mut bytes = [[0; 8]; N];
+    found.read_at(0, bytes.as_flattened_mut())?;
+    Ok(bytes.map(u64::from_le_bytes))
+}
+
+/// A field that has less than 64 bits.
+fn small(name: &'static str, value: u64, reason: &'static str) -> Result<u32, OpenError> {
+    u32::try_from(value).map_err(|_| OpenError::Field { field: name, value, reason })
+}
+
+fn check_kind(kind: &'static str, found: [u64; 2], magic: u64) -> Result<(), OpenError> {
+    if found[0] != magic {
+        return Err(OpenError::Magic { expected: kind, found: found[0] });
+    }
+    if found[1] != LAYOUT_VERSION {
+        return Err(OpenError::Version { ours: LAYOUT_VERSION, theirs: found[1] });
+    }
+    Ok(())
+}
+
+impl RingConstants {
+    /// Checks what a peer says of a ring in a segment of `length` bytes; see [`RingConstants::words`] for the order.
+    pub(crate) fn check(words: [u64; RING_CONSTANTS], length: u64) -> Result<Self, OpenError> {
+        let [magic, version, node, index, low, high, words @ ..] = words;
+        let [capacity, slots_offset, chunks_offset, chunks_length, message_max, words @ ..] = words;
+        let [mode, history, bell, retained, _] = words;
+        check_kind("ring", [magic, version], RING_MAGIC)?;
+        let index = small("index", index, "a node has no such end")?;
+        let sane = capacity.is_power_of_two() && (CAPACITY_MIN..=CAPACITY_MAX).contains(&capacity);
+        field("capacity", capacity, sane, "it must be a power of two within bounds")?;
+        field("slots_offset", slots_offset, slots_offset == SLOTS_OFFSET, "slots follow the header")?;
+        let expected = (SLOTS_OFFSET + capacity * LINE_BYTES).next_multiple_of(PAGE_BYTES);
+        field("chunks_offset", chunks_offset, chunks_offset == expected, "chunks follow the slots")?;
+        let fits = chunks_offset.checked_add(chunks_length).is_some_and(|end| end <= length);
+        field("chunks_length", chunks_length, fits, "chunks end within the segment")?;
+        let possible = message_max <= MESSAGE_BYTES_MAX;
+        field("message_max", message_max, possible, "no message is larger than 256 MiB")?;
+        field("mode", mode, mode & !MODE_RELIABLE == 0, "it has unknown flags")?;
+        field("history", history, history < capacity, "it is shorter than the ring")?;
+        field("retained", retained, retained < capacity, "it is less than the ring has")?;
+        field("bell", bell, bell < u64::from(BELLS_MAX), "a node has no such line")?;
+        Ok(RingConstants {
+            node,
+            index,
+            fingerprint: u128::from(high) << 64 | u128::from(low),
+            capacity,
+            chunks_offset,
+            chunks_length,
+            message_max,
+            reliable: mode & MODE_RELIABLE != 0,
+            history,
+            bell: bell as u32,
+            retained,
+        })
+    }
+
+    /// Finds a publisher's ring, and reads and checks what it says of itself.
+    fn find(backend: &dyn Backend, handle: Handle) -> Result<(Found, Self), OpenError> {
+        let largest = SLOTS_OFFSET + CAPACITY_MAX * LINE_BYTES + CHUNK_MEMORY_MAX + 2 * PAGE_BYTES;
+        let found =
+            backend.find(handle, Sharing::SingleWriter, LengthBounds { min: PAGE_BYTES, max: largest })?;
+        let constants = Self::check(first_words(&found)?, found.len())?;
+        Ok((found, constants))
+    }
+}
+
+impl ReaderConstants {
+    /// Checks what a peer says of a reader segment of `length` bytes; see [`ReaderConstants::words`] for the order.
+    fn check(words: [u64; READER_CONSTANTS], length: u64) -> Result<Self, OpenError> {
+        let [magic, version, node, index, seats, bell, ..] = words;
+        check_kind("reader", [magic, version], READER_MAGIC)?;
+        let index = small("index", index, "a node has no such end")?;
+        let fits = (1..=SEATS_MAX).contains(&seats) && seats_end(seats) <= length;
+        field("seats", seats, fits, "seats end within the segment")?;
+        field("bell", bell, bell < u64::from(BELLS_MAX), "a node has no such line")?;
+        Ok(ReaderConstants { node, index, seats, bell: bell as u32 })
+    }
+}
+
+/// Where so many seats end, in bytes from the start of their segment.
+const fn seats_end(seats: u64) -> u64 {
+    SEATS_OFFSET + seats * size_of::<Seat>() as u64
 }
 
 /// Typed reference into a mapping.
@@ -147,8 +266,10 @@ pub struct MappedRing {
     slots: NonNull<[Slot]>,
     header: NonNull<RingHeader>,
     chunks: NonNull<u8>,
-    chunks_offset: u64,
+    /// Bytes of chunk memory that are mapped here.
     chunks_length: u64,
+    constants: RingConstants,
+    unmapped: Option<Unmapped>,
     /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half of a first touch.
     ahead: AtomicU64,
     segment: Segment,
@@ -208,84 +329,73 @@ impl MappedRing {
         let chunks_length = config.chunk_memory.next_multiple_of(PAGE_BYTES);
         let segment = create(chunks_offset + chunks_length)?;
         segment.reserve(0..chunks_offset)?;
-        let ring = MappedRing::over(segment, slots, chunks_offset, chunks_length);
-        config.write(&ring, chunks_offset, chunks_length);
+        let ring = MappedRing::over(segment, config.constants(chunks_offset, chunks_length), None);
+        ring.header().write(&ring.constants);
+        // To each page, so that subscribers can tell it from a hole.
+        for page in (PAGE_BYTES..chunks_offset).step_by(PAGE_BYTES as usize) {
+            let slot = &ring.slots()[((page - SLOTS_OFFSET) / LINE_BYTES) as usize];
+            // Relaxed: nobody else has the segment yet.
+            slot.stamp.store(0, Ordering::Relaxed);
+        }
         Ok(Writer::new(Arc::new(ring), bell, &config))
     }
 
-    /// Opens a publisher's ring, read-only, and checks every field of its header.
+    /// Opens the ring of a publisher that is trusted, read-only, and checks every field of its header.
     pub fn open(
         backend: &dyn Backend,
         handle: Handle,
         announced: Option<Announced>,
     ) -> Result<MappedRing, OpenError> {
-        let largest = SLOTS_OFFSET + CAPACITY_MAX * LINE_BYTES + CHUNK_MEMORY_MAX + 2 * PAGE_BYTES;
-        let segment =
-            backend.open(handle, Sharing::SingleWriter, LengthBounds { min: PAGE_BYTES, max: largest })?;
-        // SAFETY: in bounds: the segment has at least a page, the header is smaller; aligned: offset 0; atomics only;
-        // not used beyond this function, in which `segment` lives.
-        let header = unsafe { view::<RingHeader>(&segment, 0, 1) };
-        // SAFETY: one initialised header, as just shown.
-        let header = unsafe { header.cast::<RingHeader>().as_ref() };
-        let magic = read(&header.magic);
-        if magic != RING_MAGIC {
-            return Err(OpenError::Magic { expected: "ring", found: magic });
-        }
-        let version = read(&header.version);
-        if version != LAYOUT_VERSION {
-            return Err(OpenError::Version { ours: LAYOUT_VERSION, theirs: version });
-        }
-        let (node, index) = (read(&header.node), read(&header.index));
-        let fingerprint =
-            u128::from(read(&header.fingerprint_high)) << 64 | u128::from(read(&header.fingerprint_low));
+        MappedRing::open_if(backend, handle, announced, |_| true)
+    }
+
+    /// As [`open`](Self::open). `trusts` says whether the user who made the memory object is trusted; if not, chunk memory is not mapped,
+    /// and messages there are copied out of it. See [`crate::unmapped`].
+    pub fn open_if(
+        backend: &dyn Backend,
+        handle: Handle,
+        announced: Option<Announced>,
+        trusts: impl FnOnce(u32) -> bool,
+    ) -> Result<MappedRing, OpenError> {
+        let (found, constants) = RingConstants::find(backend, handle)?;
         if let Some(announced) = announced {
-            if node != announced.node || index != u64::from(announced.index) {
-                return Err(OpenError::WrongPublisher { node, index });
+            let RingConstants { node, index, fingerprint, .. } = constants;
+            if node != announced.node || index != announced.index {
+                return Err(OpenError::WrongPublisher { node, index: u64::from(index) });
             }
             if fingerprint != announced.fingerprint {
                 return Err(OpenError::WrongType { found: fingerprint, expected: announced.fingerprint });
             }
         }
-        let capacity = read(&header.capacity);
-        let sane = capacity.is_power_of_two() && (CAPACITY_MIN..=CAPACITY_MAX).contains(&capacity);
-        field("capacity", capacity, sane, "it must be a power of two within bounds")?;
-        let slots_offset = read(&header.slots_offset);
-        field("slots_offset", slots_offset, slots_offset == SLOTS_OFFSET, "slots follow the header")?;
-        let chunks_offset = read(&header.chunks_offset);
-        let expected = (SLOTS_OFFSET + capacity * LINE_BYTES).next_multiple_of(PAGE_BYTES);
-        field("chunks_offset", chunks_offset, chunks_offset == expected, "chunks follow the slots")?;
-        let chunks_length = read(&header.chunks_length);
-        let fits = chunks_offset.checked_add(chunks_length).is_some_and(|end| end <= segment.len());
-        field("chunks_length", chunks_length, fits, "chunks end within the segment")?;
-        let message_max = read(&header.message_max);
-        field(
-            "message_max",
-            message_max,
-            message_max <= MESSAGE_BYTES_MAX,
-            "no message is larger than 256 MiB",
-        )?;
-        let mode = read(&header.mode);
-        field("mode", mode, mode & !MODE_RELIABLE == 0, "it has unknown flags")?;
-        let history = read(&header.history);
-        field("history", history, history < capacity, "it is shorter than the ring")?;
-        let bell = read(&header.bell);
-        field("bell", bell, bell < u64::from(BELLS_MAX), "a node has no such line")?;
-        Ok(MappedRing::over(segment, capacity, chunks_offset, chunks_length))
+        let end = constants.chunks_offset;
+        let at = found.written(0, end)?;
+        if at < end {
+            return Err(OpenError::Hollow { what: "header and slots", at, end });
+        }
+        if trusts(found.maker()) {
+            return Ok(MappedRing::over(found.map(found.len())?, constants, None));
+        }
+        let front = found.map(end)?;
+        let unmapped = Unmapped::new(found, &constants)?;
+        Ok(MappedRing::over(front, constants, Some(unmapped)))
     }
 
-    /// Keeps checked offsets as pointers. All of them lie within the segment: `chunks_offset` is at least
-    /// `SLOTS_OFFSET + slots * 64`, and `chunks_offset + chunks_length` at most `segment.len()`.
-    fn over(segment: Segment, slots: u64, chunks_offset: u64, chunks_length: u64) -> Self {
-        assert!(SLOTS_OFFSET + slots * LINE_BYTES <= chunks_offset, "slots end before the chunks");
+    /// Keeps checked offsets as pointers. All of them lie within what is mapped: `chunks_offset` is at least
+    /// `SLOTS_OFFSET + slots * 64`, and `chunks_offset`, with the chunks if they are mapped, at most `segment.len()`.
+    fn over(segment: Segment, constants: RingConstants, unmapped: Option<Unmapped>) -> Self {
+        let RingConstants { capacity, chunks_offset, .. } = constants;
+        let chunks_length = if unmapped.is_some() { 0 } else { constants.chunks_length };
+        assert!(SLOTS_OFFSET + capacity * LINE_BYTES <= chunks_offset, "slots end before the chunks");
         assert!(chunks_offset + chunks_length <= segment.len(), "chunks end within the segment");
         // SAFETY: in bounds: SLOTS_OFFSET is the size of the header, see the assertions; aligned: offset 0; atomics only;
         // the pointer lives in a struct beside its segment.
         let header = unsafe { view::<RingHeader>(&segment, 0, 1) }.cast();
         // SAFETY: in bounds: first assertion; aligned: SLOTS_OFFSET is a multiple of 64; atomics only; as above.
-        let slots = unsafe { view::<Slot>(&segment, SLOTS_OFFSET, slots as usize) };
+        let slots = unsafe { view::<Slot>(&segment, SLOTS_OFFSET, capacity as usize) };
         // SAFETY: in bounds: second assertion; bytes need no alignment and are only handed out as an address.
         let chunks = unsafe { segment.base().add(chunks_offset as usize) };
-        MappedRing { slots, header, chunks, chunks_offset, chunks_length, ahead: AtomicU64::new(0), segment }
+        let ahead = AtomicU64::new(0);
+        MappedRing { slots, header, chunks, chunks_length, constants, unmapped, ahead, segment }
     }
 
     /// Maps the header, the slots and the first `bytes` of chunk memory ahead, so that the first messages take no page faults: for
@@ -293,7 +403,7 @@ impl MappedRing {
     /// given out from the beginning of that memory.
     pub fn prefault(&self, bytes: u64) -> Result<Prefaulted, SegmentError> {
         let chunks = bytes.min(self.chunks_length);
-        let prefaulted = self.segment.prefault(0..self.chunks_offset + chunks)?;
+        let prefaulted = self.segment.prefault(0..self.constants.chunks_offset + chunks)?;
         self.is_ahead(chunks);
         Ok(prefaulted)
     }
@@ -308,19 +418,13 @@ impl MappedRing {
     /// Gives the same bytes as [`prefault`](Self::prefault), rounded up, huge pages as far as the kernel can; for the publisher of a
     /// ring from [`create_aligned`](Self::create_aligned), before it is announced. The result says what was obtained.
     pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
-        let huge = self.segment.huge_pages(self.chunks_offset + bytes.min(self.chunks_length))?;
+        let start = self.constants.chunks_offset;
+        let huge = self.segment.huge_pages(start + bytes.min(self.chunks_length))?;
         // Whether huge or not, the pages are there, if it could be tried at all.
         if huge.prefaulted.is_some() {
-            self.is_ahead(huge.asked.saturating_sub(self.chunks_offset).min(self.chunks_length));
+            self.is_ahead(huge.asked.saturating_sub(start).min(self.chunks_length));
         }
         Ok(huge)
-    }
-
-    /// The publisher and the line of its bell, as the checked header says.
-    pub fn publisher(&self) -> (u64, u64, u32) {
-        let header = self.header();
-        // The bell is checked again where it is used: a stranger may have changed it since.
-        (read(&header.node), read(&header.index), u32::try_from(read(&header.bell)).unwrap_or(u32::MAX))
     }
 
     /// The segment.
@@ -330,6 +434,10 @@ impl MappedRing {
 }
 
 impl RingMemory for MappedRing {
+    #[inline]
+    fn constants(&self) -> &RingConstants {
+        &self.constants
+    }
     #[inline]
     fn header(&self) -> &RingHeader {
         // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
@@ -344,6 +452,9 @@ impl RingMemory for MappedRing {
     fn chunks(&self) -> (NonNull<u8>, u64) {
         (self.chunks, self.chunks_length)
     }
+    fn unmapped(&self) -> Option<&dyn UnmappedMemory> {
+        self.unmapped.as_ref().map(|unmapped| unmapped as &dyn UnmappedMemory)
+    }
     fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError> {
         // Relaxed: see `is_ahead`.
         let start = range.start.max(self.ahead.load(Ordering::Relaxed));
@@ -352,8 +463,49 @@ impl RingMemory for MappedRing {
         }
         let bytes = range.end - start;
         self.segment
-            .reserve(self.chunks_offset + start..self.chunks_offset + range.end)
+            .reserve(self.constants.chunks_offset + start..self.constants.chunks_offset + range.end)
             .map_err(|error| ReserveError { bytes, reason: error.to_string() })
+    }
+}
+
+/// The header of a publisher's ring and nothing else of it, mapped read-only: for those who only look.
+#[derive(Debug)]
+pub struct MappedHeader {
+    header: NonNull<RingHeader>,
+    constants: RingConstants,
+    /// Keeps it mapped.
+    _segment: Segment,
+}
+
+// SAFETY: as for `MappedRing`.
+unsafe impl Send for MappedHeader {}
+// SAFETY: as for Send.
+unsafe impl Sync for MappedHeader {}
+
+impl MappedHeader {
+    /// Opens the header of a ring, and checks every field of it.
+    pub fn open(backend: &dyn Backend, handle: Handle) -> Result<MappedHeader, OpenError> {
+        let (found, constants) = RingConstants::find(backend, handle)?;
+        let at = found.written(0, SLOTS_OFFSET)?;
+        if at < SLOTS_OFFSET {
+            return Err(OpenError::Hollow { what: "header", at, end: SLOTS_OFFSET });
+        }
+        let segment = found.map(PAGE_BYTES)?;
+        assert!(SLOTS_OFFSET <= segment.len(), "the header lies within the segment");
+        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives in a struct beside its segment.
+        let header = unsafe { view::<RingHeader>(&segment, 0, 1) }.cast();
+        Ok(MappedHeader { header, constants, _segment: segment })
+    }
+
+    /// What the ring is.
+    pub fn constants(&self) -> &RingConstants {
+        &self.constants
+    }
+
+    /// The words that its publisher changes.
+    pub fn header(&self) -> &RingHeader {
+        // SAFETY: in bounds, aligned, initialised, atomics only: see `open`; alive: the segment is a field of self.
+        unsafe { self.header.as_ref() }
     }
 }
 
@@ -361,7 +513,12 @@ impl RingMemory for MappedRing {
 #[derive(Debug)]
 pub struct MappedSeats {
     header: NonNull<ReaderHeader>,
-    seats: NonNull<[Seat]>,
+    seats: NonNull<Seat>,
+    constants: ReaderConstants,
+    /// So many of them may be touched: those of a peer are known to have memory, our own all (they are reserved before they are touched).
+    known: AtomicUsize,
+    /// A peer's object.
+    object: Option<Object>,
     segment: Segment,
 }
 
@@ -382,23 +539,12 @@ impl MappedSeats {
         if seats == 0 || seats > SEATS_MAX {
             return Err(CreateError::Bound { what: "seats", value: seats, limit: SEATS_MAX });
         }
-        let length = (SEATS_OFFSET + seats * size_of::<Seat>() as u64).next_multiple_of(PAGE_BYTES);
+        let length = seats_end(seats).next_multiple_of(PAGE_BYTES);
         let segment = backend.create("reader", length, Sharing::SingleWriter)?;
         segment.reserve(0..PAGE_BYTES)?;
-        let memory = MappedSeats::over(segment, seats);
-        let header = memory.header();
-        let constants = [
-            (&header.version, LAYOUT_VERSION),
-            (&header.node, node),
-            (&header.index, u64::from(index)),
-            (&header.seats, seats),
-            (&header.bell, u64::from(bell.line)),
-            (&header.magic, READER_MAGIC),
-        ];
-        for (word, value) in constants {
-            // Relaxed: nobody else has the segment yet; the socket that hands it over orders these stores.
-            word.store(value, Ordering::Relaxed);
-        }
+        let constants = ReaderConstants { node, index, seats, bell: bell.line };
+        let memory = MappedSeats::over(segment, constants, seats as usize, None);
+        memory.header().write(&memory.constants);
         Ok(Seats::new(Arc::new(memory), bell))
     }
 
@@ -408,52 +554,56 @@ impl MappedSeats {
         handle: Handle,
         subscriber: Option<(u64, u32)>,
     ) -> Result<MappedSeats, OpenError> {
-        let largest = (SEATS_OFFSET + SEATS_MAX * size_of::<Seat>() as u64).next_multiple_of(PAGE_BYTES);
-        let segment =
-            backend.open(handle, Sharing::SingleWriter, LengthBounds { min: PAGE_BYTES, max: largest })?;
-        // SAFETY: in bounds: the segment has at least a page, the header is smaller; aligned: offset 0; atomics only;
-        // not used beyond this function, in which `segment` lives.
-        let header = unsafe { view::<ReaderHeader>(&segment, 0, 1) };
-        // SAFETY: one initialised header, as just shown.
-        let header = unsafe { header.cast::<ReaderHeader>().as_ref() };
-        let magic = read(&header.magic);
-        if magic != READER_MAGIC {
-            return Err(OpenError::Magic { expected: "reader", found: magic });
+        let found = MappedSeats::find(backend, handle)?;
+        let constants = ReaderConstants::check(first_words(&found)?, found.len())?;
+        if let Some((node, index)) = subscriber {
+            let is_it = constants.node == node;
+            field("node", constants.node, is_it, "it is another node than was announced")?;
+            let is_it = constants.index == index;
+            field("index", u64::from(constants.index), is_it, "it is another end than was announced")?;
         }
-        let version = read(&header.version);
-        if version != LAYOUT_VERSION {
-            return Err(OpenError::Version { ours: LAYOUT_VERSION, theirs: version });
+        let at = found.written(0, seats_end(constants.seats))?;
+        if at < SEATS_OFFSET {
+            return Err(OpenError::Hollow { what: "header", at, end: SEATS_OFFSET });
         }
-        let (node, index) = (read(&header.node), read(&header.index));
-        if let Some(subscriber) = subscriber {
-            field("node", node, node == subscriber.0, "it is another node than was announced")?;
-            field("index", index, index == u64::from(subscriber.1), "it is another end than was announced")?;
-        }
-        let seats = read(&header.seats);
-        let fits = (1..=SEATS_MAX).contains(&seats)
-            && SEATS_OFFSET + seats * size_of::<Seat>() as u64 <= segment.len();
-        field("seats", seats, fits, "seats end within the segment")?;
-        let bell = read(&header.bell);
-        field("bell", bell, bell < u64::from(BELLS_MAX), "a node has no such line")?;
-        Ok(MappedSeats::over(segment, seats))
+        let object = Some(found.object());
+        Ok(MappedSeats::over(found.map(found.len())?, constants, seats_before(at), object))
     }
 
-    fn over(segment: Segment, seats: u64) -> Self {
-        assert!(
-            SEATS_OFFSET + seats * size_of::<Seat>() as u64 <= segment.len(),
-            "seats end within the segment"
-        );
+    fn find(backend: &dyn Backend, handle: Handle) -> Result<Found, SegmentError> {
+        let bounds = LengthBounds { min: PAGE_BYTES, max: seats_end(SEATS_MAX).next_multiple_of(PAGE_BYTES) };
+        backend.find(handle, Sharing::SingleWriter, bounds)
+    }
+
+    /// Looks whether `seat`, which a peer names, has memory now, if that was not known: its segment grows with the publishers that
+    /// it attaches to. `handle` is to be of the same segment; another one tells nothing. A seat that has none is no seat of
+    /// [`SeatMemory::seats`].
+    pub fn look_for(&self, backend: &dyn Backend, handle: Handle, seat: u32) -> Result<(), OpenError> {
+        // Relaxed: see `seats`.
+        let known = self.known.load(Ordering::Relaxed);
+        if (seat as usize) < known || u64::from(seat) >= self.constants.seats {
+            return Ok(());
+        }
+        let found = MappedSeats::find(backend, handle)?;
+        if Some(found.object()) != self.object {
+            return Ok(());
+        }
+        let at = found.written(seats_end(known as u64), seats_end(self.constants.seats))?;
+        // Relaxed: see `seats`.
+        self.known.fetch_max(seats_before(at), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn over(segment: Segment, constants: ReaderConstants, known: usize, object: Option<Object>) -> Self {
+        let seats = constants.seats;
+        assert!(seats_end(seats) <= segment.len(), "seats end within the segment");
+        assert!(known as u64 <= seats, "they are known among all");
         // SAFETY: in bounds: SEATS_OFFSET is the size of the header, see the assertion; aligned: offset 0; atomics only;
         // the pointer lives in a struct beside its segment.
         let header = unsafe { view::<ReaderHeader>(&segment, 0, 1) }.cast();
         // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as above.
-        let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) };
-        MappedSeats { header, seats, segment }
-    }
-
-    /// Line of the subscriber's bell, as the header says; to be checked where it is used.
-    pub fn bell_line(&self) -> u32 {
-        u32::try_from(read(&self.header().bell)).unwrap_or(u32::MAX)
+        let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) }.cast();
+        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, segment }
     }
 
     /// The segment.
@@ -462,7 +612,17 @@ impl MappedSeats {
     }
 }
 
+/// How many whole seats end before byte `at` of their segment.
+fn seats_before(at: u64) -> usize {
+    // Fits: a segment of seats is short.
+    (at.saturating_sub(SEATS_OFFSET) / size_of::<Seat>() as u64) as usize
+}
+
 impl SeatMemory for MappedSeats {
+    #[inline]
+    fn constants(&self) -> &ReaderConstants {
+        &self.constants
+    }
     #[inline]
     fn header(&self) -> &ReaderHeader {
         // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
@@ -470,8 +630,11 @@ impl SeatMemory for MappedSeats {
     }
     #[inline]
     fn seats(&self) -> &[Seat] {
-        // SAFETY: as for the header.
-        unsafe { self.seats.as_ref() }
+        // Relaxed: it only grows, and what it counts was there before this process looked; nothing that it wrote is read by it.
+        let known = self.known.load(Ordering::Relaxed);
+        let seats = NonNull::slice_from_raw_parts(self.seats, known);
+        // SAFETY: as for the header; `known` is at most the number of seats: by `over`, and `look_for` counts no further.
+        unsafe { seats.as_ref() }
     }
     fn is_forked(&self) -> bool {
         self.segment.is_forked()

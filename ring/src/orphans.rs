@@ -141,7 +141,7 @@ mod tests {
             let mut loan = crate::archive::Loan::take(&mut writer, 64).unwrap();
             loan.fill(number as u8);
             loan.send();
-            held.push(Message::from(reader.poll().unwrap().unwrap()));
+            held.push(Message::try_from(reader.poll().unwrap().unwrap()).unwrap());
         }
         let segments = (Arc::downgrade(writer.ring()), Arc::downgrade(seats.memory()));
         (reader, held, segments)

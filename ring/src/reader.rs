@@ -15,6 +15,9 @@
 //! it missed, exactly. If the publisher dies, what it committed stays readable for as long as the reader lives. If the
 //! reader dies, its seat vanishes from the publisher's list as soon as the publisher's node hears it from the kernel.
 //!
+//! Chunk memory of a publisher that is not trusted is not mapped ([`crate::unmapped`]): a message there is pinned in the same way, and then copied
+//! through the descriptor.
+//!
 //! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
 //! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
@@ -23,8 +26,8 @@ use crate::bell::{
     Words, WordsUpTo,
 };
 use crate::layout::{
-    INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, SEAT_FREE, SEAT_READ,
-    SEAT_TAKEN, SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
+    INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, LINE_BYTES, PINS, SEAT_FREE, SEAT_READ, SEAT_TAKEN,
+    SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
@@ -104,8 +107,7 @@ impl<M: Memory> Seats<M> {
             book.backed = first;
             // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
             // the same few lines of a cache: so subscribers begin at different ones.
-            // Relaxed: a constant, written when the segment was made.
-            let index = self.memory.header().index.load(Ordering::Relaxed);
+            let index = self.memory.constants().index;
             book.next = index as usize % first;
         }
         // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
@@ -356,6 +358,8 @@ pub enum Taken<M: Memory> {
     Inline(Line),
     /// A message in a chunk, pinned until this is dropped.
     Held(Held<M>),
+    /// A message in a chunk that is not mapped, pinned until this is dropped.
+    Unread(Unread<M>),
 }
 
 impl<M: Memory> std::fmt::Debug for Taken<M> {
@@ -363,6 +367,7 @@ impl<M: Memory> std::fmt::Debug for Taken<M> {
         match self {
             Taken::Inline(line) => line.fmt(f),
             Taken::Held(held) => held.fmt(f),
+            Taken::Unread(unread) => unread.fmt(f),
         }
     }
 }
@@ -380,6 +385,18 @@ pub struct Held<M: Memory> {
     #[cfg(loom)]
     _kept: (Arc<M::Ring>, Arc<M::Seats>),
     memory: PhantomData<fn() -> M>,
+}
+
+/// A pinned chunk of a publisher that is not trusted, in memory that is not mapped: it can be copied, and nothing else. May be dropped
+/// on any thread.
+pub struct Unread<M: Memory> {
+    pub(crate) ring: Arc<M::Ring>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    pub(crate) sequence: u64,
+    _pin: Pin,
+    #[cfg(loom)]
+    _kept: Arc<M::Seats>,
 }
 
 // SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes are only read, and the pin is
@@ -491,10 +508,7 @@ impl<M: Memory> Reader<M> {
         // Relaxed: observers read these; the publisher takes the larger of `cursor` and its own `first`.
         own.first.store(first, Ordering::Relaxed);
         own.cursor.store(first, Ordering::Relaxed);
-        let header = ring.header();
-        // Relaxed: constants, checked when the segment was opened.
-        let reliable = header.mode.load(Ordering::Relaxed) & MODE_RELIABLE != 0;
-        let message_max = header.message_max.load(Ordering::Relaxed);
+        let (reliable, message_max) = (ring.constants().reliable, ring.constants().message_max);
         let mask = ring.slots().len() as u64 - 1;
         Ok(Reader {
             ring,
@@ -583,27 +597,40 @@ impl<M: Memory> Reader<M> {
         Some(line)
     }
 
-    /// The next message, if it is there and lies in a chunk: as [`Reader::poll_line`], for those.
+    /// Where the next message lies, if it is there and lies in a chunk. A stranger's words, of this message only if its stamp is unchanged
+    /// when it is pinned ([`Reader::hold`]).
+    #[inline(always)]
+    fn chunk(&self) -> Option<(u64, u64)> {
+        let slot = &self.ring.slots()[(self.cursor & self.mask) as usize];
+        // edge commit. Acquire: the bytes of the message come before its stamp.
+        let found = slot.stamp.load(strong!("commit: reader looks for a chunk", Acquire));
+        (found == stamp(self.cursor, KIND_CHUNK)).then(|| {
+            // Relaxed: the second look at the stamp, in `hold`, says whether both are of this message (edge rewrite).
+            (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed))
+        })
+    }
+
+    /// Whether a message may lie there, in chunk memory of so many bytes.
+    #[inline(always)]
+    fn is_possible(&self, offset: u64, length: u64, bytes: u64) -> bool {
+        let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
+        within && offset.is_multiple_of(LINE_BYTES) && length <= self.message_max
+    }
+
+    /// The next message, if it is there and lies in a chunk that is mapped: as [`Reader::poll_line`], for those.
     #[inline(always)]
     pub fn poll_held(&mut self) -> Result<Option<Held<M>>, PollError> {
         let sequence = self.cursor;
-        let slot = &self.ring.slots()[(sequence & self.mask) as usize];
-        let found = stamp(sequence, KIND_CHUNK);
-        // edge commit. Acquire: the bytes of the message come before its stamp.
-        if slot.stamp.load(strong!("commit: reader looks for a chunk", Acquire)) != found {
-            return Ok(None);
-        }
-        // Relaxed: the second look at the stamp, in `hold`, says whether both are of this message (edge rewrite).
-        let (offset, length) = (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed));
-        self.fetch_ahead(offset, length);
-        let Some(pin) = self.hold(sequence)? else { return Ok(None) };
-        // The words are now known to belong to this message; they are a stranger's nevertheless.
+        let Some((offset, length)) = self.chunk() else { return Ok(None) };
         let (base, bytes) = self.ring.chunks();
-        let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
-        let aligned = offset.is_multiple_of(crate::layout::LINE_BYTES);
-        if !within || !aligned || length > self.message_max {
-            return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
+        if !self.is_possible(offset, length, bytes) {
+            return self.not_in_place();
         }
+        // Starts the way of the first and last line to this core, while the pin is being announced. A hint: it reads nothing.
+        let last = (offset + length).saturating_sub(1).max(offset);
+        crate::sync::prefetch(base.as_ptr().wrapping_add(offset as usize));
+        crate::sync::prefetch(base.as_ptr().wrapping_add(last as usize));
+        let Some(pin) = self.hold(sequence)? else { return Ok(None) };
         // SAFETY: in bounds: offset + length was checked against the length of this very chunk memory.
         let start = unsafe { base.add(offset as usize) };
         self.advance();
@@ -616,6 +643,43 @@ impl<M: Memory> Reader<M> {
             #[cfg(loom)]
             _kept: (Arc::clone(&self.ring), Arc::clone(&self.seats)),
             memory: PhantomData,
+        }))
+    }
+
+    /// The next message does not lie in the chunk memory that is mapped here: none is mapped, or the words are not of this message, or they lie.
+    #[cold]
+    fn not_in_place(&mut self) -> Result<Option<Held<M>>, PollError> {
+        let sequence = self.cursor;
+        if self.ring.unmapped().is_some() || self.hold(sequence)?.is_none() {
+            return Ok(None);
+        }
+        Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" })
+    }
+
+    /// The next message, if it is there and lies in a chunk that is not mapped.
+    #[cold]
+    fn poll_unread(&mut self) -> Result<Option<Unread<M>>, PollError> {
+        let sequence = self.cursor;
+        let Some((offset, length)) = self.chunk() else { return Ok(None) };
+        let Some(pin) = self.hold(sequence)? else { return Ok(None) };
+        // The words are now known to belong to this message; they are a stranger's nevertheless.
+        let Some(chunks) = self.ring.unmapped() else { return Ok(None) };
+        if !self.is_possible(offset, length, chunks.length()) {
+            return Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" });
+        }
+        if !chunks.is_backed(offset + length) {
+            let what = "its chunk lies in a hole, in memory that its publisher never took from the system";
+            return Err(PollError::Corrupt { sequence, what });
+        }
+        self.advance();
+        Ok(Some(Unread {
+            ring: Arc::clone(&self.ring),
+            offset,
+            length,
+            sequence,
+            _pin: pin,
+            #[cfg(loom)]
+            _kept: Arc::clone(&self.seats),
         }))
     }
 
@@ -649,11 +713,17 @@ impl<M: Memory> Reader<M> {
                 }
             }
             match kind {
-                KIND_CHUNK => match self.poll_held()? {
-                    Some(held) => return Ok(Some(Taken::Held(held))),
+                KIND_CHUNK => {
+                    if let Some(held) = self.poll_held()? {
+                        return Ok(Some(Taken::Held(held)));
+                    }
+                    if self.ring.unmapped().is_some()
+                        && let Some(unread) = self.poll_unread()?
+                    {
+                        return Ok(Some(Taken::Unread(unread)));
+                    }
                     // Overwritten meanwhile: the stamp says so now.
-                    None => continue,
-                },
+                }
                 KIND_WITHDRAWN => {
                     self.lost += 1;
                     self.store_lost();
@@ -667,18 +737,6 @@ impl<M: Memory> Reader<M> {
             }
         }
         Ok(None)
-    }
-
-    /// Starts the way of a chunk's first and last line to this core, while the pin is being announced. A hint: it reads
-    /// nothing, and an address beyond the chunk memory is left alone.
-    #[inline]
-    fn fetch_ahead(&self, offset: u64, length: u64) {
-        let (base, bytes) = self.ring.chunks();
-        if offset < bytes && length <= bytes - offset {
-            let last = (offset + length).saturating_sub(1).max(offset);
-            crate::sync::prefetch(base.as_ptr().wrapping_add(offset as usize));
-            crate::sync::prefetch(base.as_ptr().wrapping_add(last as usize));
-        }
     }
 
     /// Pins message `sequence`; `None` if it was overwritten meanwhile.
@@ -841,6 +899,27 @@ impl<M: Memory> Held<M> {
     #[inline]
     pub fn memory(&self) -> NonNull<[u8]> {
         NonNull::slice_from_raw_parts(self.start, self.length as usize)
+    }
+}
+
+impl<M: Memory> Unread<M> {
+    /// Number of the message.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Unread<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unread")
+            .field("sequence", &self.sequence)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }
 

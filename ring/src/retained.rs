@@ -38,9 +38,9 @@ pub fn first(ring: &impl RingMemory) -> u64 {
     let header = ring.header();
     let slots = ring.slots();
     // Relaxed, all: nobody writes any more, and the caller has learned so by the edge close, or from the kernel.
-    let words = [&header.head, &header.tail, &header.retained].map(|word| word.load(Ordering::Relaxed));
+    let (head, tail) = (header.head.load(Ordering::Relaxed), header.tail.load(Ordering::Relaxed));
     let stamp = |slot: u64| slots[slot as usize].stamp.load(Ordering::Relaxed);
-    range(words, slots.len() as u64, stamp).start
+    range([head, tail, ring.constants().retained], slots.len() as u64, stamp).start
 }
 
 /// What is readable, from `head`, `tail` and `retained` of the header, and the stamps of so many slots (a power of two).

@@ -26,6 +26,9 @@
 //! [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory limit of a control
 //! group: when it is reached, the kernel may kill instead of refusing.
 //!
+//! A stranger's object is sparse on purpose, perhaps: so it can be [found](Backend::find) and looked at before it is mapped, and read without being
+//! mapped at all ([`Found`]). The kernel tells which pages have been written; sealed against writing, such a page never becomes a hole again.
+//!
 //! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and the
 //! memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its process
 //! (named ones: see [`named`]).
@@ -35,6 +38,7 @@
 //! the parent says [`SegmentError::Forked`] there, and dropping it does nothing: samples may still point to the place.
 
 mod anonymous;
+mod found;
 mod huge;
 #[cfg(feature = "named-segments")]
 pub mod named;
@@ -58,6 +62,8 @@ use nix::unistd::Pid;
 
 pub use anonymous::Anonymous;
 pub(crate) use anonymous::check_seals;
+pub use found::Found;
+pub(crate) use found::backed;
 pub use huge::{HUGE_PAGE_BYTES, HugePages};
 #[cfg(feature = "named-segments")]
 pub use named::Named;
@@ -97,14 +103,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
         self.create(label, length, sharing)
     }
 
-    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps no
-    /// descriptor.
+    /// Finds a segment another process made, and checks that it is what `sharing` and `bounds` say. Maps nothing.
     ///
     /// # Errors
     ///
     /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means: cut
     /// that peer off.
-    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError>;
+    fn find(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Found, SegmentError>;
+
+    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps no
+    /// descriptor.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Backend::find).
+    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError> {
+        let found = self.find(handle, sharing, bounds)?;
+        found.map(found.len())
+    }
 }
 
 /// What travels to a peer so that it can [`open`](Backend::open) a segment.
@@ -186,7 +202,7 @@ pub struct Segment {
 /// Which memory object, as the kernel says: as long as it is mapped, no other object of the machine has both
 /// numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Object {
+pub(crate) struct Object {
     device: u64,
     inode: u64,
 }

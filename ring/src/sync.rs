@@ -18,7 +18,7 @@ pub use loom::sync::{
 #[cfg(not(loom))]
 pub use std::sync::{
     Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 /// An ordering stronger than `Relaxed`, and the name of its site: the edge that it belongs to, a colon, and what is unique.

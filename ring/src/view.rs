@@ -1,23 +1,24 @@
 //! Looking at segments from outside, as `hm ls` does: read-only, a few loads, nobody notices.
 //!
-//! What is read is a stranger's and only shown, never followed. Figures of one look may be a message apart.
+//! What is read is a stranger's and only shown, never followed. Figures of one look may be a message apart. Of a ring the header alone is mapped,
+//! and nothing is looked at that has no memory: a seat that got some after the view was opened is not shown.
 
-use crate::layout::{MODE_RELIABLE, PINS, SEAT_FREE, seat_phase};
-use crate::mapped::{MappedRing, MappedSeats, OpenError};
-use crate::memory::{RingMemory, SeatMemory};
+use crate::layout::{PINS, SEAT_FREE, seat_phase};
+use crate::mapped::{MappedHeader, MappedSeats, OpenError};
+use crate::memory::SeatMemory;
 use crate::segment::{Backend, Handle};
 use crate::sync::Ordering;
 
 /// A publisher's ring, looked at from outside.
 #[derive(Debug)]
 pub struct RingView {
-    ring: MappedRing,
+    ring: MappedHeader,
 }
 
 impl RingView {
-    /// Maps the ring read-only and checks its header.
+    /// Maps the header read-only and checks it.
     pub fn open(backend: &dyn Backend, handle: Handle) -> Result<Self, OpenError> {
-        Ok(RingView { ring: MappedRing::open(backend, handle, None)? })
+        Ok(RingView { ring: MappedHeader::open(backend, handle)? })
     }
 
     /// Messages committed so far (at most one less than can be read already).
@@ -28,12 +29,12 @@ impl RingView {
 
     /// Slots of the ring.
     pub fn capacity(&self) -> u64 {
-        self.ring.slots().len() as u64
+        self.ring.constants().capacity
     }
 
     /// Whether the publisher waits for its subscribers instead of overwriting.
     pub fn reliable(&self) -> bool {
-        self.ring.header().mode.load(Ordering::Relaxed) & MODE_RELIABLE != 0
+        self.ring.constants().reliable
     }
 
     /// Whether the publisher ended in order.

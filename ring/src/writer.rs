@@ -39,7 +39,7 @@ use crate::desk::{Call, Desk, Peer};
 use crate::fork::Counter;
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, INLINE_BYTES, INLINE_WORDS, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN,
-    LINE_BYTES, MODE_RELIABLE, PINS, SEQUENCE_MAX, stamp,
+    LINE_BYTES, PINS, RingConstants, SEQUENCE_MAX, stamp,
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
@@ -194,7 +194,7 @@ pub enum AllocateError {
     },
 }
 
-/// What a ring is made to do. See the fields' meaning in [`crate::layout::RingHeader`].
+/// What a ring is made to do. See the fields' meaning in [`RingConstants`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RingConfig {
     /// The life of the publisher's node.
@@ -225,29 +225,20 @@ impl RingConfig {
         self.capacity.clamp(CAPACITY_MIN, CAPACITY_MAX).next_power_of_two()
     }
 
-    /// Writes the constants. `chunks_offset` and `chunks_length` say where the memory has its chunks.
-    pub(crate) fn write(&self, ring: &impl RingMemory, chunks_offset: u64, chunks_length: u64) {
-        let header = ring.header();
-        let constants = [
-            (&header.version, crate::layout::LAYOUT_VERSION),
-            (&header.node, self.node),
-            (&header.index, u64::from(self.index)),
-            (&header.fingerprint_low, self.fingerprint as u64),
-            (&header.fingerprint_high, (self.fingerprint >> 64) as u64),
-            (&header.capacity, self.slots()),
-            (&header.slots_offset, crate::layout::SLOTS_OFFSET),
-            (&header.chunks_offset, chunks_offset),
-            (&header.chunks_length, chunks_length),
-            (&header.message_max, self.message_max),
-            (&header.mode, if self.reliable { MODE_RELIABLE } else { 0 }),
-            (&header.history, self.history.min(self.slots() - 1)),
-            (&header.bell, u64::from(self.bell)),
-            (&header.retained, self.retained.min(self.slots() - 1)),
-            (&header.magic, crate::layout::RING_MAGIC),
-        ];
-        for (word, value) in constants {
-            // Relaxed: nobody else has the segment yet; the socket that hands it over orders these stores.
-            word.store(value, Ordering::Relaxed);
+    /// What the ring is. `chunks_offset` and `chunks_length` say where the memory has its chunks.
+    pub(crate) fn constants(&self, chunks_offset: u64, chunks_length: u64) -> RingConstants {
+        RingConstants {
+            node: self.node,
+            index: self.index,
+            fingerprint: self.fingerprint,
+            capacity: self.slots(),
+            chunks_offset,
+            chunks_length,
+            message_max: self.message_max,
+            reliable: self.reliable,
+            history: self.history.min(self.slots() - 1),
+            bell: self.bell,
+            retained: self.retained.min(self.slots() - 1),
         }
     }
 }
@@ -944,17 +935,14 @@ impl<M: Memory> Writer<M> {
     /// a reader has yet to read, or that belongs to the history which a late reader was promised. What is retained stays on
     /// either.
     fn keep_from(&mut self) -> u64 {
-        // Relaxed: a constant of this ring.
-        let retained = self.ring.header().retained.load(Ordering::Relaxed);
-        let keep_from = self.next.saturating_sub(retained);
+        let keep_from = self.next.saturating_sub(self.ring.constants().retained);
         if !self.reliable {
             return keep_from;
         }
         // edge attach: the last commit's barrier comes before this look. Who is not on the list yet sees a head of at least
         // `next`, and begins at `next - history` or later.
         self.refresh();
-        // Relaxed: a constant of this ring.
-        let history = self.ring.header().history.load(Ordering::Relaxed);
+        let history = self.ring.constants().history;
         self.slowest().min(self.next.saturating_sub(history)).min(keep_from)
     }
 

@@ -52,7 +52,7 @@ fn receive(bytes: &[u8]) -> Message<Heap> {
     let mut loan = Loan::take(&mut writer, bytes.len()).unwrap();
     loan.copy_from_slice(bytes);
     loan.send();
-    reader.poll().unwrap().unwrap().into()
+    reader.poll().unwrap().unwrap().try_into().unwrap()
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn a_message_is_there_when_its_last_part_is_committed_and_not_before() {
             fill(&mut drafter, byte);
             assert!(reader.poll().unwrap().is_none());
             drafter.commit();
-            let message = Message::from(reader.poll().unwrap().unwrap());
+            let message = Message::try_from(reader.poll().unwrap().unwrap()).unwrap();
             assert_eq!(message.bytes(), vec![byte; length]);
         }
         assert_eq!(reader.lost(), 0);
@@ -79,7 +79,7 @@ fn a_draft_that_is_given_up_is_as_if_it_had_never_been() {
     drafter.begin(60).unwrap();
     fill(&mut drafter, 9);
     drafter.commit();
-    let message = Message::from(reader.poll().unwrap().unwrap());
+    let message = Message::try_from(reader.poll().unwrap().unwrap()).unwrap();
     assert_eq!((message.bytes(), message.sequence()), (&[9; 60][..], 0));
 }
 
@@ -95,7 +95,7 @@ fn what_was_lost_on_the_way_is_counted_by_every_reader() {
             drafter.admit().unwrap();
             drafter.begin(round as usize * 4).unwrap();
             drafter.commit();
-            let message = Message::from(reader.poll().unwrap().unwrap());
+            let message = Message::try_from(reader.poll().unwrap().unwrap()).unwrap();
             assert_eq!((message.sequence(), reader.lost()), (round * 4 - 1, round * 3));
         }
     }

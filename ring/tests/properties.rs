@@ -299,7 +299,7 @@ impl World {
         match (polled, expected) {
             (Ok(None), None) => {}
             (Ok(Some(taken)), Some(sequence)) => {
-                let sample = Message::from(taken);
+                let sample = Message::try_from(taken).expect("its chunks are mapped");
                 let (length, in_chunk) = self.published[sequence as usize];
                 assert_eq!((sample.sequence(), sample.is_held()), (sequence, in_chunk));
                 assert_eq!(sample.bytes(), content(sequence, length));

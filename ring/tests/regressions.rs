@@ -57,7 +57,10 @@ fn seats(count: usize) -> Seats<Heap> {
 }
 
 fn poll(reader: &mut Reader<Heap>) -> Option<Message<Heap>> {
-    reader.poll().expect("an honest publisher").map(Message::from)
+    reader
+        .poll()
+        .expect("an honest publisher")
+        .map(|taken| Message::try_from(taken).expect("its chunks are mapped"))
 }
 
 /// A publisher was admitted, looked for memory, saw on that occasion that a reader had attached, and forgot that it was

@@ -133,7 +133,7 @@ fn samples_of_a_seat_that_was_given_back_stay_while_the_subscriber_attaches_anew
     let first = publisher.attach(&seats, seat);
     let mut reader = publisher.read(&seats, seat, first);
     publisher.send_chunk(1);
-    let sample = Message::from(reader.poll().unwrap().unwrap());
+    let sample = Message::try_from(reader.poll().unwrap().unwrap()).unwrap();
     assert!(sample.is_held());
     seats.leave(seat);
     drop(reader);

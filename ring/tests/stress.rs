@@ -160,7 +160,7 @@ impl Subscriber {
     /// Takes one message, keeps some, checks them all when they come and again when they go.
     fn take(&mut self) -> bool {
         let message: Message<Heap> = match self.reader.poll() {
-            Ok(Some(taken)) => taken.into(),
+            Ok(Some(taken)) => taken.try_into().expect("its chunks are mapped"),
             Ok(None) => return false,
             Err(PollError::HeldOut { .. }) => {
                 self.drop_samples(0);

@@ -6,6 +6,7 @@
 use crate::BOUND;
 use crate::account::Account;
 use crate::entry::{Checked, Entry, HEAD, Reading, Source};
+use crate::hollow::Hollow;
 use crate::impostor::Impostor;
 use crate::order::{Answer, Connection, Failure, Join, Kind, Order, Publish, Tally};
 use crate::scribble::Scribbler;
@@ -65,6 +66,7 @@ struct Actor {
     held: Vec<HeldSample>,
     /// Mappings that are only there to be there.
     ballast: Vec<Mmap>,
+    hollow: Option<Hollow>,
     root: Option<(StopHandle, JoinHandle<Result<(), RootError>>)>,
     /// Whom it was told to be.
     impostors: Vec<Impostor>,
@@ -297,6 +299,10 @@ impl Actor {
                 }
                 self.impostors.push(impostor);
                 Ok(Answer::Attempts(vec![said]))
+            }
+            Order::Hollow(order) => {
+                let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;
+                Ok(Answer::Number(Hollow::obey(&mut self.hollow, folder.as_ref(), order)))
             }
             Order::Tamper { service } => {
                 let folder = std::env::var_os("HIVEMIND_DIR").ok_or_else(|| mistake("it has no folder"))?;

@@ -1,6 +1,7 @@
 //! A hive of real processes in a folder of its own, as a test holds it.
 
 use crate::BOUND;
+use crate::hollow::HollowOrder;
 use crate::order::{Answer, Failure, Join, Kind, Order, Over, Publish, Tally};
 use hivemind::{Node, NodeBuilder};
 use std::cell::RefCell;
@@ -285,6 +286,11 @@ impl Actor {
     /// A subscriber that it has already.
     pub fn subscribers(&self, number: usize) -> SubscriberOf<'_> {
         SubscriberOf { actor: self, number }
+    }
+
+    /// Obeys as a publisher of holes; returns the bytes of memory that its ring has.
+    pub fn hollow(&self, order: HollowOrder) -> u64 {
+        self.number(&Order::Hollow(order))
     }
 
     #[track_caller]

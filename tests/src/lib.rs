@@ -19,6 +19,7 @@ pub mod entry;
 pub mod exhaust;
 pub mod forgery;
 pub mod hive;
+pub mod hollow;
 pub mod impostor;
 pub mod order;
 pub mod scribble;

@@ -1,6 +1,7 @@
 //! What a test tells an actor, and what it hears back.
 
 use crate::account::Account;
+use crate::hollow::HollowOrder;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -210,6 +211,8 @@ pub enum Order {
         /// Which words.
         seed: u64,
     },
+    /// Without the SDK, be a publisher whose ring is nearly all hole. Answered with the bytes of memory that it has.
+    Hollow(HollowOrder),
     /// Open no descriptor, map nothing: what does the process have? Answered with `Belongings`.
     Belongings,
 }

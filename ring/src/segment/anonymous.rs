@@ -11,7 +11,7 @@
 //! | `SEAL`         | all           | add a seal under the owner                                     |
 //! | `EXEC`         | all, from 6.3 | make it executable (comes with `MFD_NOEXEC_SEAL`)              |
 //!
-//! `open` looks for the seals *it* relies on, `SHRINK` and `FUTURE_WRITE` (or the stronger `WRITE`); seals are
+//! `find` looks for the seals *it* relies on, `SHRINK` and `FUTURE_WRITE` (or the stronger `WRITE`); seals are
 //! never taken off, so looking once is enough. Nothing has a name: when the last descriptor and the last mapping
 //! are gone, however their holders died, the kernel frees the memory.
 
@@ -21,14 +21,11 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc::MFD_NOEXEC_SEAL;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::fstat;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
 use super::huge::Aligned;
-use super::{
-    Backend, Handle, Hold, LengthBounds, Object, Segment, SegmentError, Sharing, map, map_peers, whole_pages,
-};
+use super::{Backend, Found, Handle, Hold, LengthBounds, Segment, SegmentError, Sharing, map, whole_pages};
 
 /// Memory without a name, passed on as a descriptor: the backend to use wherever descriptors can be passed.
 ///
@@ -61,18 +58,12 @@ impl Backend for Anonymous {
         Ok(Segment::new(Hold::AlignedOwner { map, descriptor: Some(descriptor) }))
     }
 
-    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError> {
+    fn find(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Found, SegmentError> {
         let Handle::Descriptor(descriptor) = handle else {
             return Err(SegmentError::WrongHandle { expected: "descriptor", found: "name" });
         };
         check_seals(&descriptor, sharing)?;
-        // Only after the seals are known: from here on the length cannot fall.
-        let status = fstat(&descriptor).map_err(|errno| SegmentError::of("fstat", errno, 0))?;
-        let length = u64::try_from(status.st_size).unwrap_or(0);
-        bounds.check(length)?;
-        let writable = sharing == Sharing::Doorbell;
-        let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid, object: Object::of(&status) }))
+        Found::new(descriptor, sharing, bounds)
     }
 }
 
@@ -144,6 +135,7 @@ pub(crate) fn check_seals(descriptor: &OwnedFd, sharing: Sharing) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use super::super::map_peers;
     use super::*;
     use std::os::fd::AsRawFd;
 

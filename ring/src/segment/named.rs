@@ -46,7 +46,7 @@ use nix::unistd::geteuid;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
 use super::{
-    Backend, Handle, Hold, LengthBounds, Object, Segment, SegmentError, Sharing, errno_of, map, map_peers,
+    Backend, Found, Handle, Hold, LengthBounds, Object, Segment, SegmentError, Sharing, errno_of, map,
     page_size, reserve_pages, whole_pages,
 };
 
@@ -190,19 +190,13 @@ impl Backend for Named {
         Err(SegmentError::NoFreeName { attempts: NAME_ATTEMPTS })
     }
 
-    fn open(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Segment, SegmentError> {
+    fn find(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Found, SegmentError> {
         let Handle::Name(name) = handle else {
             return Err(SegmentError::WrongHandle { expected: "name", found: "descriptor" });
         };
         self.check_name(&name)?;
-        let writable = sharing == Sharing::Doorbell;
-        let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-        let descriptor = open_private(&name, access)?;
-        let status = fstat(&descriptor).map_err(|errno| SegmentError::of("fstat", errno, 0))?;
-        let length = u64::try_from(status.st_size).unwrap_or(0);
-        bounds.check(length)?;
-        let map = map_peers(descriptor.as_fd(), length, writable)?;
-        Ok(Segment::new(Hold::Peer { map, writable, maker: status.st_uid, object: Object::of(&status) }))
+        let access = if sharing == Sharing::Doorbell { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        Found::new(open_private(&name, access)?, sharing, bounds)
     }
 }
 

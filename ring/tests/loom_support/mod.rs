@@ -318,6 +318,7 @@ impl Subscriber {
                 sequence
             }
             Taken::Held(held) => held.sequence(),
+            Taken::Unread(_) => panic!("chunks on the heap are mapped"),
         };
         assert!(self.newest < Some(sequence), "{sequence} comes after {:?}", self.newest);
         self.newest = Some(sequence);
@@ -331,6 +332,7 @@ impl Subscriber {
                 chunks.check(&held);
                 true
             }
+            Some(Taken::Unread(_)) => panic!("chunks on the heap are mapped"),
             Some(Taken::Inline(_)) => true,
             None => false,
         }
