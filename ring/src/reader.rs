@@ -624,7 +624,8 @@ impl<M: Memory> Reader<M> {
         let Some((offset, length)) = self.chunk() else { return Ok(None) };
         let (base, bytes) = self.ring.chunks();
         if !self.is_possible(offset, length, bytes) {
-            return self.not_in_place();
+            // An error alone, and not what a poll gives: that stays in registers then.
+            return self.not_in_place().map_or(Ok(None), Err);
         }
         // Starts the way of the first and last line to this core, while the pin is being announced. A hint: it reads nothing.
         let last = (offset + length).saturating_sub(1).max(offset);
@@ -648,12 +649,15 @@ impl<M: Memory> Reader<M> {
 
     /// The next message does not lie in the chunk memory that is mapped here: none is mapped, or the words are not of this message, or they lie.
     #[cold]
-    fn not_in_place(&mut self) -> Result<Option<Held<M>>, PollError> {
+    fn not_in_place(&mut self) -> Option<PollError> {
         let sequence = self.cursor;
-        if self.ring.unmapped().is_some() || self.hold(sequence)?.is_none() {
-            return Ok(None);
+        if self.ring.unmapped().is_some() {
+            return None;
         }
-        Err(PollError::Corrupt { sequence, what: "its chunk is out of bounds" })
+        match self.hold(sequence) {
+            Ok(pin) => pin.map(|_| PollError::Corrupt { sequence, what: "its chunk is out of bounds" }),
+            Err(error) => Some(error),
+        }
     }
 
     /// The next message, if it is there and lies in a chunk that is not mapped.
