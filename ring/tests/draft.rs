@@ -142,7 +142,7 @@ fn a_gap_of_any_length_takes_no_more_steps_than_there_are_slots_and_is_counted_e
             for _ in 0..5 - behind {
                 assert!(reader.poll().unwrap().is_some());
             }
-            let held = (behind > 0).then(|| Message::from(reader.poll().unwrap().unwrap()));
+            let held = (behind > 0).then(|| Message::try_from(reader.poll().unwrap().unwrap()).unwrap());
             let mut left = gap;
             drafter.skip_many(&mut left).unwrap();
             assert_eq!(left, 0);
@@ -153,7 +153,7 @@ fn a_gap_of_any_length_takes_no_more_steps_than_there_are_slots_and_is_counted_e
                 fill(&mut drafter, byte);
                 drafter.commit();
                 while let Some(taken) = reader.poll().unwrap() {
-                    let message = Message::from(taken);
+                    let message = Message::try_from(taken).unwrap();
                     assert_eq!(message.bytes(), vec![message.bytes()[0]; 100]);
                     heard += 1;
                 }

@@ -11,7 +11,7 @@ use hivemind_ring::mapped::Bells;
 use hivemind_ring::segment::{Anonymous, Backend as _, Handle, Segment, Sharing};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -63,6 +63,8 @@ pub enum HollowOrder {
 #[derive(Debug)]
 pub struct Hollow {
     stranger: Stranger,
+    /// Its own, given to subscribers of another user as those made for them.
+    bells: OwnedFd,
     ring: File,
     segment: Segment,
     /// The way to write to it: through this process's own memory.
@@ -95,7 +97,7 @@ impl Hollow {
         let segment = Anonymous.create("hollow", length, Sharing::SingleWriter).expect("a memory object");
         let Handle::Descriptor(ring) = segment.handle().expect("a descriptor") else { panic!("a name") };
         let memory = File::options().read(true).write(true).open("/proc/self/mem").expect("it is ours");
-        let hollow = Hollow { stranger, ring: ring.into(), segment, memory, committed: 0 };
+        let hollow = Hollow { stranger, bells, ring: ring.into(), segment, memory, committed: 0 };
         let fingerprint = schema.fingerprint();
         let words = [
             RING_MAGIC,
@@ -143,13 +145,16 @@ impl Hollow {
         match *order {
             HollowOrder::LetIn { count } => {
                 for _ in 0..count {
-                    let subscriber = self.stranger.hear_until(|said| match said {
-                        ToNode::Attach { subscriber, .. } => Some(*subscriber),
+                    let (subscriber, is_stranger) = self.stranger.hear_until(|said| match said {
+                        ToNode::Attach { subscriber, bells, .. } => Some((*subscriber, bells.is_none())),
                         _ => None,
                     });
                     let (publisher, start, ring) = (0, 0, Carrier::Descriptor);
-                    let attached = ToRoot::Attached { publisher, subscriber, start, ring };
-                    let sent = self.stranger.send(&packet(&attached), &[self.ring.as_fd()]);
+                    let bells = is_stranger.then_some(Carrier::Descriptor);
+                    let attached = ToRoot::Attached { publisher, subscriber, start, ring, bells };
+                    let descriptors = [self.ring.as_fd(), self.bells.as_fd()];
+                    let given = if is_stranger { &descriptors[..] } else { &descriptors[..1] };
+                    let sent = self.stranger.send(&packet(&attached), given);
                     sent.expect("the root listens");
                 }
             }

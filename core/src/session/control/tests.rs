@@ -8,8 +8,8 @@ use nix::poll::PollTimeout;
 use nix::sys::eventfd::EventFd;
 
 use super::*;
-use crate::name::{HiveName, ServiceName};
-use crate::session::{AttachReply, AttachRequest, AttachedTo, Inbox, Matched, Seating, Status};
+use crate::name::HiveName;
+use crate::session::{AttachReply, AttachRequest, AttachedTo, Inbox, Matched, Seating, Skipped, Status};
 
 /// Says who is gone.
 #[derive(Default)]
@@ -33,7 +33,10 @@ impl NodeSide for Deaths {
     }
     fn attached(&self, _: AttachedTo) {}
     fn attach_refused(&self, _: u32, _: EndId, _: &str) {}
-    fn skipped(&self, _: u32, _: &ServiceName, _: &[u8]) {}
+    fn skipped(&self, _: u32, _: Skipped) {}
+    fn has_to_do_with(&self, _: u32, _: EndId) -> bool {
+        false
+    }
     fn inspect(&self, _: u32) -> Option<Handle> {
         None
     }
@@ -88,7 +91,7 @@ fn control(node: u64) -> (Control, Arc<Deaths>, tempfile::TempDir) {
         name: name.clone(),
         node,
         patience: Duration::ZERO,
-        process: std::process::id(),
+        home: hivemind_ring::fork::Home::here(),
         wake: EventFd::new().unwrap(),
         inbox: Mutex::new(Inbox::default()),
         together: Mutex::default(),
