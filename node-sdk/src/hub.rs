@@ -145,6 +145,8 @@ pub(crate) struct Arrival {
 struct Pending {
     seat: u32,
     suitor: Suitor,
+    /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
+    is_widowed: bool,
 }
 
 /// A publisher that a subscription means.
@@ -256,8 +258,18 @@ impl SubscriberEnd {
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
-        inbox.pending.insert(publisher, Pending { seat, suitor });
+        inbox.pending.insert(publisher, Pending { seat, suitor, is_widowed: false });
         Ok(Some(Seating { seat, reader }))
+    }
+
+    /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
+    fn give_up_widowed(&self) {
+        let widowed: Vec<u32> = {
+            let mut inbox = self.inbox();
+            let widowed = inbox.pending.extract_if(|_, pending| pending.is_widowed);
+            widowed.map(|(_, pending)| pending.seat).collect()
+        };
+        widowed.into_iter().for_each(|seat| self.seats.leave(seat));
     }
 
     /// Leaves word that the messages of this publisher do not arrive, and why.
@@ -490,7 +502,12 @@ impl NodeSide for Hub {
     fn roll_call(&self) -> Vec<Announcement> {
         let mut ends = lock(&self.ends);
         ends.kept.look_for_ended(|| self.new_index());
-        let offers = ends.publishers.values().map(|end| Announcement::Offer(end.offer.clone()));
+        ends.subscribers.values().for_each(|end| end.give_up_widowed());
+        let offers = ends.publishers.values().map(|end| {
+            // One that has sent nothing yet begins, whatever an earlier root knew.
+            let begins = end.desk.published() == 0;
+            Announcement::Offer(Offer { begins, ..end.offer.clone() })
+        });
         let demands = ends.subscribers.values().map(|end| {
             let mut demand = end.demand.clone();
             demand.connected = end
@@ -561,7 +578,12 @@ impl NodeSide for Hub {
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
         self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
-        let start = desk.attach(seats, a.seat, bell, subscriber).map_err(|error| error.to_string())?;
+        let attached = if a.from_first {
+            desk.attach_from_first(seats, a.seat, bell, subscriber)
+        } else {
+            desk.attach(seats, a.seat, bell, subscriber)
+        };
+        let start = attached.map_err(|error| error.to_string())?;
         Ok(AttachReply { start, ring: handle })
     }
 
@@ -574,10 +596,11 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
-        let route = a.publisher;
+        let (route, is_orphan) = (a.publisher, a.gone);
         match self.open_ring(&end, &pending, a) {
             Ok((reader, copies)) => {
-                let Pending { seat, suitor } = pending;
+                let Pending { seat, mut suitor, .. } = pending;
+                suitor.is_gone |= is_orphan;
                 let is_new = !suitor.retains || end.inbox().known.insert(suitor.writer);
                 if !is_new && suitor.is_gone {
                     // Another keeper was faster.
@@ -656,16 +679,14 @@ impl NodeSide for Hub {
         lock(&self.peers).remove(&node);
         lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
         for end in subscribers {
-            let (abandoned, concerned) = {
+            let concerned = {
                 let mut inbox = end.inbox();
                 inbox.barred.retain(|publisher| publisher.node != node);
-                let abandoned: Vec<_> =
-                    inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
-                (abandoned, inbox.live.keys().any(|publisher| publisher.node == node))
+                for (_, pending) in inbox.pending.iter_mut().filter(|(publisher, _)| publisher.node == node) {
+                    pending.is_widowed = true;
+                }
+                inbox.live.keys().any(|publisher| publisher.node == node)
             };
-            for (_, pending) in abandoned {
-                end.seats.leave(pending.seat);
-            }
             if concerned {
                 end.put(|inbox| inbox.gone.push(node));
             }

@@ -92,6 +92,33 @@ impl<M: Memory> Desk<M> {
         bell: M::Bell,
         subscriber: (u64, u32),
     ) -> Result<u64, AttachReaderError> {
+        // Relaxed: written once, before the desk existed.
+        let history = self.ring.header().history.load(Ordering::Relaxed);
+        self.register(seats, seat, bell, subscriber, history)
+    }
+
+    /// As [`Desk::attach`], for a reader that is to get everything, from message 0 on. What the ring holds no more it counts as lost, as
+    /// one does that was overtaken. On a reliable ring nothing is overwritten from the return on.
+    pub fn attach_from_first(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        bell: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        // The longest history that there can be: see the head of this module for why it is not longer.
+        let history = self.ring.slots().len() as u64 - 1;
+        self.register(seats, seat, bell, subscriber, history).map(|_counts_from| 0)
+    }
+
+    fn register(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        bell: M::Bell,
+        subscriber: (u64, u32),
+        history: u64,
+    ) -> Result<u64, AttachReaderError> {
         let seat_index = seat as usize;
         // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
         let state = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
@@ -110,8 +137,6 @@ impl<M: Memory> Desk<M> {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
         let header = self.ring.header();
-        // Relaxed: written once, before the desk existed.
-        let history = header.history.load(Ordering::Relaxed);
         // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
@@ -172,6 +197,12 @@ impl<M: Memory> Desk<M> {
     /// How many readers are attached and have not ended.
     pub fn count(&self) -> usize {
         lock(&self.readers).iter().filter(|peer| !peer.closed()).count()
+    }
+
+    /// Messages committed so far, as another thread than the publisher's sees it.
+    pub fn published(&self) -> u64 {
+        // Relaxed: a figure; the latest message may be missing in it.
+        self.ring.header().head.load(Ordering::Relaxed)
     }
 
     /// The subscribers that are attached.

@@ -145,7 +145,7 @@ impl NodeSide for Recorder {
     }
 
     fn attach(&self, request: AttachRequest) -> Result<AttachReply, String> {
-        let AttachRequest { publisher, subscriber, node_name, seat, reader, bells } = request;
+        let AttachRequest { publisher, subscriber, node_name, seat, reader, bells, .. } = request;
         self.hear(Heard::Attach {
             publisher,
             subscriber,
@@ -161,7 +161,7 @@ impl NodeSide for Recorder {
     }
 
     fn attached(&self, attached: AttachedTo) {
-        let AttachedTo { subscriber, publisher, user, start, ring, bells } = attached;
+        let AttachedTo { subscriber, publisher, user, start, ring, bells, .. } = attached;
         assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         let connected = Connected { publisher, seat: 40 + subscriber };
         self.state.lock().unwrap().connected.entry(subscriber).or_default().push(connected);
@@ -260,6 +260,7 @@ impl Node {
             born: 0,
             stands_for: None,
             via: None,
+            begins: true,
         };
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);

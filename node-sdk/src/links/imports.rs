@@ -104,6 +104,7 @@ impl Imports for HiveImports {
                 publisher: via.publisher,
                 node_name: via.node.as_str().to_owned(),
             }),
+            begins: true,
         };
         let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));
         let refused = Arc::new(OnceLock::new());

@@ -20,7 +20,10 @@ pub(super) fn offer(
         Some(publisher) => {
             offer.stands_for = Some(Former { publisher, node_name: format!("node{}", publisher.node / 10) });
         }
-        None => offer.retained = 3,
+        None => {
+            offer.retained = 3;
+            offer.begins = true;
+        }
     }
     ToRoot::Offer { request, offer }
 }

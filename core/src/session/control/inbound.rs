@@ -7,8 +7,8 @@ use nix::sys::epoll::EpollFlags;
 use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::{
-    Cursor, DecodeError, EndId, Entry, MAX_EPOCH, Offer, Refusal, ToNode, ToRoot, bounded_reason, decode,
-    decode_unaccompanied,
+    Cursor, DecodeError, EndId, Entry, Joining, MAX_EPOCH, Offer, Refusal, ToNode, ToRoot, bounded_reason,
+    decode, decode_unaccompanied,
 };
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
@@ -100,7 +100,8 @@ impl Control {
     fn admitted(&mut self, message: ToNode, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
         let mut descriptors = descriptors.into_iter();
         match message {
-            ToNode::Accepted { request } => self.accepted(request),
+            ToNode::Accepted { request, joining } => self.accepted(request, joining),
+            ToNode::Joined { publisher, unanswered } => self.joined(publisher, unanswered),
             ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
             ToNode::Match { .. } => return self.matched(message),
             ToNode::Skipped { subscriber, service, schema, .. } => {
@@ -158,14 +159,19 @@ impl Control {
 
     // ---- announcements
 
-    fn accepted(&mut self, request: u64) {
+    fn accepted(&mut self, request: u64, joining: Joining) {
         let Ok(index) = u32::try_from(request) else { return };
         // Withdrawn meanwhile: then nobody waits either.
-        if let Some(told) = self.told.get_mut(&index) {
-            *told = Told::Accepted;
-            if let Some(pending) = self.pending.remove(&index) {
-                let _ = pending.reply.send(Ok(()));
-            }
+        let Some(told) = self.told.get_mut(&index) else { return };
+        *told = Told::Accepted;
+        let pending = self.pending.remove(&index);
+        match joining {
+            Joining::Done => {}
+            Joining::UnderWay => return self.settle(index, pending),
+            Joining::Unanswered => self.lend(index),
+        }
+        if let Some(pending) = pending {
+            let _ = pending.reply.send(Ok(()));
         }
     }
 
@@ -282,7 +288,8 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, reader, bells } = message else {
+        let ToNode::Attach { publisher, subscriber, node_name, seat, reader, bells, from_first } = message
+        else {
             return Ok(());
         };
         let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
@@ -295,7 +302,8 @@ impl Control {
             self.refuse_attach(publisher, subscriber, reason);
             return Ok(());
         }
-        let request = AttachRequest { publisher, subscriber, node_name, seat, reader, bells };
+        let request = AttachRequest { publisher, subscriber, node_name, seat, reader, bells, from_first };
+        self.settling.progress = Instant::now();
         match self.side.attach(request) {
             Ok(reply) => {
                 let (ring, descriptors) = carry(reply.ring);
@@ -318,19 +326,20 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attached { subscriber, publisher, user, start, ring, bells } = message else {
+        let ToNode::Attached { subscriber, publisher, user, start, ring, bells, gone } = message else {
             return Ok(());
         };
         let (ring, bells) = (uncarry(ring, descriptors), uncarry(bells, descriptors));
         let (Some(ring), Some(bells), Some(pidfd)) = (ring, bells, descriptors.next()) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
-        if let Err(error) = self.watch_peer(publisher.node, pidfd) {
+        // Of one that is gone there is nothing to be watched for.
+        if !gone && let Err(error) = self.watch_peer(publisher.node, pidfd) {
             let reason = format!("cannot watch the publisher's process: {error}");
             self.side.attach_refused(subscriber, publisher, &reason);
             return Ok(());
         }
-        self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells });
+        self.side.attached(AttachedTo { subscriber, publisher, user, start, ring, bells, gone });
         Ok(())
     }
 
