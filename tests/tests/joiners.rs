@@ -42,11 +42,10 @@ fn say(publisher: &PublisherOf<'_>, count: u64, length: usize) {
     publisher.attempt(count, length, 0).unwrap();
 }
 
-fn end_it(speaker: &Actor, end: End) {
-    if matches!(end, End::Drop) {
-        speaker.tell(&Order::DropAll);
-    }
-    speaker.kill();
+/// Creates a publisher, sends, and ends, with nothing in between.
+fn shout(speaker: &Actor, publish: Publish, count: u64, length: usize, end: End) {
+    let killed = matches!(end, End::Kill);
+    speaker.begin(&Order::Shout { publish, count, length, killed });
 }
 
 /// A process is stopped as long as this lives.
@@ -92,9 +91,8 @@ fn who_creates_sends_and_ends_is_heard_by_all_who_were_there() {
     });
     for life in 0..LIVES {
         let speaker = hive.actor("speaker");
-        let publisher = speaker.publish(kinds()[life % 3].clone());
-        say(&publisher, 1, LENGTHS[life / 3 % 2]);
-        end_it(&speaker, ENDS[life / 6 % 2]);
+        shout(&speaker, kinds()[life % 3].clone(), 1, LENGTHS[life / 3 % 2], ENDS[life / 6 % 2]);
+        speaker.await_end();
     }
     for subscriber in subscribers {
         assert_all(&subscriber.await_tally(LIVES as u64, LIVES), LIVES, 1);
@@ -111,9 +109,8 @@ fn who_hosts_the_root_publishes_and_is_killed_is_heard() {
             let listener = hive.actor("listener");
             let subscriber = listener.subscribe("entries", Kind::Bytes);
             subscriber.collect();
-            let publisher = speaker.publish(lossy("entries", Kind::Bytes));
-            say(&publisher, 1, length);
-            speaker.kill();
+            shout(&speaker, lossy("entries", Kind::Bytes), 1, length, End::Kill);
+            speaker.await_end();
             assert_all(&subscriber.await_tally(1, 1), 1, 1);
         }
     }
@@ -132,9 +129,8 @@ fn a_subscriber_that_is_stopped_all_the_while_gets_it_when_it_goes_on() {
             let stopped = Stopped::new(&listener);
             for _ in 0..5 {
                 let speaker = hive.actor("speaker");
-                let publisher = speaker.publish(publish.clone());
-                say(&publisher, 20, length);
-                end_it(&speaker, end);
+                shout(&speaker, publish.clone(), 20, length, end);
+                speaker.await_end();
             }
             drop(stopped);
             assert_all(&subscriber.await_tally(100, 5), 5, 20);
@@ -201,9 +197,9 @@ fn what_a_publisher_retains_comes_once_also_to_who_was_stopped() {
     for life in 0..6 {
         let stopped = (life % 2 == 0).then(|| Stopped::new(&listener));
         let speaker = hive.actor(&format!("speaker-{life}"));
-        let publisher = speaker.publish(Publish { retained: 10, ..lossy("entries", Kind::Bytes) });
-        say(&publisher, 10, 64);
-        end_it(&speaker, ENDS[life / 2 % 2]);
+        let publish = Publish { retained: 10, ..lossy("entries", Kind::Bytes) };
+        shout(&speaker, publish, 10, 64, ENDS[life / 2 % 2]);
+        speaker.await_end();
         drop(stopped);
         let messages = 10 * (life as u64 + 1);
         assert_all(&subscriber.await_tally(messages, life + 1), life + 1, 10);
@@ -234,15 +230,10 @@ fn of_hundreds_of_processes_that_say_one_thing_each_is_heard() {
         }
         for (number, speaker) in speakers.iter().enumerate() {
             speaker.answer().unwrap();
-            speaker.begin(&Order::Publish(lossy(&format!("entries/{number}"), Kind::Bytes)));
+            let publish = lossy(&format!("entries/{number}"), Kind::Bytes);
+            shout(speaker, publish, 1, 16, ENDS[number % 2]);
         }
-        for speaker in &speakers {
-            speaker.answer().unwrap();
-            say(&speaker.publishers(0), 1, 16);
-        }
-        for (number, speaker) in speakers.iter().enumerate() {
-            end_it(speaker, ENDS[number % 2]);
-        }
+        speakers.iter().for_each(Actor::await_end);
     }
     let all = rounds * AT_ONCE;
     assert_all(&subscriber.await_tally(all as u64, all), all, 1);
