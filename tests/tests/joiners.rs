@@ -1,7 +1,7 @@
 //! No slow joiners: a subscriber that was there before a publisher gets everything, from its first message on, whatever becomes of the
 //! publisher meanwhile.
 
-use hivemind_tests::hive::{Actor, Hive, PublisherOf, joining, lossy, reliable};
+use hivemind_tests::hive::{Actor, Hive, PublisherOf, SubscriberOf, joining, lossy, reliable};
 use hivemind_tests::order::{Kind, Order, Publish, Tally};
 use hivemind_tests::until;
 use nix::sys::signal::{Signal, kill};
@@ -30,6 +30,14 @@ fn dedicated_root(hive: &Hive) -> Actor {
     let root = hive.spawn("root");
     root.tell(&Order::ServeRoot);
     root
+}
+
+/// Several subscribers of one node, so that introducing all of them takes longer than a short life.
+fn listening(listener: &Actor) -> Vec<SubscriberOf<'_>> {
+    let filters = ["entries", "entries", "*", "**", "ent*", "e*s", "entries", "**"];
+    let subscribers = filters.map(|filter| listener.subscribe(filter, Kind::Bytes));
+    subscribers.iter().for_each(SubscriberOf::collect);
+    subscribers.into()
 }
 
 fn kinds() -> [Publish; 3] {
@@ -84,11 +92,7 @@ fn who_creates_sends_and_ends_is_heard_by_all_who_were_there() {
     let hive = Hive::new(ACTOR);
     let _root = dedicated_root(&hive);
     let listeners = [hive.actor("listener"), hive.actor("other")];
-    let subscribers = [("entries", &listeners[0]), ("*", &listeners[1])].map(|(filter, listener)| {
-        let subscriber = listener.subscribe(filter, Kind::Bytes);
-        subscriber.collect();
-        subscriber
-    });
+    let subscribers: Vec<SubscriberOf<'_>> = listeners.iter().flat_map(listening).collect();
     for life in 0..LIVES {
         let speaker = hive.actor("speaker");
         shout(&speaker, kinds()[life % 3].clone(), 1, LENGTHS[life / 3 % 2], ENDS[life / 6 % 2]);
@@ -107,11 +111,12 @@ fn who_hosts_the_root_publishes_and_is_killed_is_heard() {
             let hive = Hive::new(ACTOR);
             let speaker = hive.actor("speaker");
             let listener = hive.actor("listener");
-            let subscriber = listener.subscribe("entries", Kind::Bytes);
-            subscriber.collect();
+            let subscribers = listening(&listener);
             shout(&speaker, lossy("entries", Kind::Bytes), 1, length, End::Kill);
             speaker.await_end();
-            assert_all(&subscriber.await_tally(1, 1), 1, 1);
+            for subscriber in subscribers {
+                assert_all(&subscriber.await_tally(1, 1), 1, 1);
+            }
         }
     }
 }
@@ -219,8 +224,11 @@ fn of_hundreds_of_processes_that_say_one_thing_each_is_heard() {
     let hive = Hive::new(ACTOR);
     let _root = dedicated_root(&hive);
     let listener = hive.actor("listener");
-    let subscriber = listener.subscribe("**", Kind::Bytes);
-    subscriber.collect();
+    let subscribers: Vec<SubscriberOf<'_>> = ["**", "entries/*", "e*/*", "**"]
+        .into_iter()
+        .map(|filter| listener.subscribe(filter, Kind::Bytes))
+        .inspect(SubscriberOf::collect)
+        .collect();
     // A subscriber remembers 256 publishers that have ended.
     let rounds = 240 / AT_ONCE;
     for round in 0..rounds {
@@ -236,5 +244,7 @@ fn of_hundreds_of_processes_that_say_one_thing_each_is_heard() {
         speakers.iter().for_each(Actor::await_end);
     }
     let all = rounds * AT_ONCE;
-    assert_all(&subscriber.await_tally(all as u64, all), all, 1);
+    for subscriber in subscribers {
+        assert_all(&subscriber.await_tally(all as u64, all), all, 1);
+    }
 }
