@@ -235,8 +235,8 @@ impl Actor {
                 thread.join().expect("the root does not panic").map_err(failure)?;
                 Ok(Answer::Done)
             }
-            Order::Shout { publish, count, length, killed } => {
-                self.publish(&publish, None)?;
+            Order::Shout { publish, count, length, killed, made_first } => {
+                self.publish(&publish, made_first.then_some((4096, false)))?;
                 let number = self.publishers.len() - 1;
                 self.publisher(number)?.send(count, Some(length), Duration::ZERO)?;
                 if killed {

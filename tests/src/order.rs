@@ -149,6 +149,8 @@ pub enum Order {
         length: usize,
         /// By SIGKILL; otherwise in order.
         killed: bool,
+        /// Make the ring before the root hears of it, not meanwhile: then the root's answer is the first thing that comes.
+        made_first: bool,
     },
     /// Drop all that there is: samples, publishers, subscribers and the node.
     DropAll,

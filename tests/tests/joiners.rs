@@ -53,7 +53,7 @@ fn say(publisher: &PublisherOf<'_>, count: u64, length: usize) {
 /// Creates a publisher, sends, and ends, with nothing in between.
 fn shout(speaker: &Actor, publish: Publish, count: u64, length: usize, end: End) {
     let killed = matches!(end, End::Kill);
-    speaker.begin(&Order::Shout { publish, count, length, killed });
+    speaker.begin(&Order::Shout { publish, count, length, killed, made_first: true });
 }
 
 /// A process is stopped as long as this lives.
