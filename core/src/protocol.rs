@@ -45,6 +45,17 @@
 //! | seat       | `Attach` (+ reader)      | `Attach` (+ pidfd)               | maps reader, registers pins      |
 //! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring, bells)       |
 //!
+//! A publisher that begins is told when the subscribers that were there before it are attached; until then what becomes of its ring is
+//! the root's business as well (`core/src/registry/joiners.rs`):
+//!
+//! | step       | subscriber's node        | root                             | publisher's node                        |
+//! | ---------- | ------------------------ | -------------------------------- | --------------------------------------- |
+//! | begin      |                          | `Accepted`, under way            | `Offer`, begins                         |
+//! | introduce  |                          | (as above, from the first message on) |                                    |
+//! | all here   |                          | `Joined`                         | `create` returns                        |
+//! | or: lend   |                          | keeps the ring                   | `Lend` (+ ring), `create` returns       |
+//! | is gone    | maps the ring, reads     | `Attached` (+ ring, bells, pidfd) |                                        |
+//!
 //! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
@@ -168,6 +179,19 @@ pub struct Offer {
     pub stands_for: Option<Former>,
     /// It publishes what a publisher of another host does.
     pub via: Option<Remote>,
+    /// It has sent nothing yet: the subscribers that are there get everything, from its first message on.
+    pub begins: bool,
+}
+
+/// How far a publisher that begins is with the subscribers that were there before it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// None of them is on its way.
+    Done,
+    /// Some are being introduced. `Joined` follows.
+    UnderWay,
+    /// Those that are left do not answer at the moment: nobody waits for them. `Lend` the ring for them.
+    Unanswered,
 }
 
 /// A publisher of another host.
@@ -418,6 +442,14 @@ pub enum ToRoot {
         /// Why, in words.
         reason: String,
     },
+    /// Subscribers that were there when this publisher began are not attached yet: keep its ring for them, in case that it ends
+    /// before. One carrier. Not answered.
+    Lend {
+        /// The end of this node.
+        publisher: u32,
+        /// The ring segment.
+        ring: Carrier,
+    },
     /// What is there? Answered by `Page`.
     List {
         /// Comes back in the answer.
@@ -495,6 +527,15 @@ pub enum ToNode {
     Accepted {
         /// Of the question.
         request: u64,
+        /// Of a publisher that begins: whether others are on their way to it.
+        joining: Joining,
+    },
+    /// Nobody is awaited any more of those that were under way when this publisher was accepted; what they were sent is with them.
+    Joined {
+        /// The end of this node.
+        publisher: u32,
+        /// Some of them do not answer at the moment: `Lend` the ring for them.
+        unanswered: bool,
     },
     /// A request was refused, or (without a number) the node itself is, and is cut off. With the number of an end that stood:
     /// the policy does not allow it any more, and it is withdrawn.
@@ -558,6 +599,8 @@ pub enum ToNode {
         reader: Carrier,
         /// The doorbells of the subscriber's node; `None` if that is of another user.
         bells: Option<Carrier>,
+        /// It was there when the publisher began, and gets everything.
+        from_first: bool,
     },
     /// The publisher let us in. Two carriers, then the pidfd of the publisher's process.
     Attached {
@@ -575,6 +618,8 @@ pub enum ToNode {
         ring: Carrier,
         /// The doorbells of the publisher's node: its own, or those that it made for this user.
         bells: Carrier,
+        /// The publisher is gone, and the root had its ring: nothing more will come.
+        gone: bool,
     },
     /// The pair does not come about, or (when it has) is dissolved because the policy does not allow it any more: let go.
     AttachRefused {
@@ -1028,6 +1073,7 @@ impl Message for ToRoot {
         match self {
             ToRoot::Hello { bells: carrier, .. }
             | ToRoot::Attach { reader: carrier, .. }
+            | ToRoot::Lend { ring: carrier, .. }
             | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.descriptors(),
             ToRoot::Attached { ring, bells, .. } => {
                 ring.descriptors() + bells.as_ref().map_or(0, Carrier::descriptors)
@@ -1040,6 +1086,7 @@ impl Message for ToRoot {
         match self {
             ToRoot::Hello { bells: carrier, .. }
             | ToRoot::Attach { reader: carrier, .. }
+            | ToRoot::Lend { ring: carrier, .. }
             | ToRoot::Inspected { segment: Some(carrier), .. } => carrier.is_bounded(),
             ToRoot::Attached { ring, bells, .. } => {
                 ring.is_bounded() && bells.as_ref().is_none_or(Carrier::is_bounded)
@@ -1143,6 +1190,7 @@ mod tests {
             start: 4,
             ring: Carrier::Descriptor,
             bells: Carrier::Named("bells".into()),
+            gone: true,
         };
         assert_eq!(decode::<ToNode>(&packet(&message), 2), Ok(message));
     }

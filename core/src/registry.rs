@@ -58,10 +58,11 @@ use crate::name::{NodeName, ServiceName, is_host_name};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
     CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    Former, MAX_EPOCH, MAX_SCHEMA, Misfit, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table, ToNode,
-    ToRoot, VERSION, bounded_reason,
+    Former, Joining, MAX_EPOCH, MAX_SCHEMA, Misfit, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table,
+    ToNode, ToRoot, VERSION, bounded_reason,
 };
 
+mod joiners;
 mod listing;
 mod retained;
 mod rights;
@@ -96,6 +97,10 @@ pub struct Limits {
     pub retained: usize,
     /// Rings that one node keeps for others.
     pub kept_of_node: usize,
+    /// Rings that publishers have lent this root, which keeps three descriptors for each.
+    pub lent: usize,
+    /// Those of them of one user who does not own the hive.
+    pub lent_of_a_guest: usize,
 }
 
 impl Default for Limits {
@@ -112,6 +117,8 @@ impl Default for Limits {
             retained_of_node: 64,
             retained: 1024,
             kept_of_node: 128,
+            lent: 64,
+            lent_of_a_guest: 4,
         }
     }
 }
@@ -161,6 +168,11 @@ pub enum Event {
         /// Who.
         client: ClientId,
     },
+    /// The kernel says that the process of this client, of which the root has heard [`Event::Gone`] or a `Leave` before, is dead.
+    Died {
+        /// Who.
+        client: ClientId,
+    },
 }
 
 /// What the root does next, in order.
@@ -179,6 +191,19 @@ pub enum Action {
     KeepBells {
         /// Whose.
         client: ClientId,
+    },
+    /// Keep the descriptor that came with this message: the ring of this publisher. With it the doorbells and the pidfd of its client,
+    /// and tell when that process is dead ([`Event::Died`]).
+    KeepRing {
+        /// Who sent it.
+        client: ClientId,
+        /// Whose.
+        publisher: EndId,
+    },
+    /// Nobody needs the ring of this publisher any more.
+    DropRing {
+        /// Whose.
+        publisher: EndId,
     },
     /// The root has a higher epoch from now on; write it down.
     RaiseEpoch {
@@ -206,6 +231,10 @@ pub enum Attachment {
     BellsOf(ClientId),
     /// The pidfd of this client's process.
     PidfdOf(ClientId),
+    /// The ring that this publisher has lent.
+    LentRing(EndId),
+    /// The pidfd of its process.
+    LentPidfd(EndId),
 }
 
 /// What this root is.
@@ -243,6 +272,8 @@ pub struct Registry {
     retained: BTreeMap<EndId, retained::Retained>,
     /// Who wants to be told of the next change.
     watchers: BTreeSet<ClientId>,
+    /// Publishers that have begun, and the subscribers that were there before and are not attached yet.
+    joiners: joiners::Joiners,
 }
 
 #[derive(Debug)]
@@ -385,6 +416,7 @@ impl Registry {
             next_inquiry: 1,
             retained: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            joiners: joiners::Joiners::default(),
         }
     }
 
@@ -413,6 +445,7 @@ impl Registry {
             }
             Event::PolicyChanged { policy } => self.judge_anew(policy, &mut actions),
             Event::Gone { client } => self.remove(client, &mut actions),
+            Event::Died { client } => self.died(client, &mut actions),
             Event::Said { client, message } => self.said(client, message, &mut actions),
             Event::DescriptorsLost { client, message } => {
                 self.descriptors_lost(client, &message, &mut actions);
@@ -492,16 +525,25 @@ impl Registry {
                 self.announced(client, subscriber, connections, actions);
             }
             ToRoot::Demand { request, demand } => self.demand(client, request, demand, actions),
-            ToRoot::Withdraw { index } => self.withdraw(client, index, actions),
+            ToRoot::Withdraw { index } => {
+                // It says so itself: nothing more is written.
+                self.ends_in_order(self.end(client, index));
+                self.withdraw(client, index, actions);
+            }
             ToRoot::Attach { subscriber, publisher, seat, reader } => {
                 let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
                 self.attach(client, pair, seat, reader, actions);
             }
             ToRoot::Declined { subscriber, publisher } => {
                 let pair = Pair { publisher, subscriber: self.end(client, subscriber) };
+                self.has_answered(client);
                 if self.pairs.get(&pair) == Some(&PairState::Matched) {
                     self.set_state(pair, PairState::Failed, actions);
                 }
+                self.leaves_orphan(pair, actions);
+            }
+            ToRoot::Lend { publisher, ring } => {
+                self.lent(client, self.end(client, publisher), &ring, actions);
             }
             ToRoot::Attached { publisher, subscriber, start, ring, bells } => {
                 let pair = Pair { publisher: self.end(client, publisher), subscriber };
@@ -548,6 +590,8 @@ impl Registry {
             ToRoot::Inspected { inquiry, .. } if self.is_admitted(client) => {
                 self.inspected(client, inquiry, None, actions);
             }
+            // Then nobody keeps it.
+            ToRoot::Lend { .. } if self.is_admitted(client) => {}
             _ => self.expel(client, refusal, actions),
         }
     }
@@ -646,6 +690,7 @@ impl Registry {
     /// Forgets a client and everything of it.
     fn remove(&mut self, client: ClientId, actions: &mut Actions) {
         self.watchers.remove(&client);
+        self.joiners.unanswering.remove(&client);
         let kept = self.stop_keeping(client);
         let Some(admitted) = self.clients.get_mut(&client).map(|client| client.admitted.as_mut()) else {
             return;
@@ -706,7 +751,7 @@ impl Registry {
         let is_first = entry.publishers.is_empty();
         entry.publishers.insert(end);
         entry.kind.get_or_insert(kind);
-        let Offer { reliable, history, capacity, retained, born, stands_for, via, .. } = offer;
+        let Offer { reliable, history, capacity, retained, born, stands_for, via, begins, .. } = offer;
         let former = stands_for.as_ref().map(|former| former.publisher);
         let service_of = service.clone();
         let publisher = Publisher {
@@ -723,9 +768,13 @@ impl Registry {
         self.publishers.insert(end, publisher);
         self.admitted_mut(client).ends.insert(end.index);
         self.has_changed(actions);
+        self.discard_orphan(end, actions);
+        if begins && former.is_none() {
+            self.expect(client, end, &service, &wanting);
+        }
         match former {
             None if retained > 0 => self.begin_to_retain(client, end, request, actions),
-            _ => actions.push(send(client, ToNode::Accepted { request })),
+            _ => self.accept(client, end, request, actions),
         }
         if former.is_some_and(|former| !self.stands_for(client, end, former, actions)) {
             return;
@@ -821,7 +870,7 @@ impl Registry {
         self.subscribers.insert(end, subscriber);
         self.admitted_mut(client).ends.insert(end.index);
         self.has_changed(actions);
-        actions.push(send(client, ToNode::Accepted { request }));
+        actions.push(send(client, ToNode::Accepted { request, joining: Joining::Done }));
         for publisher in wanted {
             self.pair_up(Pair { publisher, subscriber: end }, actions);
         }
@@ -889,13 +938,15 @@ impl Registry {
     /// Forgets an end and its pairs; `relieved` gets the lanes that may have room now.
     fn remove_end(&mut self, end: EndId, relieved: &mut BTreeSet<Lane>, actions: &mut Actions) {
         self.has_changed(actions);
+        let is_orphaned = self.orphan(end, actions);
         if let Some(publisher) = self.publishers.remove(&end) {
             let least = Pair { publisher: end, subscriber: EndId::FIRST };
             let most = Pair { publisher: end, subscriber: EndId::LAST };
             let pairs: Vec<Pair> = self.pairs.range(least..=most).map(|(pair, _)| *pair).collect();
             for pair in pairs {
                 let subscriber = self.subscribers[&pair.subscriber].client;
-                if matches!(self.pairs.get(&pair), Some(PairState::Attaching { .. })) {
+                let is_served = is_orphaned && self.is_expected(pair);
+                if matches!(self.pairs.get(&pair), Some(PairState::Attaching { .. })) && !is_served {
                     actions.push(attach_refused(subscriber, pair, PUBLISHER_GONE.into()));
                 }
                 let lane = Lane { subscriber, publisher: publisher.client };
@@ -910,6 +961,7 @@ impl Registry {
                 None if publisher.retained > 0 => self.has_ended(end, actions),
                 None => {}
             }
+            self.serve_orphan(end, actions);
         }
         if let Some(subscriber) = self.subscribers.remove(&end) {
             let range = (end, EndId::FIRST)..=(end, EndId::LAST);
@@ -917,9 +969,12 @@ impl Registry {
             for (subscriber_end, publisher) in pairs {
                 let lane =
                     Lane { subscriber: subscriber.client, publisher: self.publishers[&publisher].client };
-                self.forget_pair(lane, Pair { publisher, subscriber: subscriber_end });
+                let pair = Pair { publisher, subscriber: subscriber_end };
+                self.forget_pair(lane, pair);
+                self.has_joined(pair, actions);
                 relieved.insert(lane);
             }
+            self.leaves_orphans(end, actions);
             self.admitted_mut(subscriber.client).announced_count -= subscriber.brought;
             self.patterns.remove(&end);
             if let Some(service) = subscriber.filter.is_exact() {
@@ -1069,11 +1124,17 @@ impl Registry {
     }
 
     fn attach(&mut self, client: ClientId, pair: Pair, seat: u32, reader: Carrier, actions: &mut Actions) {
+        self.has_answered(client);
         match self.pairs.get(&pair) {
             Some(PairState::Matched) => {}
             // The second answer to a `Match` that was sent twice: it stands, or is on its way.
             Some(PairState::Attaching { .. } | PairState::Connected { .. }) => return,
-            _ => return actions.push(attach_refused(client, pair, PUBLISHER_GONE.into())),
+            _ => {
+                if !self.asks_for_orphan(pair, actions) {
+                    actions.push(attach_refused(client, pair, PUBLISHER_GONE.into()));
+                }
+                return;
+            }
         }
         let to = self.publishers[&pair.publisher].client;
         // Whoever has them can write them: those of other users never do.
@@ -1090,6 +1151,7 @@ impl Registry {
             user: self.clients[&client].credentials.user,
             reader,
             bells,
+            from_first: self.is_expected(pair),
         };
         actions.push(Action::Send { to, message, attachments });
         self.set_state(pair, PairState::Attaching { seat }, actions);
@@ -1128,6 +1190,7 @@ impl Registry {
             start,
             ring,
             bells,
+            gone: false,
         };
         actions.push(Action::Send { to, message, attachments });
         self.set_state(pair, PairState::Connected { seat }, actions);
@@ -1149,6 +1212,9 @@ impl Registry {
             self.settle(lane, pair);
         }
         self.pairs.insert(pair, state);
+        if has_arrived {
+            self.has_joined(pair, actions);
+        }
         self.release(lane, actions);
     }
 

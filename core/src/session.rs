@@ -68,6 +68,13 @@ const MAX_REQUESTS: usize = 65_536;
 /// stopped or overloaded; the answer then comes through the control thread.
 pub const DRIVING: Duration = Duration::from_millis(5);
 
+/// So long a publisher that begins waits at most for subscribers that were there before it and do not answer: since it was accepted,
+/// or since the last subscriber was attached to a publisher of its node.
+pub const JOINERS_PATIENCE: Duration = Duration::from_millis(100);
+
+/// So long it waits at most in all, however many are attached meanwhile.
+pub const JOINERS_BOUND: Duration = Duration::from_secs(1);
+
 /// Who may be the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RootRole {
@@ -220,6 +227,8 @@ pub struct AttachRequest {
     pub reader: Handle,
     /// The doorbells of its node. `None`: it is of another user; answer with doorbells made for that one.
     pub bells: Option<Handle>,
+    /// It was there when the publisher began: it gets everything, from the first message on, or counts it as lost.
+    pub from_first: bool,
 }
 
 /// The seat counts from now on.
@@ -250,6 +259,8 @@ pub struct AttachedTo {
     pub ring: Handle,
     /// The doorbells of the publisher's node: its own, or those that it made for this user.
     pub bells: Handle,
+    /// The publisher is gone; the ring was kept by the root, and nothing more will come.
+    pub gone: bool,
 }
 
 /// What a node does when it is called. The calls come one at a time, from the thread `hm-<node>` or from one that waits in
@@ -412,6 +423,8 @@ enum Command {
     },
     Withdraw {
         index: u32,
+        /// Of a publisher that others may still be on their way to.
+        ring: Option<Handle>,
     },
     /// Nobody waits for what comes of it.
     StandFor(Offer),
@@ -473,7 +486,8 @@ impl Session {
         }
     }
 
-    /// Announces a publisher. Waits for the root's answer up to the patience, also across the death of a root.
+    /// Announces a publisher. Waits for the root's answer up to the patience, also across the death of a root; and, if it begins, for the
+    /// subscribers that were there before it, until they are attached or [`JOINERS_PATIENCE`] is over.
     ///
     /// The node must list it in its roll call before, and take it out again when this fails.
     ///
@@ -608,7 +622,21 @@ impl Session {
     /// An end is gone. Never waits; may be called by the node's callbacks.
     pub fn withdraw(&self, index: u32) {
         // Refused only when the session has ended, and then the root has forgotten the end anyway.
-        let _ = self.shared.push(Command::Withdraw { index });
+        let _ = self.shared.push(Command::Withdraw { index, ring: None });
+    }
+
+    /// Whether the answer for this end is still awaited, within [`Session::together`].
+    #[must_use]
+    pub fn is_awaited(&self, index: u32) -> bool {
+        let is_it = |awaited: &Awaited| awaited.request == u64::from(index);
+        self.shared.together().values().flatten().any(is_it)
+    }
+
+    /// As [`Session::withdraw`], for a publisher that ends while its answer is awaited: its ring goes to the subscribers that are on
+    /// their way to it.
+    pub fn withdraw_lending(&self, index: u32, ring: Option<Handle>) {
+        // As above.
+        let _ = self.shared.push(Command::Withdraw { index, ring });
     }
 
     /// This subscription has let go of a publisher that lives: [`NodeSide::has_to_do_with`] says no by now. The root hears of it, so that

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use hivemind_core::protocol::{
-    Carrier, Cursor, Demand, EndId, Refusal, ToNode, ToRoot, VERSION, encode, new_node_epoch,
+    Carrier, Cursor, Demand, EndId, Joining, Refusal, ToNode, ToRoot, VERSION, encode, new_node_epoch,
 };
 use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::{Handle, JoinError, WaitedFor};
@@ -243,6 +243,7 @@ fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
                 born: 0,
                 stands_for: None,
                 via: None,
+                begins: false,
             },
         });
         assert!(matches!(mute.hear(), Some(ToNode::Accepted { .. })));
@@ -278,6 +279,7 @@ fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
             born: 0,
             stands_for: None,
             via: None,
+            begins: false,
         };
         slow.say(&ToRoot::Offer { request: index.into(), offer });
     }
@@ -331,7 +333,7 @@ fn a_node_does_not_believe_a_false_root() {
         let joining = scope.spawn(|| Node::join(&dir, "node"));
         root.accept().send(b"what?", &[]).unwrap();
         root.accept().send(&[9; 70_000], &[]).unwrap();
-        root.accept().say(&ToNode::Accepted { request: 1 });
+        root.accept().say(&ToNode::Accepted { request: 1, joining: Joining::Done });
         root.accept().say(&ToNode::Welcome { epoch: u64::MAX, pid: 1, dedicated: false });
         root.accept().say(&ToNode::Welcome { epoch: 0, pid: 1, dedicated: false });
         {
@@ -382,7 +384,7 @@ fn an_end_that_the_next_root_refuses_is_told_to_its_node() {
         let node = joining.join().unwrap();
         scope.spawn(|| {
             assert!(matches!(raw.hear(), Some(ToRoot::Offer { .. })));
-            raw.say(&ToNode::Accepted { request: 1 });
+            raw.say(&ToNode::Accepted { request: 1, joining: Joining::Done });
             drop(raw);
         });
         node.offer(1, "a", 5).unwrap();

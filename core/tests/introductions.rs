@@ -185,6 +185,7 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
         born: 0,
         stands_for: None,
         via: None,
+        begins: true,
     });
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
@@ -204,6 +205,7 @@ fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
         born: 0,
         stands_for: None,
         via: None,
+        begins: true,
     }
 }
 

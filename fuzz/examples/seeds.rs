@@ -9,7 +9,7 @@ use std::path::Path;
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Message, Offer, Refusal, Remote,
+    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Joining, Message, Offer, Refusal, Remote,
     ToNode, ToRoot, encode,
 };
 use hivemind_core::schema::Schema;
@@ -115,6 +115,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
                 born: 77,
                 stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
                 via: None,
+                begins: true,
             },
         },
         ToRoot::Kept { publisher: end },
@@ -166,7 +167,10 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
             user: 1000,
             reader: Carrier::Descriptor,
             bells: Some(Carrier::Descriptor),
+            from_first: true,
         },
+        ToNode::Accepted { request: 1, joining: Joining::UnderWay },
+        ToNode::Joined { publisher: 1, unanswered: true },
         ToNode::Refused {
             request: Some(1),
             refusal: Refusal::OtherType {

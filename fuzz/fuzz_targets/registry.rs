@@ -26,6 +26,8 @@ enum Step {
     Say(u8, Saying),
     Lose(u8, Saying),
     Policy(u8),
+    /// The kernel says that the process of one that has left is dead.
+    Die(u8),
 }
 
 #[derive(Debug, Arbitrary)]
@@ -50,6 +52,7 @@ enum Saying {
     AreYouThere,
     HandOver,
     Leave,
+    Lend { publisher: u8, named: bool },
 }
 
 fuzz_target!(|steps: Vec<Step>| {
@@ -85,6 +88,13 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Say(client, saying) => {
                 Event::Said { client: clients[usize::from(client) % CLIENTS], message: message(saying) }
             }
+            Step::Die(client) => {
+                let client = usize::from(client) % CLIENTS;
+                if connected[client] {
+                    continue;
+                }
+                Event::Died { client: clients[client] }
+            }
             Step::Policy(which) => Event::PolicyChanged { policy: policy(which) },
             Step::Lose(client, saying) => Event::DescriptorsLost {
                 client: clients[usize::from(client) % CLIENTS],
@@ -100,6 +110,9 @@ fuzz_target!(|steps: Vec<Step>| {
     }
     for client in clients {
         handle(&mut registry, Event::Gone { client });
+    }
+    for client in 0..next {
+        handle(&mut registry, Event::Died { client });
     }
     assert_eq!(lines(&mut registry), 1, "only who asks is listed");
 });
@@ -130,6 +143,8 @@ fn limits() -> Limits {
         retained_of_node: 2,
         retained: 3,
         kept_of_node: 2,
+        lent: 2,
+        lent_of_a_guest: 1,
         ..Limits::default()
     }
 }
@@ -207,6 +222,7 @@ fn message(saying: Saying) -> ToRoot {
                 born: 0,
                 stands_for: None,
                 via: None,
+                begins: true,
             },
         },
         Saying::Retain { index: which, service, kind, born, former } => ToRoot::Offer {
@@ -224,6 +240,7 @@ fn message(saying: Saying) -> ToRoot {
                 stands_for: former
                     .map(|(node, which)| Former { publisher: end((node, which)), node_name: "a".into() }),
                 via: None,
+                begins: true,
             },
         },
         Saying::Kept { publisher } => ToRoot::Kept { publisher: end(publisher) },
@@ -291,5 +308,8 @@ fn message(saying: Saying) -> ToRoot {
         Saying::AreYouThere => ToRoot::AreYouThere,
         Saying::HandOver => ToRoot::HandOver,
         Saying::Leave => ToRoot::Leave,
+        Saying::Lend { publisher, named } => {
+            ToRoot::Lend { publisher: index(publisher), ring: carrier(named) }
+        }
     }
 }

@@ -16,7 +16,7 @@ use hivemind_core::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, Mismatch,
     NodeSide, PUBLISHER_GONE, Seating, Skipped,
 };
-use hivemind_ring::desk::Desk;
+use hivemind_ring::desk::{Begin, Desk};
 use hivemind_ring::fork::{Counter, Home};
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
@@ -160,6 +160,8 @@ pub(crate) struct Arrival {
 struct Pending {
     seat: u32,
     suitor: Suitor,
+    /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
+    is_widowed: bool,
 }
 
 /// A publisher that a subscription means.
@@ -294,8 +296,18 @@ impl SubscriberEnd {
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
-        inbox.pending.insert(publisher, Pending { seat, suitor });
+        inbox.pending.insert(publisher, Pending { seat, suitor, is_widowed: false });
         Ok(Some(Seating { seat, reader }))
+    }
+
+    /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
+    fn give_up_widowed(&self) {
+        let widowed: Vec<u32> = {
+            let mut inbox = self.inbox();
+            let widowed = inbox.pending.extract_if(|_, pending| pending.is_widowed);
+            widowed.map(|(_, pending)| pending.seat).collect()
+        };
+        widowed.into_iter().for_each(|seat| self.seats.leave(seat));
     }
 
     /// Leaves word that the messages of this publisher do not arrive, and why.
@@ -589,10 +601,13 @@ impl Hub {
         let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
             .map_err(|error| error.to_string())?;
         let copies = ring.unmapped().is_some();
-        let bells = self
-            .peer_bells(to.publisher.node, to.is_stranger, to.bells)
-            .map_err(|error| error.to_string())?;
-        let line = ring.constants().bell;
+        // One that is gone rings no more, and nothing of its doorbells is passed on: a line of ours stands in for them.
+        let (bells, line) = if to.gone {
+            (Arc::clone(&self.bells), 0)
+        } else {
+            let bells = self.peer_bells(to.publisher.node, to.is_stranger, to.bells);
+            (bells.map_err(|error| error.to_string())?, ring.constants().bell)
+        };
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
         let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
@@ -605,7 +620,12 @@ impl NodeSide for Hub {
     fn roll_call(&self) -> Vec<Announcement> {
         let mut ends = lock(&self.ends);
         ends.kept.look_for_ended(|| self.new_index());
-        let offers = ends.publishers.values().map(|end| Announcement::Offer(end.offer.clone()));
+        ends.subscribers.values().for_each(|end| end.give_up_widowed());
+        let offers = ends.publishers.values().map(|end| {
+            // One that has sent nothing yet begins, whatever an earlier root knew.
+            let begins = end.desk.published() == 0;
+            Announcement::Offer(Offer { begins, ..end.offer.clone() })
+        });
         let demands = ends.subscribers.values().map(|end| {
             let mut demand = end.demand.clone();
             demand.connected = end
@@ -682,20 +702,21 @@ impl NodeSide for Hub {
         let seats = self.seats_of(a.subscriber, a.reader, a.seat).map_err(|error| error.to_string())?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
         let introduce = || self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
+        let begin = if a.from_first { Begin::AtFirst } else { Begin::AsHistory };
         let (start, bells) = if let Some(bells) = a.bells {
             let bells =
                 self.peer_bells(a.subscriber.node, false, bells).map_err(|error| error.to_string())?;
             let line = seats.constants().bell;
             let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
             introduce();
-            (desk.attach(seats, a.seat, bell, subscriber), None)
+            (desk.attach_from(begin, seats, a.seat, bell, subscriber), None)
         } else {
             let made = self.door_for(a.user)?;
             let bells = made.handle().map_err(|error| error.to_string())?;
             let line = ring.constants().bell;
             let door = made.door(line).map_err(|error| error.to_string())?;
             introduce();
-            (desk.attach_stranger(seats, a.seat, door, subscriber), Some(bells))
+            (desk.attach_stranger(begin, seats, a.seat, door, subscriber), Some(bells))
         };
         Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
     }
@@ -709,10 +730,11 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
-        let route = a.publisher;
+        let (route, is_orphan) = (a.publisher, a.gone);
         match self.open_ring(&end, &pending, a) {
             Ok((reader, copies)) => {
-                let Pending { seat, suitor } = pending;
+                let Pending { seat, mut suitor, .. } = pending;
+                suitor.is_gone |= is_orphan;
                 let is_new = !suitor.retains || end.inbox().known.insert(suitor.writer);
                 if !is_new && suitor.is_gone {
                     // Another keeper was faster.
@@ -794,16 +816,14 @@ impl NodeSide for Hub {
         lock(&self.peers).retain(|(peer, _), _| *peer != node);
         lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
         for end in subscribers {
-            let (abandoned, concerned) = {
+            let concerned = {
                 let mut inbox = end.inbox();
                 inbox.barred.retain(|publisher| publisher.node != node);
-                let abandoned: Vec<_> =
-                    inbox.pending.extract_if(|publisher, _| publisher.node == node).collect();
-                (abandoned, inbox.live.keys().any(|publisher| publisher.node == node))
+                for (_, pending) in inbox.pending.iter_mut().filter(|(publisher, _)| publisher.node == node) {
+                    pending.is_widowed = true;
+                }
+                inbox.live.keys().any(|publisher| publisher.node == node)
             };
-            for (_, pending) in abandoned {
-                end.seats.leave(pending.seat);
-            }
             if concerned {
                 end.put(|inbox| inbox.gone.push(node));
             }

@@ -7,7 +7,7 @@ use crate::node::Inner;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{EndId, Offer, since_boot};
 use hivemind_core::schema::Schema;
-use hivemind_core::session::{Misfits, Mismatch};
+use hivemind_core::session::{Misfits, Mismatch, NodeSide as _};
 use hivemind_ring::archive;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
 use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
@@ -162,7 +162,10 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         self
     }
 
-    /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node.
+    /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node, and until the subscribers that
+    /// are there are attached: they get everything, from the first message on, whatever becomes of this process. For one
+    /// that does not answer (it is stopped) it waits at most 100 ms, and not again until it does; such a one gets, when it goes
+    /// on, what the ring still holds, and counts the rest as lost.
     ///
     /// # Errors
     /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
@@ -200,6 +203,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
             born: since_boot(),
             stands_for: None,
             via: None,
+            begins: true,
         };
         let session = self.inner.session();
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
@@ -503,8 +507,11 @@ impl<T: Message + ?Sized> Drop for Publisher<T> {
         let kept = retained
             .then(|| self.inner.hub.keep_own(self.index, self.inner.session().name().as_str()))
             .flatten();
-        self.inner.hub.remove_publisher(self.index);
-        self.inner.session().withdraw(self.index);
+        let (hub, index) = (&self.inner.hub, self.index);
+        let is_unsettled = self.inner.session().is_awaited(index);
+        let ring = is_unsettled.then(|| hub.inspect(index)).flatten();
+        hub.remove_publisher(index);
+        self.inner.session().withdraw_lending(index, ring);
         if let Some(offer) = kept {
             self.inner.session().stand_for(offer);
         }

@@ -29,6 +29,16 @@ use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
 /// Most readers of one publisher.
 pub const READERS_MAX: usize = 4096;
 
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// As many messages back as the history of the publisher has.
+    AsHistory,
+    /// At message 0: it was there before the publisher. What the ring holds no more it counts as lost, as one does that was overtaken. On
+    /// a reliable ring nothing is overwritten once it is attached.
+    AtFirst,
+}
+
 /// Where the readers of one publisher register. Shared between the publisher and its node's control thread.
 pub struct Desk<M: Memory> {
     ring: Arc<M::Ring>,
@@ -118,22 +128,36 @@ impl<M: Memory> Desk<M> {
         bell: M::Bell,
         subscriber: (u64, u32),
     ) -> Result<u64, AttachReaderError> {
-        self.register(seats, seat, Call::Bell(bell), subscriber)
+        self.attach_from(Begin::AsHistory, seats, seat, bell, subscriber)
     }
 
-    /// As [`Desk::attach`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
+    /// As [`Desk::attach`], for a reader that begins where `begin` says.
+    pub fn attach_from(
+        &self,
+        begin: Begin,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        bell: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        self.register(begin, seats, seat, Call::Bell(bell), subscriber)
+    }
+
+    /// As [`Desk::attach_from`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
     pub fn attach_stranger(
         &self,
+        begin: Begin,
         seats: Arc<M::Seats>,
         seat: u32,
         door: M::Bell,
         subscriber: (u64, u32),
     ) -> Result<u64, AttachReaderError> {
-        self.register(seats, seat, Call::Door(door), subscriber)
+        self.register(begin, seats, seat, Call::Door(door), subscriber)
     }
 
     fn register(
         &self,
+        begin: Begin,
         seats: Arc<M::Seats>,
         seat: u32,
         call: Call<M::Bell>,
@@ -157,7 +181,11 @@ impl<M: Memory> Desk<M> {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
         let header = self.ring.header();
-        let history = self.ring.constants().history;
+        let history = match begin {
+            Begin::AsHistory => self.ring.constants().history,
+            // The longest history that there can be: see the head of this module for why it is not longer.
+            Begin::AtFirst => self.ring.slots().len() as u64 - 1,
+        };
         // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
@@ -190,7 +218,7 @@ impl<M: Memory> Desk<M> {
         let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
         // Relaxed: a publisher that still sees the provisional start keeps more than it must.
         peer.first.store(first, Ordering::Relaxed);
-        Ok(first)
+        Ok(if begin == Begin::AtFirst { 0 } else { first })
     }
 
     /// Forgets a reader; its pins and its cursor no longer count. Returns whether it was there.
@@ -226,6 +254,12 @@ impl<M: Memory> Desk<M> {
             return 0;
         }
         lock(&self.readers).iter().filter(|peer| !peer.closed()).count()
+    }
+
+    /// Messages committed so far, as another thread than the publisher's sees it.
+    pub fn published(&self) -> u64 {
+        // Relaxed: a figure; the latest message may be missing in it.
+        self.ring.header().head.load(Ordering::Relaxed)
     }
 
     /// The subscribers that are attached.

@@ -20,6 +20,8 @@ use hivemind_core::runtime_dir::RuntimeDir;
 use hivemind_core::session::SessionError;
 use memmap2::{Mmap, MmapMut};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt::Debug;
@@ -237,6 +239,16 @@ impl Actor {
                 let (_, thread) = self.root.take().ok_or_else(|| mistake("no root was served"))?;
                 thread.join().expect("the root does not panic").map_err(failure)?;
                 Ok(Answer::Done)
+            }
+            Order::Shout { publish, count, length, killed, made_first } => {
+                self.publish(&publish, made_first.then_some((4096, false)))?;
+                let number = self.publishers.len() - 1;
+                self.publisher(number)?.send(count, Some(length), Duration::ZERO)?;
+                if killed {
+                    kill(Pid::this(), Signal::SIGKILL).map_err(failure)?;
+                }
+                self.obey(Order::DropAll)?;
+                std::process::exit(0)
             }
             Order::DropAll => {
                 self.held.clear();

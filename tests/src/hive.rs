@@ -218,6 +218,13 @@ impl Actor {
         process.wait().expect("it is ours");
     }
 
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn await_end(&self) {
+        let mut process = self.process.borrow_mut();
+        crate::until("it ends", || process.try_wait().expect("it is ours"));
+    }
+
     /// Joins. Returns whether it hosts the root.
     #[track_caller]
     pub fn join(&self, join: Join) -> bool {

@@ -131,10 +131,11 @@ impl Hollow {
             born: 0,
             stands_for: None,
             via: None,
+            begins: false,
         };
         hollow.stranger.send(&packet(&ToRoot::Offer { request: 1, offer }), &[]).expect("the root listens");
         hollow.stranger.hear_until(|said| match said {
-            ToNode::Accepted { request: 1 } => Some(()),
+            ToNode::Accepted { request: 1, .. } => Some(()),
             ToNode::Refused { refusal, .. } => panic!("it is refused: {refusal}"),
             _ => None,
         });

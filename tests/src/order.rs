@@ -140,6 +140,19 @@ pub enum Order {
     AwaitHosting,
     /// Wait until the root that it served has ended; answered with why.
     AwaitRootEnd,
+    /// Create a publisher, send some messages, and end the process: all at once, as a short job does. Answered by nothing if it works.
+    Shout {
+        /// How.
+        publish: Publish,
+        /// How many.
+        count: u64,
+        /// How large.
+        length: usize,
+        /// By SIGKILL; otherwise in order.
+        killed: bool,
+        /// Make the ring before the root hears of it, not meanwhile: then the root's answer is the first thing that comes.
+        made_first: bool,
+    },
     /// Drop all that there is: samples, publishers, subscribers and the node.
     DropAll,
     /// Name those who are in the hive.

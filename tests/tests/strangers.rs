@@ -3,7 +3,7 @@
 
 use hivemind::{Node, RecvError, Subscriber};
 use hivemind_core::protocol::{
-    Carrier, Demand, EndId, Expected, MAX_PACKET, Offer, Refusal, ToNode, ToRoot, new_node_epoch,
+    Carrier, Demand, EndId, Expected, Joining, MAX_PACKET, Offer, Refusal, ToNode, ToRoot, new_node_epoch,
 };
 use hivemind_ring::mapped::Bells;
 use hivemind_ring::segment::{Anonymous, Handle};
@@ -195,6 +195,7 @@ fn offer(service: &str, index: u32) -> Offer {
         born: 0,
         stands_for: None,
         via: None,
+        begins: false,
     }
 }
 
@@ -218,7 +219,7 @@ fn a_root_that_is_none_is_named_within_the_patience() {
     other_version[4..8].copy_from_slice(&9u32.to_le_bytes());
     let welcome = packet(&ToNode::Welcome { epoch: 1, pid: 1, dedicated: true }).to_vec();
     let impossible = packet(&ToNode::Welcome { epoch: u64::MAX, pid: 1, dedicated: true }).to_vec();
-    let early = packet(&ToNode::Accepted { request: 1 }).to_vec();
+    let early = packet(&ToNode::Accepted { request: 1, joining: Joining::Done }).to_vec();
     let refused = ToNode::Refused { request: None, refusal: Refusal::Version { root: 9 } };
     let noise: Vec<u8> = (0..500).flat_map(|word| scatter(word).to_le_bytes()).collect();
     let cases = [

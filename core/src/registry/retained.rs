@@ -236,6 +236,7 @@ impl Registry {
             born: publisher.born,
             stands_for: Some(former),
             via: None,
+            begins: false,
         };
         Some((source, offer))
     }
@@ -365,7 +366,7 @@ impl Registry {
         let is_settled =
             entry.keepers.is_empty() || entry.keepers.values().any(|keeping| *keeping != Keeping::Asked);
         if is_settled && let Some((client, request)) = entry.unanswered.take() {
-            actions.push(send(client, ToNode::Accepted { request }));
+            self.accept(client, end, request, actions);
         }
     }
 

@@ -149,6 +149,7 @@ impl Registry {
             }
             let lane = self.lane_of(pair);
             self.forget_pair(lane, pair);
+            self.has_joined(pair, actions);
             relieved.insert(lane);
         }
         for lane in relieved {

@@ -1,6 +1,7 @@
 //! The registry against a world of obedient and of hostile nodes.
 mod again;
 mod identity;
+mod joiners;
 mod retained;
 
 use proptest::prelude::*;
@@ -70,6 +71,7 @@ fn offer(index: u32, service: &str, fingerprint: u128) -> ToRoot {
         born: 0,
         stands_for: None,
         via: None,
+        begins: false,
     };
     ToRoot::Offer { request: index.into(), offer }
 }
@@ -103,6 +105,8 @@ fn summary(actions: &[Action]) -> Vec<(ClientId, &'static str)> {
         .map(|action| match action {
             Action::Send { to, message, .. } => (*to, kind_of(message)),
             Action::KeepBells { client } => (*client, "keep bells"),
+            Action::KeepRing { client, .. } => (*client, "keep ring"),
+            Action::DropRing { .. } => (0, "drop ring"),
             Action::RaiseEpoch { .. } => (0, "raise epoch"),
             Action::CutOff { client } => (*client, "cut off"),
             Action::HandOver { to } => (*to, "hand over"),
@@ -131,6 +135,7 @@ fn kind_of(message: &ToNode) -> &'static str {
         ToNode::Keep { .. } => "keep",
         ToNode::Gone { .. } => "gone",
         ToNode::Release { .. } => "release",
+        ToNode::Joined { .. } => "joined",
     }
 }
 
@@ -342,7 +347,7 @@ fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     assert_eq!(actions[1], send(1, told.clone()));
     // Whoever comes later is told the same; a second publisher is no news.
     let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
-    assert_eq!(actions[..], [send(3, ToNode::Accepted { request: 1 }), send(3, told)]);
+    assert_eq!(actions[..], [send(3, ToNode::Accepted { request: 1, joining: Joining::Done }), send(3, told)]);
     assert_eq!(summary(&said(&mut registry, 2, offer(2, "a", 5))), [(2, "accepted")]);
     assert_eq!(listed(&registry), [("a".to_owned(), 5)]);
 }
@@ -645,6 +650,7 @@ fn every_table_has_a_bound_and_says_so() {
             born: 0,
             stands_for: None,
             via: None,
+            begins: false,
         },
     };
     assert_eq!(table(&said(&mut registry, 3, large)), Table::SchemaBytes);
@@ -782,7 +788,7 @@ impl World {
                 self.next_index += 1;
                 let (index, service) = (self.next_index, SERVICES[service]);
                 let fits = self.type_fits(service, fingerprint);
-                let actions = said(registry, id, offer(index, service, fingerprint));
+                let actions = said(registry, id, joiners::begins(index, service, fingerprint));
                 assert_eq!(summary(&actions)[0].1, if fits { "accepted" } else { "refused" });
                 if fits {
                     self.publishers.push((id, end(id, index), service, fingerprint));
@@ -932,6 +938,7 @@ fn assert_sound(registry: &Registry, world: &World, lane: usize) {
     for (under_way, waiting) in traffic.into_values() {
         assert!(under_way <= lane && (waiting == 0 || under_way == lane), "nobody waits beside free room");
     }
+    joiners::assert_sound(registry);
     for service in registry.services.values() {
         assert!(!service.publishers.is_empty() || !service.subscribers.is_empty());
         assert_eq!(service.kind.is_some(), !service.publishers.is_empty(), "publishers fix the type");
@@ -1031,6 +1038,8 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
             bells: Carrier::Descriptor,
         }),
         (index.clone(), 0..SERVICES.len(), 5..7u128).prop_map(|(i, s, f)| offer(i, SERVICES[s], f)),
+        (index.clone(), 0..SERVICES.len(), 5..7u128).prop_map(|(i, s, f)| joiners::begins(i, SERVICES[s], f)),
+        (index.clone(), carrier.clone()).prop_map(|(publisher, ring)| ToRoot::Lend { publisher, ring }),
         (index.clone(), 0..FILTERS.len(), prop::option::of(5..7u128))
             .prop_map(|(i, f, kind)| demand(i, FILTERS[f], kind)),
         (index.clone(), end.clone()).prop_map(|(subscriber, publisher)| ToRoot::Connected {
@@ -1083,7 +1092,7 @@ proptest! {
     fn hostile_clients_harm_nobody(
         steps in prop::collection::vec((1u64..6, 0u8..12, any_message()), 1..200),
     ) {
-        let limits = Limits { clients: 4, clients_of_a_guest: 2, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1, retained_of_node: 2, retained: 3, kept_of_node: 2 };
+        let limits = Limits { clients: 4, clients_of_a_guest: 2, ends_per_node: 3, ends: 6, pairs: 5, announced: 3, inquiries: 2, lane: 1, retained_of_node: 2, retained: 3, kept_of_node: 2, lent: 2, lent_of_a_guest: 1 };
         let mut registry = Registry::new(ROOT, limits, Policy::owner_only(OWNER));
         for (client, kind, message) in steps {
             let actions = match kind {
@@ -1093,6 +1102,7 @@ proptest! {
                 }
                 1 => registry.handle(Event::Gone { client }),
                 2 => registry.handle(Event::DescriptorsLost { client, message }),
+                3 if !registry.clients.contains_key(&client) => registry.handle(Event::Died { client }),
                 _ => registry.handle(Event::Said { client, message }),
             };
             for action in &actions {
@@ -1104,6 +1114,8 @@ proptest! {
             prop_assert!(registry.publishers.len() + registry.subscribers.len() <= 6);
             prop_assert!(registry.inquiries.len() <= 2 && registry.retained.len() <= 3);
             retained::assert_sound(&registry);
+            joiners::assert_sound(&registry);
+            prop_assert!(joiners::lent(&registry) <= 2);
         }
         for client in 1..6 {
             drop(registry.handle(Event::Gone { client }));
@@ -1114,5 +1126,6 @@ proptest! {
         prop_assert!(registry.pairs.is_empty() && registry.pairs_of_subscribers.is_empty());
         prop_assert!(registry.inquiries.is_empty() && registry.lanes.is_empty());
         prop_assert!(registry.retained.is_empty() && registry.watchers.is_empty());
+        prop_assert!(joiners::is_empty(&registry));
     }
 }

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use hivemind_ring::os::{Kept, MAX_DESCRIPTORS, keep_from_children};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
 use rkyv::util::AlignedVec;
 
 use super::StopHandle;
@@ -38,7 +39,7 @@ use super::lock::{FileId, RootLock};
 use crate::identity::Process;
 use crate::policy::Credentials;
 use crate::protocol::{
-    DecodeError, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
+    DecodeError, EndId, MAX_EPOCH, MAX_PACKET, Refusal, ToNode, ToRoot, decode, decode_unaccompanied, encode,
 };
 use crate::registry::{Action, Attachment, ClientId, Event, Limits, Registry, RootIdentity};
 use crate::runtime_dir::RuntimeDir;
@@ -61,6 +62,12 @@ const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 16 << 20, descr
 const RETRY_MS: u8 = 2;
 /// While there is no descriptor left for a connection, none is accepted for this many milliseconds.
 const PAUSE_MS: u8 = 20;
+
+/// Publishers' rings that are kept for who does not answer ([`Action::KeepRing`]) may take this part of the descriptors that this
+/// process may have, each with the doorbells and the pidfd of its node, and there are never more than so many.
+const LENT_PART: u64 = 4;
+const LENT_MAX: u64 = 1024;
+const DESCRIPTORS_OF_LENT: u64 = 3;
 
 /// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.
 ///
@@ -127,6 +134,10 @@ pub(crate) struct Server {
     is_listening: bool,
     door: Door,
     clients: BTreeMap<ClientId, Client>,
+    /// Rings that publishers have lent.
+    lent: BTreeMap<EndId, Lent>,
+    /// The processes of clients that are gone as a connection, and have lent something: they may still write.
+    leaving: BTreeMap<ClientId, Passed>,
     next_client: ClientId,
     registry: Registry,
     buffer: PacketBuffer,
@@ -146,6 +157,13 @@ struct Client {
     bells: Option<Passed>,
     queue: OutQueue,
     wants_write: bool,
+}
+
+/// A ring, and what a subscriber needs beside it.
+struct Lent {
+    client: ClientId,
+    ring: Passed,
+    pidfd: Passed,
 }
 
 fn socket_token(client: ClientId) -> u64 {
@@ -197,8 +215,10 @@ impl Server {
             is_listening: true,
             door,
             clients: BTreeMap::new(),
+            lent: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             next_client: 1,
-            registry: Registry::new(RootIdentity { epoch, pid, dedicated }, Limits::default(), policy),
+            registry: Registry::new(RootIdentity { epoch, pid, dedicated }, limits(), policy),
             buffer: PacketBuffer::new(),
             packet: AlignedVec::with_capacity(4096),
             is_short: false,
@@ -451,6 +471,9 @@ impl Server {
             self.process_all(events);
             #[cfg(feature = "named-segments")]
             sweep_names(&self.prefix);
+        } else if let Some(pidfd) = self.leaving.remove(&client) {
+            let _ = self.epoll.delete(&pidfd);
+            self.process(Event::Died { client }, Vec::new());
         }
     }
 
@@ -479,7 +502,33 @@ impl Server {
         let _ = entry.queue.flush(&entry.socket);
         // Said explicitly: others may hold the pidfd on its way to a third, and a child the socket.
         let _ = self.epoll.delete(&entry.socket);
-        let _ = self.epoll.delete(&entry.pidfd);
+        if self.has_lent(client) {
+            // That the socket is closed proves nothing; whether the process is dead already, the next wait says.
+            self.leaving.insert(client, entry.pidfd);
+        } else {
+            let _ = self.epoll.delete(&entry.pidfd);
+        }
+    }
+
+    fn has_lent(&self, client: ClientId) -> bool {
+        self.lent.values().any(|lent| lent.client == client)
+    }
+
+    fn keep_ring(&mut self, client: ClientId, publisher: EndId, ring: Option<&Passed>) {
+        let Some(Client { pidfd, .. }) = self.clients.get(&client) else { return };
+        if let Some(ring) = ring.cloned() {
+            let pidfd = pidfd.clone();
+            self.lent.insert(publisher, Lent { client, ring, pidfd });
+        }
+    }
+
+    fn drop_ring(&mut self, publisher: EndId) {
+        let Some(Lent { client, .. }) = self.lent.remove(&publisher) else { return };
+        if !self.has_lent(client)
+            && let Some(pidfd) = self.leaving.remove(&client)
+        {
+            let _ = self.epoll.delete(&pidfd);
+        }
     }
 
     fn ready(&mut self, client: ClientId, flags: EpollFlags) {
@@ -595,6 +644,10 @@ impl Server {
                     entry.bells = descriptors.first().cloned();
                 }
             }
+            Action::KeepRing { client, publisher } => {
+                self.keep_ring(client, publisher, descriptors.first());
+            }
+            Action::DropRing { publisher } => self.drop_ring(publisher),
             Action::RaiseEpoch { epoch } => {
                 // A node has seen a later root. Either the lock file had lost its epoch, or that root is there.
                 self.look_at_lock();
@@ -615,6 +668,8 @@ impl Server {
             Attachment::FromMessage(index) => descriptors.get(*index).cloned(),
             Attachment::BellsOf(client) => self.clients.get(client)?.bells.clone(),
             Attachment::PidfdOf(client) => self.clients.get(client).map(|client| client.pidfd.clone()),
+            Attachment::LentRing(publisher) => self.lent.get(publisher).map(|lent| lent.ring.clone()),
+            Attachment::LentPidfd(publisher) => self.lent.get(publisher).map(|lent| lent.pidfd.clone()),
         };
         attachments.iter().map(one).collect()
     }
@@ -707,6 +762,13 @@ fn sweep_names(prefix: &str) {
         Ok(sweep) => tracing::debug!(removed = sweep.removed.len(), "removed the segments of dead nodes"),
         Err(error) => tracing::warn!(%error, "cannot look for the segments of dead nodes"),
     }
+}
+
+/// The bounds of the tables in a process with this one's limits.
+fn limits() -> Limits {
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    let lent = (descriptors / LENT_PART / DESCRIPTORS_OF_LENT).min(LENT_MAX);
+    Limits { lent: lent as usize, ..Limits::default() }
 }
 
 pub(crate) fn own_pid() -> i32 {

@@ -28,6 +28,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use rkyv::util::AlignedVec;
 
+use self::settling::Settling;
 use super::link::{Connecting, Link, carry};
 use super::listing::Collector;
 use super::vigil::{Due, Vigil};
@@ -46,6 +47,7 @@ use crate::runtime_dir::RuntimeDir;
 use crate::socket::{PacketBuffer, Passed, SendFailure, Socket, is_gone};
 
 mod inbound;
+mod settling;
 #[cfg(test)]
 mod tests;
 
@@ -105,6 +107,8 @@ pub(super) struct Control {
 
     /// Ends whose announcement somebody waits for, across roots.
     pending: BTreeMap<u32, Pending>,
+    /// Publishers that stand, and whose subscribers that were there before are being introduced.
+    settling: Settling,
     /// What this root was told, or is to be told, and what it answered.
     told: BTreeMap<u32, Told>,
     /// Announcements that are still to be sent to this root.
@@ -293,6 +297,7 @@ impl Control {
             is_leaving: false,
             failure: None,
             pending: BTreeMap::new(),
+            settling: Settling::new(now),
             told: BTreeMap::new(),
             backlog: VecDeque::new(),
             questions: BTreeMap::new(),
@@ -431,7 +436,7 @@ impl Control {
                     self.ask(request);
                 }
                 Command::GiveUp { request } => self.give_up(request),
-                Command::Withdraw { index } => self.withdraw(index),
+                Command::Withdraw { index, ring } => self.withdraw(index, ring),
                 Command::StandFor(offer) => self.tell(Announcement::Offer(offer)),
                 Command::Detached { index, publisher } => self.say_detached(index, publisher),
                 Command::Rematch { index } => self.say(&ToRoot::Rematch { subscriber: index }, Vec::new()),
@@ -454,7 +459,7 @@ impl Control {
         let index = announcement.index();
         // A roll call that was faster than this command has told the root already.
         match self.told.get(&index) {
-            Some(Told::Accepted) => return drop(reply.send(Ok(()))),
+            Some(Told::Accepted) => return self.is_accepted_already(Pending { announcement, reply }),
             Some(Told::Refused(error)) => return drop(reply.send(Err((**error).clone()))),
             Some(Told::Open(_)) => {}
             None => self.tell(announcement.clone()),
@@ -472,14 +477,19 @@ impl Control {
         match u32::try_from(request) {
             Ok(index) => {
                 self.pending.remove(&index);
-                self.withdraw(index);
+                self.withdraw(index, None);
             }
             Err(_) => drop(self.questions.remove(&request)),
         }
     }
 
-    fn withdraw(&mut self, index: u32) {
-        if let Some(pending) = self.pending.remove(&index) {
+    fn withdraw(&mut self, index: u32, ring: Option<Handle>) {
+        let settling = self.settling.remove(index);
+        let is_unsettled = settling.is_some() || matches!(self.told.get(&index), Some(Told::Open(_)));
+        if let Some(ring) = ring.filter(|_| is_unsettled) {
+            self.lend_ring(index, ring);
+        }
+        if let Some(pending) = self.pending.remove(&index).or(settling.flatten()) {
             // The end is gone before it was answered for; whoever waits, waits for other ends as well.
             let _nobody_waits = pending.reply.send(Ok(()));
         }
@@ -767,6 +777,7 @@ impl Control {
         self.is_asking = false;
         self.told.clear();
         self.backlog.clear();
+        self.pending.extend(self.settling.clear());
         // The next root asks anew.
         self.questions.retain(|_, question| !matches!(question, Question::Keep { .. }));
         let now = Instant::now();
@@ -830,6 +841,7 @@ impl Control {
         tracing::debug!(node = %self.name, epoch, pid = link.pid, "admitted");
         self.told.clear();
         self.backlog.clear();
+        self.pending.extend(self.settling.clear());
         for announcement in self.side.roll_call() {
             self.tell(announcement);
         }
@@ -959,7 +971,10 @@ impl Control {
         } else {
             self.vigil.rest();
         }
-        let wanted = [seek, patience, shortage, self.vigil.alarm()].into_iter().flatten().min();
+        // A thread that drives is done long before.
+        let settles =
+            if self.link.as_ref().is_some_and(|link| link.is_driven) { None } else { self.settling.alarm() };
+        let wanted = [seek, patience, shortage, settles, self.vigil.alarm()].into_iter().flatten().min();
         let is_set = match (wanted, self.alarm) {
             (None, None) => true,
             // It may ring early, and is then set again: what the root owes moves later with each of its answers.
@@ -1024,6 +1039,7 @@ pub(super) fn run(cell: &Cell, epoll: &Epoll, shared: Arc<Shared>) {
         }
         control.keep_vigil();
         control.seek_when_due();
+        control.lend_when_due();
         control.hand_back();
         if control.is_over() {
             break;
@@ -1113,7 +1129,7 @@ impl Drop for Ahead {
             control.hand_back();
         }
         // Refused only when the session has ended.
-        let _ = self.shared.push(Command::Withdraw { index: self.index });
+        let _ = self.shared.push(Command::Withdraw { index: self.index, ring: None });
     }
 }
 

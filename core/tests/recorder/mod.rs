@@ -151,7 +151,7 @@ impl NodeSide for Recorder {
     }
 
     fn attach(&self, request: AttachRequest) -> Result<AttachReply, String> {
-        let AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells } = request;
+        let AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells, .. } = request;
         assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         self.hear(Heard::Attach {
             publisher,
@@ -171,7 +171,7 @@ impl NodeSide for Recorder {
     }
 
     fn attached(&self, attached: AttachedTo) {
-        let AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells } = attached;
+        let AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells, .. } = attached;
         assert!(!is_stranger);
         assert_eq!(user, hivemind_ring::os::own_user(), "as the kernel says");
         let connected = Connected { publisher, seat: 40 + subscriber };
@@ -277,6 +277,7 @@ impl Node {
             born: 0,
             stands_for: None,
             via: None,
+            begins: true,
         };
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);

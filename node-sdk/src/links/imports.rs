@@ -216,6 +216,7 @@ impl Imports for HiveImports {
                 node_name: via.node.as_str().to_owned(),
                 first,
             }),
+            begins: true,
         };
         let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));
         let refused = Arc::new(OnceLock::new());

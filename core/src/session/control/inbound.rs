@@ -8,7 +8,7 @@ use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
 use crate::filter::Filter;
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::{
-    Cursor, DecodeError, EndId, Entry, Expected, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
+    Cursor, DecodeError, EndId, Entry, Expected, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
     bounded_reason, decode, decode_unaccompanied,
 };
 use crate::root::server::own_pid;
@@ -101,7 +101,8 @@ impl Control {
     fn admitted(&mut self, message: ToNode, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
         let mut descriptors = descriptors.into_iter();
         match message {
-            ToNode::Accepted { request } => self.accepted(request),
+            ToNode::Accepted { request, joining } => self.accepted(request, joining),
+            ToNode::Joined { publisher, unanswered } => self.joined(publisher, unanswered),
             ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
             ToNode::Match { .. } => return self.matched(message),
             ToNode::Skipped { subscriber, service, fingerprint, schema, holder } => {
@@ -161,14 +162,19 @@ impl Control {
 
     // ---- announcements
 
-    fn accepted(&mut self, request: u64) {
+    fn accepted(&mut self, request: u64, joining: Joining) {
         let Ok(index) = u32::try_from(request) else { return };
         // Withdrawn meanwhile: then nobody waits either.
-        if let Some(told) = self.told.get_mut(&index) {
-            *told = Told::Accepted;
-            if let Some(pending) = self.pending.remove(&index) {
-                let _ = pending.reply.send(Ok(()));
-            }
+        let Some(told) = self.told.get_mut(&index) else { return };
+        *told = Told::Accepted;
+        let pending = self.pending.remove(&index);
+        match joining {
+            Joining::Done => {}
+            Joining::UnderWay => return self.settle(index, pending),
+            Joining::Unanswered => self.lend(index),
+        }
+        if let Some(pending) = pending {
+            let _ = pending.reply.send(Ok(()));
         }
     }
 
@@ -290,7 +296,9 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells } = message else {
+        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells, from_first } =
+            message
+        else {
             return Ok(());
         };
         let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
@@ -306,7 +314,9 @@ impl Control {
             self.refuse_attach(publisher, subscriber, reason);
             return Ok(());
         }
-        let request = AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells };
+        let request =
+            AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells, from_first };
+        self.settling.progress = Instant::now();
         match self.side.attach(request) {
             Ok(AttachReply { start, ring, bells }) => {
                 let (ring, mut descriptors) = carry(ring);
@@ -332,7 +342,7 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attached { subscriber, publisher, user, is_stranger, start, ring, bells } = message
+        let ToNode::Attached { subscriber, publisher, user, is_stranger, start, ring, bells, gone } = message
         else {
             return Ok(());
         };
@@ -340,13 +350,14 @@ impl Control {
         let (Some(ring), Some(bells), Some(pidfd)) = (ring, bells, descriptors.next()) else {
             return Err(Lost::Nonsense("descriptors are missing"));
         };
-        if let Err(impostor) = self.watch_peer(publisher.node, pidfd) {
+        // Of one that is gone there is nothing to be watched for.
+        if !gone && let Err(impostor) = self.watch_peer(publisher.node, pidfd) {
             let reason = format!("its publisher is not read: {impostor}");
             self.side.attach_refused(subscriber, publisher, &reason);
             self.say_detached(subscriber, publisher);
             return Ok(());
         }
-        self.side.attached(AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells });
+        self.side.attached(AttachedTo { subscriber, publisher, user, is_stranger, start, ring, bells, gone });
         // It may have failed at this last step, or nobody waits for it any more.
         self.say_detached(subscriber, publisher);
         Ok(())

@@ -1,0 +1,397 @@
+//! Nobody joins slowly: who was there when a publisher began gets everything, from its first message on.
+//!
+//! ```text
+//!                    Offer, begins                    the last one is attached, declines or goes
+//!   publisher: (none) ───────────▶ begins ────────────────────────────────────────────────────▶ (nothing to be done)
+//!                                    │ Lend: they take too long                                    ▲           ▲
+//!                                    ▼               the last one is attached, declines or goes   │           │
+//!                                  begins, its ring is kept ──────────────────────────────────────┘           │
+//!                                    │ Withdraw, or its socket closes                                         │
+//!                                    ▼                                                                        │
+//!                                  orphaned: left ──▶ over: who asks gets the ring ───────────────────────────┘
+//!                                        its process is dead, or it has withdrawn itself
+//! ```
+//!
+//! The *joiners* of a publisher are the subscribers that match when it is offered. They are introduced like all others; what is added:
+//!
+//! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the publisher's node waits, for at
+//!   most [`JOINERS_PATIENCE`](crate::session::JOINERS_PATIENCE) after the last sign of progress. `Joined` leaves after the
+//!   `Attached` of the last joiner, so whatever dies then (the publisher, the root, both), the ring is with the subscriber.
+//! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten until then counts as lost.
+//! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands it to the joiners that are
+//!   left when the publisher is gone, and closes it when none is left. Nobody writes this ring any more, so no pin has to
+//!   count: the publisher has withdrawn it, or the kernel says that its process is dead. A socket that closed proves neither; until the
+//!   proof comes, who asks is not answered.
+//! - Who did not answer its `Match` while a publisher waited is not awaited until it answers one; who does not own the hive, never
+//!   again. It gets everything nevertheless. A publisher may say so of nodes of its own user alone, unless it is the owner's.
+//! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher ends before
+//!   its joiners answer, they get nothing of it.
+//!
+//! If the root's process dies, lent rings are lost with it. A publisher that has sent nothing yet begins anew at the next root.
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Action, Actions, Attachment, Carrier, ClientId, EndId, Joining, PUBLISHER_GONE, Pair, PairState,
+    Registry, Right, ServiceName, ToNode, attach_refused, send,
+};
+use crate::protocol::not_allowed;
+
+/// So many users who do not own the hive are remembered for not having answered; beyond, none of them is awaited.
+const GUESTS_MAX: usize = 1024;
+
+/// See the head of the module.
+#[derive(Debug, Default)]
+pub(super) struct Joiners {
+    pub(super) beginnings: BTreeMap<EndId, Beginning>,
+    /// Those of them whose publisher is gone.
+    pub(super) orphans: BTreeSet<EndId>,
+    /// Nodes that do not answer at the moment.
+    pub(super) unanswering: BTreeSet<ClientId>,
+    /// Users who do not own the hive, and of whom a node did not answer once.
+    unanswering_guests: BTreeSet<u32>,
+}
+
+/// A publisher, and who was there before it and is not attached yet.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    client: ClientId,
+    user: u32,
+    service: ServiceName,
+    /// Never empty.
+    pub(super) joiners: BTreeMap<EndId, Joiner>,
+    /// How many of them somebody waits for.
+    pub(super) awaited: usize,
+    /// The publisher's node waits for `Joined`.
+    waits: bool,
+    /// The root has the ring.
+    pub(super) is_lent: bool,
+    life: Life,
+}
+
+#[derive(Debug)]
+pub(super) struct Joiner {
+    pub(super) is_awaited: bool,
+    /// It has asked for the ring of a publisher that is gone.
+    asks: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// As far as the root knows.
+    Lives,
+    /// The root has lost it, and it may still write.
+    Left,
+    /// Nothing is written any more.
+    Over,
+}
+
+impl Registry {
+    // ---- a publisher begins
+
+    /// A publisher is offered, and `wanting` match. To be called before they are paired.
+    pub(super) fn expect(&mut self, client: ClientId, end: EndId, service: &ServiceName, wanting: &[EndId]) {
+        let is_new = |subscriber: &&EndId| !self.subscribers[*subscriber].announced.contains_key(&end);
+        let joiner = |subscriber: &EndId| {
+            let is_awaited = !self.is_unanswering(self.subscribers[subscriber].client);
+            (*subscriber, Joiner { is_awaited, asks: false })
+        };
+        let joiners: BTreeMap<EndId, Joiner> = wanting.iter().filter(is_new).map(joiner).collect();
+        if joiners.is_empty() {
+            return;
+        }
+        let awaited = joiners.values().filter(|joiner| joiner.is_awaited).count();
+        let user = self.clients[&client].credentials.user;
+        let (service, life) = (service.clone(), Life::Lives);
+        let beginning =
+            Beginning { client, user, service, joiners, awaited, waits: false, is_lent: false, life };
+        self.joiners.beginnings.insert(end, beginning);
+    }
+
+    /// Tells a publisher that it stands, and whether others are on their way to it.
+    pub(super) fn accept(&mut self, client: ClientId, end: EndId, request: u64, actions: &mut Actions) {
+        let joining = match self.joiners.beginnings.get_mut(&end) {
+            None => Joining::Done,
+            Some(beginning) if beginning.awaited == 0 => Joining::Unanswered,
+            Some(beginning) => {
+                beginning.waits = true;
+                Joining::UnderWay
+            }
+        };
+        actions.push(send(client, ToNode::Accepted { request, joining }));
+    }
+
+    /// Whether this subscriber was there before the publisher, and is not attached yet.
+    pub(super) fn is_expected(&self, pair: Pair) -> bool {
+        let beginning = self.joiners.beginnings.get(&pair.publisher);
+        beginning.is_some_and(|beginning| beginning.joiners.contains_key(&pair.subscriber))
+    }
+
+    /// A pair is attached, has failed, or is forgotten because its subscriber goes.
+    pub(super) fn has_joined(&mut self, pair: Pair, actions: &mut Actions) {
+        let end = pair.publisher;
+        let Some(beginning) = self.joiners.beginnings.get_mut(&end) else { return };
+        let Some(joiner) = beginning.joiners.remove(&pair.subscriber) else { return };
+        beginning.awaited -= usize::from(joiner.is_awaited);
+        beginning.tell_if_joined(end, actions);
+        self.end_if_empty(end, actions);
+    }
+
+    fn end_if_empty(&mut self, end: EndId, actions: &mut Actions) {
+        let beginnings = &mut self.joiners.beginnings;
+        if beginnings.get(&end).is_some_and(|beginning| beginning.joiners.is_empty()) {
+            self.end_beginning(end, actions);
+        }
+    }
+
+    fn end_beginning(&mut self, end: EndId, actions: &mut Actions) {
+        self.joiners.orphans.remove(&end);
+        let was_lent = self.joiners.beginnings.remove(&end).is_some_and(|beginning| beginning.is_lent);
+        if was_lent {
+            actions.push(Action::DropRing { publisher: end });
+        }
+    }
+
+    // ---- who takes too long
+
+    /// The node of a publisher waits no longer, and lends its ring to those who are left.
+    pub(super) fn lent(&mut self, client: ClientId, end: EndId, ring: &Carrier, actions: &mut Actions) {
+        let carried = *ring == Carrier::Descriptor;
+        let has_room = self.has_room_for_ring(client);
+        // All have joined meanwhile; or it has been withdrawn.
+        if !self.publishers.contains_key(&end) {
+            return;
+        }
+        let Some(beginning) = self.joiners.beginnings.get_mut(&end) else { return };
+        beginning.waits = false;
+        if carried && has_room && !beginning.is_lent {
+            beginning.is_lent = true;
+            actions.push(Action::KeepRing { client, publisher: end });
+        } else if !beginning.is_lent {
+            tracing::warn!(service = %beginning.service, publisher = %end, "no room to keep one more ring for those who do not answer");
+        }
+        // It is not the turn of those that wait for room in their lane, or for the publisher.
+        let is_to_blame = |subscriber: &EndId| {
+            let pair = Pair { publisher: end, subscriber: *subscriber };
+            self.pairs.get(&pair) == Some(&PairState::Matched)
+        };
+        let awaited = beginning.joiners.iter().filter(|(_, joiner)| joiner.is_awaited).map(|(end, _)| end);
+        let silent: BTreeSet<ClientId> =
+            awaited.filter(|end| is_to_blame(end)).map(|end| self.subscribers[end].client).collect();
+        let may_blame = |other: &ClientId| {
+            self.rights(client).are_everything()
+                || self.clients[other].credentials.user == self.clients[&client].credentials.user
+        };
+        let blamed: Vec<ClientId> = silent.into_iter().filter(may_blame).collect();
+        for other in blamed {
+            self.does_not_answer(other);
+        }
+        self.await_nobody_silent(actions);
+    }
+
+    fn has_room_for_ring(&self, client: ClientId) -> bool {
+        let user = self.clients[&client].credentials.user;
+        let lent = || self.joiners.beginnings.values().filter(|beginning| beginning.is_lent);
+        let is_guest = !self.rights(client).are_everything();
+        let of_user = || lent().filter(|beginning| beginning.user == user).count();
+        lent().count() < self.limits.lent && (!is_guest || of_user() < self.limits.lent_of_a_guest)
+    }
+
+    fn is_unanswering(&self, client: ClientId) -> bool {
+        let Joiners { unanswering, unanswering_guests: guests, .. } = &self.joiners;
+        let user = self.clients[&client].credentials.user;
+        let is_guest = || !self.rights(client).are_everything();
+        unanswering.contains(&client)
+            || (!guests.is_empty() && is_guest() && (guests.contains(&user) || guests.len() >= GUESTS_MAX))
+    }
+
+    fn does_not_answer(&mut self, client: ClientId) {
+        let (pid, user) = (self.clients[&client].pid, self.clients[&client].credentials.user);
+        let is_guest = !self.rights(client).are_everything();
+        let is_news = self.joiners.unanswering.insert(client);
+        if is_guest && self.joiners.unanswering_guests.len() < GUESTS_MAX {
+            self.joiners.unanswering_guests.insert(user);
+        }
+        if is_news {
+            let node = self.name_of(client);
+            tracing::warn!(
+                node,
+                pid,
+                user,
+                is_guest,
+                "does not answer; publishers that begin do not wait for it any more"
+            );
+        }
+    }
+
+    /// Who did not answer is no longer awaited, by anybody.
+    fn await_nobody_silent(&mut self, actions: &mut Actions) {
+        let mut silent = Vec::new();
+        for (publisher, beginning) in &self.joiners.beginnings {
+            let awaited = beginning.joiners.iter().filter(|(_, joiner)| joiner.is_awaited);
+            let of_silent = awaited.filter(|(end, _)| self.is_unanswering(self.subscribers[*end].client));
+            silent.extend(of_silent.map(|(subscriber, _)| (*publisher, *subscriber)));
+        }
+        for (publisher, subscriber) in silent {
+            let Some(beginning) = self.joiners.beginnings.get_mut(&publisher) else { continue };
+            if let Some(joiner) = beginning.joiners.get_mut(&subscriber) {
+                joiner.is_awaited = false;
+                beginning.awaited -= 1;
+                beginning.tell_if_joined(publisher, actions);
+            }
+        }
+    }
+
+    /// A node answers a `Match`.
+    pub(super) fn has_answered(&mut self, client: ClientId) {
+        self.joiners.unanswering.remove(&client);
+    }
+
+    // ---- publishers that go
+
+    /// A node withdraws its own publisher.
+    pub(super) fn ends_in_order(&mut self, end: EndId) {
+        if let Some(beginning) = self.joiners.beginnings.get_mut(&end)
+            && self.publishers.contains_key(&end)
+        {
+            beginning.life = Life::Over;
+        }
+    }
+
+    /// An end is about to be forgotten. True: it is a publisher whose ring is kept for its joiners, all of whom are told of it.
+    pub(super) fn orphan(&mut self, end: EndId, actions: &mut Actions) -> bool {
+        if !self.publishers.contains_key(&end) {
+            return false;
+        }
+        let Some(beginning) = self.joiners.beginnings.get(&end) else { return false };
+        if !beginning.is_lent {
+            self.joiners.beginnings.remove(&end);
+            return false;
+        }
+        let joiners: Vec<EndId> = beginning.joiners.keys().copied().collect();
+        for subscriber in joiners {
+            let pair = Pair { publisher: end, subscriber };
+            let state = self.pairs.get(&pair).copied();
+            if state == Some(PairState::Waiting) {
+                // Its lane ends with the publisher.
+                let client = self.subscribers[&subscriber].client;
+                actions.push(send(client, self.match_of(pair)));
+            }
+            let beginning = self.joiners.beginnings.get_mut(&end);
+            if let Some(joiner) = beginning.and_then(|beginning| beginning.joiners.get_mut(&subscriber)) {
+                joiner.asks = matches!(state, Some(PairState::Attaching { .. }));
+            }
+        }
+        if let Some(beginning) = self.joiners.beginnings.get_mut(&end)
+            && beginning.life == Life::Lives
+        {
+            beginning.life = Life::Left;
+        }
+        self.joiners.orphans.insert(end);
+        true
+    }
+
+    /// The process of a client that is gone is dead: what it lent is not written any more.
+    pub(super) fn died(&mut self, client: ClientId, actions: &mut Actions) {
+        for end in self.joiners.orphans.clone() {
+            if let Some(beginning) = self.joiners.beginnings.get_mut(&end)
+                && beginning.client == client
+            {
+                beginning.life = Life::Over;
+                self.serve_orphan(end, actions);
+            }
+        }
+    }
+
+    /// Gives the ring of a publisher that is gone to those who have asked for it.
+    pub(super) fn serve_orphan(&mut self, end: EndId, actions: &mut Actions) {
+        let Some(beginning) = self.joiners.beginnings.get_mut(&end) else { return };
+        if beginning.life != Life::Over || !self.joiners.orphans.contains(&end) {
+            return;
+        }
+        let asking: Vec<EndId> =
+            beginning.joiners.extract_if(.., |_, joiner| joiner.asks).map(|(end, _)| end).collect();
+        let (user, service) = (beginning.user, beginning.service.clone());
+        for subscriber in asking {
+            let to = self.subscribers[&subscriber].client;
+            if !self.may_read(&subscriber, &service) {
+                let reader = self.clients[&to].credentials.user;
+                let reason = not_allowed(self.policy.owner(), reader, Right::Subscribe, service.as_str());
+                actions.push(attach_refused(to, Pair { publisher: end, subscriber }, reason));
+                continue;
+            }
+            let message = ToNode::Attached {
+                subscriber: subscriber.index,
+                publisher: end,
+                user,
+                start: 0,
+                ring: Carrier::Descriptor,
+                // Nobody rings any more, and no doorbells go to another user: those that it has itself stand in.
+                bells: self.bells_of(to),
+                is_stranger: self.clients[&to].credentials.user != user,
+                gone: true,
+            };
+            let mut attachments = vec![Attachment::LentRing(end)];
+            attachments.extend((self.bells_of(to) == Carrier::Descriptor).then_some(Attachment::BellsOf(to)));
+            attachments.push(Attachment::LentPidfd(end));
+            actions.push(Action::Send { to, message, attachments });
+        }
+        self.end_if_empty(end, actions);
+    }
+
+    /// A subscriber answers the `Match` of a publisher. True: that is gone, its ring is kept for this subscriber, and it gets it.
+    pub(super) fn asks_for_orphan(&mut self, pair: Pair, actions: &mut Actions) -> bool {
+        if !self.joiners.orphans.contains(&pair.publisher) {
+            return false;
+        }
+        let beginning = self.joiners.beginnings.get_mut(&pair.publisher);
+        let Some(joiner) = beginning.and_then(|beginning| beginning.joiners.get_mut(&pair.subscriber)) else {
+            return false;
+        };
+        joiner.asks = true;
+        self.serve_orphan(pair.publisher, actions);
+        true
+    }
+
+    /// A subscriber does not want the ring of a publisher that is gone.
+    pub(super) fn leaves_orphan(&mut self, pair: Pair, actions: &mut Actions) {
+        if self.joiners.orphans.contains(&pair.publisher) {
+            if let Some(beginning) = self.joiners.beginnings.get_mut(&pair.publisher)
+                && let Some(joiner) = beginning.joiners.remove(&pair.subscriber)
+            {
+                beginning.awaited -= usize::from(joiner.is_awaited);
+            }
+            self.end_if_empty(pair.publisher, actions);
+        }
+    }
+
+    /// A subscriber goes.
+    pub(super) fn leaves_orphans(&mut self, subscriber: EndId, actions: &mut Actions) {
+        for publisher in self.joiners.orphans.clone() {
+            self.leaves_orphan(Pair { publisher, subscriber }, actions);
+        }
+    }
+
+    /// A publisher of this number comes: the process of the one before has only lost its connection, or somebody else claims its number.
+    pub(super) fn discard_orphan(&mut self, end: EndId, actions: &mut Actions) {
+        if !self.joiners.orphans.contains(&end) {
+            return;
+        }
+        let joiners = self.joiners.beginnings.get(&end).into_iter().flat_map(|beginning| &beginning.joiners);
+        for (subscriber, _) in joiners.filter(|(_, joiner)| joiner.asks) {
+            let to = self.subscribers[subscriber].client;
+            let pair = Pair { publisher: end, subscriber: *subscriber };
+            actions.push(attach_refused(to, pair, PUBLISHER_GONE.into()));
+        }
+        self.end_beginning(end, actions);
+    }
+}
+
+impl Beginning {
+    fn tell_if_joined(&mut self, end: EndId, actions: &mut Actions) {
+        if self.waits && self.awaited == 0 {
+            self.waits = false;
+            let unanswered = !self.joiners.is_empty();
+            actions.push(send(self.client, ToNode::Joined { publisher: end.index, unanswered }));
+        }
+    }
+}
