@@ -716,7 +716,7 @@ impl NodeSide for Hub {
             let line = ring.constants().bell;
             let door = made.door(line).map_err(|error| error.to_string())?;
             introduce();
-            (desk.attach_stranger(begin, seats, a.seat, door, subscriber), Some(bells))
+            (desk.attach_stranger_from(begin, seats, a.seat, door, subscriber), Some(bells))
         };
         Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
     }

@@ -143,8 +143,19 @@ impl<M: Memory> Desk<M> {
         self.register(begin, seats, seat, Call::Bell(bell), subscriber)
     }
 
-    /// As [`Desk::attach_from`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
+    /// As [`Desk::attach`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
     pub fn attach_stranger(
+        &self,
+        seats: Arc<M::Seats>,
+        seat: u32,
+        door: M::Bell,
+        subscriber: (u64, u32),
+    ) -> Result<u64, AttachReaderError> {
+        self.attach_stranger_from(Begin::AsHistory, seats, seat, door, subscriber)
+    }
+
+    /// As [`Desk::attach_stranger`], for a reader that begins where `begin` says.
+    pub fn attach_stranger_from(
         &self,
         begin: Begin,
         seats: Arc<M::Seats>,

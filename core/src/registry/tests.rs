@@ -347,7 +347,10 @@ fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     assert_eq!(actions[1], send(1, told.clone()));
     // Whoever comes later is told the same; a second publisher is no news.
     let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
-    assert_eq!(actions[..], [send(3, ToNode::Accepted { request: 1, joining: Joining::Done }), send(3, told)]);
+    assert_eq!(
+        actions[..],
+        [send(3, ToNode::Accepted { request: 1, joining: Joining::Done }), send(3, told)]
+    );
     assert_eq!(summary(&said(&mut registry, 2, offer(2, "a", 5))), [(2, "accepted")]);
     assert_eq!(listed(&registry), [("a".to_owned(), 5)]);
 }

@@ -5,9 +5,7 @@ use crate::registry::joiners::Joiners;
 
 /// An offer of a publisher that has sent nothing yet.
 pub(super) fn begins(index: u32, service: &str, fingerprint: u128) -> ToRoot {
-    let ToRoot::Offer { request, mut offer } = offer(index, service, fingerprint) else {
-        unreachable!()
-    };
+    let ToRoot::Offer { request, mut offer } = offer(index, service, fingerprint) else { unreachable!() };
     offer.begins = true;
     ToRoot::Offer { request, offer }
 }
@@ -211,7 +209,15 @@ fn a_node_that_comes_back_with_its_publisher_takes_its_ring_back() {
     let mut registry = lent_for_node_2();
     drop(registry.handle(Event::Gone { client: 1 }));
     drop(said(&mut registry, 2, attach(4, end(1, 7))));
-    assert_eq!(registry.handle(Event::Connected { client: 9, pid: 1, process: Process::Unknown, credentials: owner() }), []);
+    assert_eq!(
+        registry.handle(Event::Connected {
+            client: 9,
+            pid: 1,
+            process: Process::Unknown,
+            credentials: owner()
+        }),
+        []
+    );
     drop(said(&mut registry, 9, hello("node1", 10)));
     let actions = said(&mut registry, 9, offer(7, "a", 5));
     let expected = [(2, "attach refused"), (0, "drop ring"), (9, "accepted"), (2, "match"), (3, "match")];
@@ -259,7 +265,12 @@ fn a_guest_that_did_not_answer_is_never_awaited_again_and_cannot_blame_others() 
     join(&mut registry, 1);
     for client in 2..=3 {
         let credentials = Credentials::of_user(2000);
-        drop(registry.handle(Event::Connected { client, pid: client as i32, process: Process::Unknown, credentials }));
+        drop(registry.handle(Event::Connected {
+            client,
+            pid: client as i32,
+            process: Process::Unknown,
+            credentials,
+        }));
         drop(said(&mut registry, client, hello(&format!("node{client}"), client * 10)));
     }
     drop(said(&mut registry, 2, demand(4, "a", None)));
@@ -309,7 +320,7 @@ fn what_waits_for_room_in_its_lane_is_matched_when_the_publisher_is_gone() {
 fn a_publisher_that_retains_hears_of_its_joiners_after_it_is_accepted() {
     for is_kept_first in [true, false] {
         let mut registry = listening();
-        let actions = said(&mut registry, 1, super::retained::offer(7, "a", 5, 1, None));
+        let actions = said(&mut registry, 1, retained::offer(7, "a", 5, 1, None));
         assert_eq!(summary(&actions), [(2, "keep"), (3, "keep"), (2, "match"), (3, "match")]);
         let kept = ToRoot::Kept { publisher: end(1, 7) };
         let mut heard = Vec::new();

@@ -231,7 +231,10 @@ fn a_publisher_of_another_type_displaces_what_was_retained() {
         schema: vec![5],
         holder: "node1".into(),
     };
-    assert_eq!(actions[..], [send(5, ToNode::Accepted { request: 2, joining: Joining::Done }), send(5, told)]);
+    assert_eq!(
+        actions[..],
+        [send(5, ToNode::Accepted { request: 2, joining: Joining::Done }), send(5, told)]
+    );
     let actions = said(&mut registry, 4, super::offer(1, "a", 6));
     assert_eq!(summary(&actions), [(2, "release"), (3, "release"), (4, "accepted"), (5, "match")]);
     let actions = said(&mut registry, 2, offer(3, "a", 5, 9, Some(end(1, 9))));
