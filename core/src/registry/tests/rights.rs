@@ -109,7 +109,7 @@ fn a_pattern_hears_of_what_may_be_read_and_of_nothing_else() {
 /// A guest who may only look fixed the type of a service once, and the owner's publisher was refused.
 #[test]
 fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read() {
-    let mut registry = hive("allow user:1001 subscribe sensors/*");
+    let mut registry = hive("allow user:1001 subscribe sensors/*\nallow user:1001 subscribe other");
     join_as(&mut registry, 1, OWNER, &[]);
     join_as(&mut registry, 2, ALICE, &[]);
     assert_eq!(summary(&said(&mut registry, 2, demand(1, "sensors/pose", Some(6)))), [(2, "accepted")]);
@@ -457,6 +457,6 @@ fn a_match_that_was_sent_twice_may_be_answered_twice() {
     assert_eq!(summary(&change(&mut registry, "allow user:1001 subscribe a")), [(2, "match")]);
     assert_eq!(summary(&said(&mut registry, 2, attach(5, end(1, 7)))), [(1, "attach")]);
     assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "the first answer counts");
-    assert_eq!(summary(&said(&mut registry, 1, attached(7, end(2, 5)))), [(2, "attached")]);
+    assert_eq!(summary(&said(&mut registry, 1, attached_stranger(7, end(2, 5)))), [(2, "attached")]);
     assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "it stands");
 }
