@@ -60,8 +60,8 @@ pub(crate) struct Hub {
     changed: Condvar,
     /// Doorbells of peers that are mapped already, by the life of their node; true: it is of another user, and made them for ours.
     peers: Mutex<HashMap<(u64, bool), Weak<Bells>>>,
-    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay for as long as the node: who
-    /// leaves and comes back may have them mapped still.
+    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay until there are so many, also
+    /// when nobody uses them: who leaves and comes back may have them mapped still.
     doors: Mutex<HashMap<u32, Arc<Bells>>>,
     /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
     /// once.
@@ -147,6 +147,8 @@ pub(crate) struct Arrival {
     pub(crate) origin: Origin,
     /// The end that let us in: the publisher, or one that stands for it now that it is gone, or because it is on another host.
     pub(crate) route: EndId,
+    /// The user of that end's node, as the kernel told the root.
+    pub(crate) user: u32,
     /// It is gone.
     pub(crate) gone: bool,
     pub(crate) schema: Vec<u8>,
@@ -547,6 +549,11 @@ impl Hub {
             return Ok(Arc::clone(bells));
         }
         if doors.len() >= DOORS_MAX {
+            // A desk holds the door of everybody who is attached to it. Who still reads something that is kept, of a user without any
+            // door by now, is refused until it has read that to its end: see `peer_bells`.
+            doors.retain(|_, bells| Arc::strong_count(bells) > 1);
+        }
+        if doors.len() >= DOORS_MAX {
             return Err(format!(
                 "its node has doorbells for {DOORS_MAX} other users, all that it makes; subscribe as one of these, or from \
                  a node of its own user"
@@ -730,7 +737,7 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
-        let (route, is_orphan) = (a.publisher, a.gone);
+        let (route, user, is_orphan) = (a.publisher, a.user, a.gone);
         match self.open_ring(&end, &pending, a) {
             Ok((reader, copies)) => {
                 let Pending { seat, mut suitor, .. } = pending;
@@ -745,7 +752,7 @@ impl NodeSide for Hub {
                 end.put(|inbox| {
                     inbox.live.insert(route, seat);
                     let Suitor { origin, is_gone: gone, schema, remote_first, .. } = suitor;
-                    let arrival = Arrival { reader, origin, route, gone, schema, copies, remote_first };
+                    let arrival = Arrival { reader, origin, route, user, gone, schema, copies, remote_first };
                     inbox.arrivals.push(arrival);
                 });
             }

@@ -387,15 +387,19 @@ pub(crate) struct Intake {
 /// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
 const LEFT_MAX: usize = 4096;
 
+/// A publisher of another host, and the user who says that it stands for it: nobody takes the place of somebody else's, and has messages
+/// counted that nobody ever sent.
+type StoodFor = (u32, EndId);
+
 /// By publisher, the number of the message that would have been next.
 #[derive(Default)]
 struct Left {
-    next: HashMap<EndId, u64>,
-    in_order: VecDeque<EndId>,
+    next: HashMap<StoodFor, u64>,
+    in_order: VecDeque<StoodFor>,
 }
 
 impl Left {
-    fn insert(&mut self, publisher: EndId, next: u64) {
+    fn insert(&mut self, publisher: StoodFor, next: u64) {
         if self.next.insert(publisher, next).is_none() {
             self.in_order.push_back(publisher);
             if self.in_order.len() > LEFT_MAX
@@ -414,6 +418,8 @@ pub(crate) struct Connection {
     pub(crate) origin: Origin,
     /// See [`Arrival::route`].
     route: EndId,
+    /// See [`Arrival::user`].
+    user: u32,
     /// The schema's bytes, as announced.
     pub(crate) schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
@@ -686,11 +692,11 @@ impl Intake {
     fn end_connection(&mut self, turn: usize) {
         let connection = self.connections.remove(turn);
         self.received_before += connection.received();
-        self.lost_before += connection.lost();
+        self.lost_before = self.lost_before.saturating_add(connection.lost());
         if let Some(next) = connection.remote_next() {
             let missed = connection.followed_at.map_or(0, |first| first.saturating_sub(next));
             self.lost_before = self.lost_before.saturating_add(missed);
-            self.left.get_or_insert_default().insert(connection.origin.publisher, next);
+            self.left.get_or_insert_default().insert((connection.user, connection.origin.publisher), next);
         }
         if self.ended.len() == ENDED_MAX {
             self.ended.pop_front();
@@ -728,14 +734,15 @@ impl Intake {
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, gone, schema, copies, remote_first } in arrivals {
+        for Arrival { reader, origin, route, user, gone, schema, copies, remote_first } in arrivals {
             if let Some(first) = remote_first {
-                self.count_missed(&origin, first.saturating_add(reader.first()));
+                self.count_missed((user, origin.publisher), first.saturating_add(reader.first()));
             }
             self.connections.push(Connection {
                 reader,
                 origin,
                 route,
+                user,
                 schema,
                 gone,
                 copies,
@@ -763,15 +770,15 @@ impl Intake {
 
     /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for it, to which it was attached.
     /// That one may not be read to its end yet; then this is done when it is.
-    fn count_missed(&mut self, origin: &Origin, first: u64) {
+    fn count_missed(&mut self, publisher: StoodFor, first: u64) {
         let is_earlier = |connection: &&mut Connection| {
-            connection.remote_first.is_some() && connection.origin.publisher == origin.publisher
+            connection.remote_first.is_some() && (connection.user, connection.origin.publisher) == publisher
         };
         if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
             earlier.followed_at = Some(first);
             // It probably is read to its end: then that is seen now.
             self.looks = LOOKS_PER_SWEEP;
-        } else if let Some(next) = self.left.as_ref().and_then(|left| left.next.get(&origin.publisher)) {
+        } else if let Some(next) = self.left.as_ref().and_then(|left| left.next.get(&publisher)) {
             self.lost_before = self.lost_before.saturating_add(first.saturating_sub(*next));
         }
     }
@@ -867,7 +874,9 @@ impl Intake {
     }
 
     pub(crate) fn lost(&self) -> u64 {
-        self.lost_before + self.connections.iter().map(Connection::lost).sum::<u64>()
+        // What a publisher of another host says that it has published before is a stranger's number.
+        let live = self.connections.iter().map(Connection::lost).sum::<u64>();
+        self.lost_before.saturating_add(live)
     }
 
     pub(crate) fn statuses(&self) -> Vec<ConnectionStatus> {

@@ -157,6 +157,7 @@ impl Registry {
     pub(super) fn lent(&mut self, client: ClientId, end: EndId, ring: &Carrier, actions: &mut Actions) {
         let carried = *ring == Carrier::Descriptor;
         let has_room = self.has_room_for_ring(client);
+        let is_guest = !self.rights(client).are_everything();
         // All have joined meanwhile; or it has been withdrawn.
         if !self.publishers.contains_key(&end) {
             return;
@@ -167,7 +168,14 @@ impl Registry {
             beginning.is_lent = true;
             actions.push(Action::KeepRing { client, publisher: end });
         } else if !beginning.is_lent {
-            tracing::warn!(service = %beginning.service, publisher = %end, "no room to keep one more ring for those who do not answer");
+            let (service, publisher) = (&beginning.service, end);
+            let what = "no room to keep one more ring for those who do not answer";
+            // A guest can say it without end, and is not to fill the log of others with it.
+            if is_guest {
+                tracing::debug!(%service, %publisher, "{what}");
+            } else {
+                tracing::warn!(%service, %publisher, "{what}");
+            }
         }
         // It is not the turn of those that wait for room in their lane, or for the publisher.
         let is_to_blame = |subscriber: &EndId| {
@@ -182,6 +190,10 @@ impl Registry {
                 || self.clients[other].credentials.user == self.clients[&client].credentials.user
         };
         let blamed: Vec<ClientId> = silent.into_iter().filter(may_blame).collect();
+        if blamed.is_empty() {
+            // To look through all that begin takes long, and who says `Lend` again and again blames nobody but once.
+            return;
+        }
         for other in blamed {
             self.does_not_answer(other);
         }

@@ -87,7 +87,9 @@ impl Purse {
         // Relaxed, as everywhere here: figures, with which nothing else is shared.
         let affordable =
             (self.slots.load(Ordering::Relaxed) / SLOTS_SHARE).saturating_sub(SLOTS_OFFSET) / LINE_BYTES;
-        if affordable < CAPACITY_MIN || !take(&self.memory, MEMORY_FLOOR) {
+        // One thread takes for each link. Asked first: what is taken of too little nobody would give back.
+        let is_floor_there = self.memory.load(Ordering::Relaxed) >= MEMORY_FLOOR;
+        if affordable < CAPACITY_MIN || !is_floor_there || !take(&self.memory, MEMORY_FLOOR) {
             return Err(format!(
                 "the publishers of this link have all {SLOTS_MEMORY} bytes for slots or {} bytes for messages that they may; use fewer, narrower \
                  filters, or more `LinkOptions::memory`",
@@ -382,5 +384,9 @@ mod tests {
         drop(shares);
         assert_eq!(purse.memory.load(Ordering::Relaxed), 2 << 30);
         assert_eq!(purse.slots.load(Ordering::Relaxed), SLOTS_MEMORY);
+        // Who is refused takes nothing.
+        let purse = Purse::new(MEMORY_FLOOR - 1);
+        assert!(purse.open(256).is_err());
+        assert_eq!(purse.memory.load(Ordering::Relaxed), MEMORY_FLOOR - 1);
     }
 }

@@ -87,13 +87,18 @@ impl Kept {
 
     /// True: so many bytes more are no more than may wait.
     fn has_room_for(&self, bytes: usize) -> bool {
-        self.all.load(Ordering::Relaxed) + bytes as u64 <= KEPT_MAX
+        has_room_for(&self.all, bytes)
     }
 
     fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.all.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// Relaxed: see [`Kept::new`].
+fn has_room_for(all: &AtomicU64, bytes: usize) -> bool {
+    all.load(Ordering::Relaxed) + bytes as u64 <= KEPT_MAX
 }
 
 impl Drop for Kept {
@@ -654,9 +659,10 @@ fn finish_message<I: Import>(
                 }
                 // What was lost before it took the room.
                 Err(ImportError::Full) => {
-                    let message = Kept::new(slot.import.memory().to_vec(), kept);
+                    let bytes = slot.import.memory();
+                    let message = has_room_for(kept, bytes.len()).then(|| Kept::new(bytes.to_vec(), kept));
                     slot.import.abandon();
-                    slot.waiting.push_back((0, Some(message)));
+                    slot.waiting.push_back((0, message));
                     commit_waiting(id, slot, state, fresh);
                 }
                 Err(error) => refuse(id, slot, &error, state),

@@ -304,7 +304,7 @@ impl Session {
 
     /// The oldest message that arrived was skipped, for want of memory; there is room for so many more.
     pub fn missed(&mut self, import: ImportId, room: u64) {
-        self.totals.lost += 1;
+        self.totals.lost = self.totals.lost.saturating_add(1);
         self.settle(import, room);
     }
 
@@ -404,11 +404,18 @@ impl Session {
             return Ok(());
         }
         if let Some(remembered) = self.remembered.get_mut(&publisher) {
+            // As any other gap: subscribers count this one by the number that the import begins with.
+            let (lost, possible) = (first.saturating_sub(got), self.gaps.left(self.heard));
+            if lost > possible {
+                return Err(Violation::Gap { stream, lost, possible });
+            }
+            self.gaps.spend(lost);
             // Counted once, however this stream ends.
             remembered.next = got.max(first);
+            if is_missed {
+                self.totals.lost = self.totals.lost.saturating_add(lost);
+            }
         }
-        let lost = if is_missed { first.saturating_sub(got) } else { 0 };
-        self.totals.lost = self.totals.lost.saturating_add(lost);
         self.open_import(stream, candidate, got.max(first));
         Ok(())
     }

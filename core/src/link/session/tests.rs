@@ -530,6 +530,26 @@ fn a_gap_that_cannot_have_been_published_ends_the_link_with_a_reason() {
     session.piece(&piece(at, 0, 8, 8)).unwrap();
 }
 
+#[test]
+fn a_publisher_that_comes_back_leaves_out_no_more_than_can_have_been_published() {
+    let come_back_at = |first: u64| {
+        let mut session = connected();
+        let open = |first| say::Open::of(&candidate(1, true), first, None);
+        hear(&mut session, frame(Kind::Open, 1, 0, &open(10))).unwrap();
+        let Some(Action::Open { import, .. }) = session.next_action() else { panic!("it is opened") };
+        session.opened(import, Ok(8));
+        drop(drain(&mut session));
+        hear(&mut session, bare(Kind::End, 1, 10)).unwrap();
+        drop(drain(&mut session));
+        let outcome = hear(&mut session, frame(Kind::Open, 2, 0, &open(first)));
+        (outcome, session.totals().lost)
+    };
+    assert_eq!(come_back_at(15), (Ok(()), 5));
+    let (outcome, lost) = come_back_at(SEQUENCE_END - 1);
+    assert!(matches!(outcome, Err(Violation::Gap { stream: 2, .. })), "{outcome:?}");
+    assert_eq!(lost, 0);
+}
+
 /// The same publisher, again and again, with numbers from anywhere: a sum that wraps, and a list of answers without a bound, before.
 #[test]
 fn what_a_publisher_says_that_comes_back_is_bounded() {
