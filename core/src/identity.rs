@@ -1,9 +1,9 @@
 //! Which process a node lives in, by the kernel's word.
 //!
 //! A node is known by its *epoch*. Peers keep what counts for a life of a node (pins, cursors, doorbells, the
-//! pidfd that will tell its death) under that number, across the death of roots. So whoever could say the
-//! epoch of another process could have that process taken for dead when it dies itself, and pins would stop
-//! counting under somebody who still reads.
+//! pidfd that will tell its death) under that number, across the death of roots. So a process that could say
+//! the epoch of another could, by dying, have the other taken for dead, and pins would stop counting under a
+//! node that still reads.
 //!
 //! Epochs are no secret: every peer sees those of its peers, and so does every listing. They are bound
 //! instead. Since Linux 6.9 all pidfds of a process have one inode on a file system of their own, which no
@@ -23,16 +23,16 @@
 //! | who            | asks                                                             | when               |
 //! | -------------- | ---------------------------------------------------------------- | ------------------ |
 //! | a joining node | for a pidfd of itself; writes its inode into its epoch            | once               |
-//! | the root       | is that the inode of who connected? Otherwise it refuses         | at every `Hello`   |
+//! | the root       | is that the inode of the process that connected? If not: refused | at every `Hello`   |
 //! | every peer     | is that the inode of the pidfd that the root sends? Or no pair    | for every pair     |
 //!
 //! No memory is needed for that, so a new root, or a peer that has never heard of a node, is as sure as one
 //! that knows it.
 //!
-//! An epoch that is not bound is *remembered*: who knows an epoch compares the pidfds, by inode or (before
+//! An epoch that is not bound is *remembered*: a peer that knows it compares the pidfds, by inode or (before
 //! 6.9) by the number of the process, and refuses another process under it for as long as it knows it. A root
-//! that knows nobody believes who comes first, but a process of the owner of the hive wins against one of
-//! another user. Where not even the number can be had (the peer lives in a process namespace that this one
+//! that knows nobody believes the first that comes, but a process of the owner of the hive wins against one
+//! of another user. Where not even the number can be had (the peer lives in a process namespace that this one
 //! does not see, or there is no `/proc`), a peer cannot tell; it then keeps every pidfd that it is given for
 //! an epoch, and takes the node for gone when all of them say so. That errs on the safe side: pins count too
 //! long, never too short.
@@ -60,7 +60,7 @@ use crate::protocol::random_number;
 const BOUND: u64 = 1 << 63;
 /// Bits that tell nodes of one process apart.
 const WITHIN_BITS: u32 = 24;
-/// So much of an inode fits. Whoever wants the same again has to start 2^39 threads first.
+/// Bits of an inode that fit. They repeat only after 2^39 more threads have been started.
 const INODE_BITS: u32 = 39;
 /// What the kernel calls the file system of pidfds, "PIDF".
 const PIDFS: u64 = 0x5049_4446;

@@ -489,7 +489,7 @@ pub enum ToRoot {
         /// From whom.
         publisher: EndId,
     },
-    /// Who means the service of this publisher, but expects another type? Answered by `Misfits`.
+    /// Which subscribers mean the service of this publisher, but expect another type? Answered by `Misfits`.
     Misfits {
         /// Comes back in the answer.
         request: u64,
@@ -889,7 +889,7 @@ impl fmt::Display for Refusal {
             Refusal::EpochTaken => formatter.write_str("a live node has the same epoch; join again"),
             Refusal::EpochOfAnother { node, pid } => write!(
                 formatter,
-                "process {pid} says the epoch {node:016x}, which is of another process; let it join by itself, after a \
+                "process {pid} says the epoch {node:016x}, which belongs to another process; let it join by itself, after a \
                  fork or a restore too"
             ),
             Refusal::NotDedicated { pid } => {

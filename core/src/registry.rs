@@ -16,15 +16,17 @@
 //!
 //! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
 //!   of an earlier root) get none. A `Rematch` of a subscription gives one more to each pair of it that has failed.
-//! - An epoch belongs to one process ([`crate::identity`]). Who says that of another is refused; where the
+//! - An epoch belongs to one process ([`crate::identity`]). A node that says another's is refused; where the
 //!   kernel cannot tell, the first holds it, but one of the owner's processes wins against one of another
 //!   user.
-//! - `Connected` means that the subscriber is attached, or that an `Attached` is on its way to its node. Whoever lets go of a living
-//!   publisher, for whatever reason, or cannot take what `Attached` brings, says `Detached`. It names no seat, because it cannot be
-//!   about a later attachment: a node says it only if it is neither attached nor has answered a `Match` of the pair, at the moment it
-//!   says it, and what it says arrives in order. So the answer to a `Match` that crosses a `Detached` comes after it, and a pair
-//!   that is `Matched` or `Attaching` when a `Detached` arrives is one of a later `Match`, or loses its publisher: nothing changes.
-//!   What was announced as connected to a root that does not know the publisher yet is not connected any more, either.
+//! - `Connected` means that the subscriber is attached, or that an `Attached` is on its way to its node. A
+//!   subscriber's node that lets go of a living publisher, for whatever reason, or cannot take what
+//!   `Attached` brings, says `Detached`. It names no seat, because it cannot be about a later attachment: a
+//!   node says it only if it is neither attached nor has answered a `Match` of the pair, at the moment it
+//!   says it, and what it says arrives in order. So the answer to a `Match` that crosses a `Detached` comes
+//!   after it, and a pair that is `Matched` or `Attaching` when a `Detached` arrives is one of a later
+//!   `Match`, or loses its publisher: nothing changes. What was announced as connected to a root that does
+//!   not know the publisher yet is not connected any more, either.
 //! - A `Match` that a node gets twice, because the policy took the pair away and gave it back in between, may be answered twice. The
 //!   first answer counts.
 //! - Publishers fix the type (*kind*) of a service, subscribers never do:
@@ -47,7 +49,7 @@
 //!   be right, only late.
 //! - Nobody is told of what the policy of the hive does not let it read, and a request that the policy does not allow is refused
 //!   in words; see `registry/rights.rs` for what a new policy does.
-//! - Every table has a bound ([`Limits`]); who would exceed it is refused in words.
+//! - Every table has a bound ([`Limits`]); a request that would exceed it is refused in words.
 //!
 //! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
 use std::collections::{BTreeMap, BTreeSet};
@@ -1137,7 +1139,7 @@ impl Registry {
             }
         }
         let to = self.publishers[&pair.publisher].client;
-        // Whoever has them can write them: those of other users never do.
+        // A process that has them can write them, so other users never get them.
         let bells = (!self.are_strangers(client, to)).then(|| self.bells_of(client));
         let mut attachments = Vec::with_capacity(3);
         attachments.extend((reader == Carrier::Descriptor).then_some(Attachment::FromMessage(0)));

@@ -64,15 +64,15 @@ pub use crate::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
 /// Requests of other threads that may wait for the control thread.
 const MAX_REQUESTS: usize = 65_536;
 
-/// So long at most a thread that waits for its answer does the work of the control thread. A root that takes longer is
-/// stopped or overloaded; the answer then comes through the control thread.
+/// Longest time that a thread which waits for its answer does the work of the control thread. A root that
+/// takes longer is stopped or overloaded; the answer then comes through the control thread.
 pub const DRIVING: Duration = Duration::from_millis(5);
 
-/// So long a publisher that begins waits at most for subscribers that were there before it and do not answer: since it was accepted,
-/// or since the last subscriber was attached to a publisher of its node.
+/// Longest wait of a new publisher for subscribers that were there before it and do not answer, counted from
+/// when it was accepted, or from when the last subscriber was attached to a publisher of its node.
 pub const JOINERS_PATIENCE: Duration = Duration::from_millis(100);
 
-/// So long it waits at most in all, however many are attached meanwhile.
+/// Longest wait in all, however many are attached meanwhile.
 pub const JOINERS_BOUND: Duration = Duration::from_secs(1);
 
 /// Who may be the root.
@@ -690,7 +690,8 @@ impl Session {
         self.wait(&answer, request, self.shared.patience, SessionError::from)
     }
 
-    /// Who means the service of this publisher of this node, but expects another type; waits for the root at most for `patience`.
+    /// Subscribers that mean the service of this publisher but expect another type; waits for the root for
+    /// `patience` at most.
     ///
     /// # Errors
     /// [`SessionError`].

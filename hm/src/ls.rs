@@ -327,7 +327,8 @@ impl Report {
                 };
                 key(left).cmp(&key(right))
             });
-            // Who is served expects no service of other types; but of its own type's name it does.
+            // A subscriber that is served is not told of services of other types, except those of its own
+            // type's name.
             let does_not_fit =
                 does_not_fit.filter(|other| connections.is_empty() || other.type_name == other.expected);
             let lines = connections.into_iter().map(|connection| (connection, None));

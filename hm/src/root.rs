@@ -70,7 +70,8 @@ pub(crate) struct LinkArguments {
     /// publishers of the other host.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     link_hold: u32,
-    /// A connection of a link on which nothing was heard for so many seconds is dead; it is asked after a third of that.
+    /// Seconds of silence after which the connection of a link is dead; it is asked for a sign of life after
+    /// a third of that.
     #[arg(long, value_name = "SECONDS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..))]
     link_dead: u32,
 }

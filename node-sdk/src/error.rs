@@ -263,7 +263,7 @@ pub enum RecvError {
     },
 }
 
-/// The time was over before enough peers were attached, or nobody can be waited for here.
+/// Time ran out before enough peers were attached, or this process was forked and cannot wait for any.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 pub struct WaitError {
@@ -271,14 +271,14 @@ pub struct WaitError {
     pub what: &'static str,
     /// Service or filter.
     pub of: String,
-    /// So many are attached.
+    /// How many are attached.
     pub found: usize,
-    /// So many were waited for.
+    /// How many were waited for.
     pub wanted: usize,
-    /// How long.
+    /// For how long.
     pub waited: Duration,
-    /// Somebody is there who does not fit, and which types, nodes and fields: `sensors/pose carries Pose in node camera, not Pose
-    /// (Pose.frame is missing here)`. `None`: nobody that is known of.
+    /// An end that is there and does not fit, with types, node and field: `sensors/pose carries Pose in node
+    /// camera, not Pose (Pose.frame is missing here)`. `None`: none is known.
     pub mismatch: Option<String>,
     /// The end belongs to another process, from which this one was forked: nobody attaches here. Join after the fork.
     pub forked: Option<Forked>,

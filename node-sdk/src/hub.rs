@@ -107,7 +107,7 @@ pub(crate) struct Inbox {
     pub(crate) revoked: Vec<(EndId, String)>,
     /// Attachments that failed.
     pub(crate) problems: Vec<(Origin, String)>,
-    /// Services that carry another type, as far as is known: who holds one may be gone meanwhile.
+    /// Services that carry another type, as far as is known: the holder of one may be gone meanwhile.
     pub(crate) skipped: Vec<Skipped>,
     /// Warnings about them so far.
     warned: u32,
@@ -194,14 +194,14 @@ pub(crate) trait Gate: Send + Sync {
 enum StrangeMemory {
     /// A node has one segment of doorbells in its life.
     #[error(
-        "node {node:016x} sends other doorbells than it did before; another process says its epoch, or it is damaged: \
-         end that one"
+        "node {node:016x} sends other doorbells than it did before; another process uses its epoch, or it is \
+         damaged: end that process"
     )]
     OtherBells { node: u64 },
     /// A subscriber has one reader segment in its life.
     #[error(
-        "subscriber {subscriber} sends another reader segment than it did before; another process says its epoch, or it \
-         is damaged: end that one"
+        "subscriber {subscriber} sends another reader segment than it did before; another process uses its epoch, or it \
+         is damaged: end that process"
     )]
     OtherSeats { subscriber: EndId },
     #[error("its doorbells: {0}")]
@@ -524,7 +524,7 @@ impl Hub {
     }
 
     /// The doorbells of a peer, mapped once. A node has them once, and its publishers have one door for our user if that is another
-    /// one: who sends others under its epoch is refused.
+    /// one: a sender of others under its epoch is refused.
     fn peer_bells(&self, node: u64, is_stranger: bool, handle: Handle) -> Result<Arc<Bells>, StrangeMemory> {
         let mut peers = lock(&self.peers);
         let known = if node == self.node && !is_stranger {
@@ -565,7 +565,7 @@ impl Hub {
         Ok(bells)
     }
 
-    /// The reader segment of a subscriber, mapped once. A subscriber has one: who sends another one for the
+    /// The reader segment of a subscriber, mapped once. A subscriber has one: a sender of another one for the
     /// same end is refused. If that were somebody else, the pins of one would count as those of the other.
     fn seats_of(
         &self,

@@ -554,8 +554,8 @@ impl Shared {
         }
     }
 
-    /// Both sides say who they are. Who accepts hears first, so that it can refuse a twin before that takes itself for linked. The name of
-    /// the other host.
+    /// Both sides say who they are. The accepting side listens first, so that it can refuse a twin before the
+    /// twin believes it is linked. The name of the other host.
     fn greet(self: &Arc<Self>, mut transport: Box<dyn Transport>, dialled: bool) -> Result<String, String> {
         let deadline = Instant::now() + HANDSHAKE;
         if dialled {

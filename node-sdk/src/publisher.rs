@@ -29,9 +29,9 @@ const MAX_MEMORY: u64 = 256 << 20;
 const MEMORY_RECHECK: Duration = Duration::from_micros(200);
 /// A blocked publisher looks this often whether its node is leaving.
 const LEAVING_RECHECK: Duration = Duration::from_millis(20);
-/// Who waited for subscribers for so long in vain is worth a question to the root, ...
+/// After waiting in vain for subscribers for this long, a publisher asks the root why, ...
 const WORTH_ASKING: Duration = Duration::from_millis(100);
-/// ... which is to answer within this time.
+/// ... and waits for the answer at most this long.
 const ASKING: Duration = Duration::from_millis(500);
 
 /// Publishes messages of type `T` on one service. `Send`, not `Sync`: it is one end of its own ring.
@@ -346,9 +346,10 @@ impl<T: Message + ?Sized> Publisher<T> {
         found.map_err(|found| WaitError { mismatch: self.misfit(timeout), ..error(found, None) })
     }
 
-    /// Who waits for this service in vain, because it expects another type; as far as the root can be asked in a moment.
+    /// A subscriber that waits for this service in vain because it expects another type, if the root says so
+    /// in time.
     fn misfit(&self, waited: Duration) -> Option<String> {
-        // Who waits for less looks again and again, and the root has better things to do.
+        // A program with a shorter wait polls, and the root has better things to do.
         if waited < WORTH_ASKING || self.inner.hub.leaving() {
             return None;
         }

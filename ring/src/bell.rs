@@ -156,7 +156,7 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken
     use nix::libc;
     let limit = timeout.map(|duration| libc::timespec {
         tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
-        // Below one thousand million, so it fits.
+        // Below one billion, so it fits.
         tv_nsec: duration.subsec_nanos() as libc::c_long,
     });
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
@@ -243,7 +243,7 @@ fn deadline_after(timeout: Duration) -> nix::libc::timespec {
     let end = now.saturating_add(timeout);
     nix::libc::timespec {
         tv_sec: nix::libc::time_t::try_from(end.as_secs()).unwrap_or(nix::libc::time_t::MAX),
-        // Below one thousand million, so it fits.
+        // Below one billion, so it fits.
         tv_nsec: nix::libc::c_long::from(end.subsec_nanos()),
     }
 }
@@ -255,8 +255,9 @@ pub fn ring(word: &AtomicU32) {
     wake_all(word);
 }
 
-/// Wakes everyone who waits on `word`, which stays as it is; this process may have mapped it to read only. Who has looked at
-/// the word and does not sleep yet misses this, so it needs a bound. One system call; never blocks.
+/// Wakes everyone who waits on `word`, which stays as it is; this process may have mapped it to read only. A
+/// process that has looked at the word and does not sleep yet misses this, so it needs a bound. One system
+/// call; never blocks.
 pub fn call(word: &AtomicU32) {
     wake_all(word);
 }
@@ -440,7 +441,7 @@ mod tests {
         });
         assert_eq!(calls, 1);
         assert_eq!(bell.sleepers.load(Ordering::Relaxed), STRANGERS, "they write nothing here");
-        // Those that slept may have said so once more. Who is gone is noticed with the next commit.
+        // Those that slept may have said so once more. One that is gone is noticed with the next commit.
         doors[0].sleepers.store(0, Ordering::Relaxed);
         let before = WAKE_CALLS.get();
         for _ in 0..3 {
@@ -458,7 +459,8 @@ mod tests {
         drop(awake);
     }
 
-    /// Whoever may write the word at the door clears it without end: then the bound wakes the sleeper, who finds the message.
+    /// A process that may write the word at the door clears it without end: the bound wakes the sleeper,
+    /// which finds the message.
     #[test]
     fn a_stranger_whose_word_is_cleared_looks_by_itself() {
         let mut publishers = [publisher()];

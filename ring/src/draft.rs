@@ -1,6 +1,7 @@
 //! A writer whose next message is filled in across calls: for what comes over a network, part by part.
 //!
-//! The memory of a long message comes as it is filled in ([`Drafter::reach`]): who only says that a message will be long takes nothing.
+//! The memory of a long message comes as it is filled in ([`Drafter::reach`]): merely announcing a long
+//! message takes nothing.
 //!
 //! The draft is memory of the ring that no reader can find (it was allocated, not committed). If the process dies it is gone with the
 //! ring; no reader ever sees a part of a message.

@@ -16,11 +16,12 @@
 //! may be dropped in the child at any time. Rare calls ask their [`Home`] first, take no lock if it is another process, and every drop
 //! does nothing then.
 //!
-//! Which process this is, is a number in a page that the kernel wipes in a child (`MADV_WIPEONFORK`), however it was forked; a process id
-//! would come again in a namespace. What a process keeps beside its objects ([`PerLife`]) begins anew with that number.
+//! A number in a page that the kernel wipes in a child (`MADV_WIPEONFORK`) tells which process this is,
+//! however it was forked; a process id would come again in a namespace. What a process keeps beside its
+//! objects ([`PerLife`]) begins anew with that number.
 //!
 //! The handler takes no lock and no memory: the list of what is registered is locked before the fork, by the thread that forks, and
-//! given free in the parent. In the child it stays locked; the child begins another.
+//! unlocked in the parent. In the child it stays locked; the child begins another.
 //!
 //! A child that was made without handlers (a bare `clone`, `_Fork`) has the new number and no graves: every call but those of the path of
 //! a message says [`Forked`], drops do nothing but those of samples, and the rest ends in SIGSEGV. `vfork` and `posix_spawn` run no handlers and need none.
@@ -165,7 +166,7 @@ mod process {
     #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
     #[non_exhaustive]
     #[error(
-        "this belongs to process {owner}, and here is process {here}, which was forked from it; join after the fork"
+        "this belongs to process {owner}, and this is process {here}, forked from it; join after the fork"
     )]
     pub struct Forked {
         /// The process that it belongs to.
@@ -382,7 +383,8 @@ mod process {
 
     fn watch_forks() {
         static WATCHES: AtomicBool = AtomicBool::new(false);
-        // Relaxed: whoever finds it set while the first is still at work is no worse off than one who came before it.
+        // Relaxed: a caller that finds it set while the first is still at work is no worse off than one that
+        // came before it.
         if !WATCHES.swap(true, Ordering::Relaxed) {
             // SAFETY: functions of the required type that live as long as the program. A failure (out of memory) means that
             // children are as if they were forked without handlers.

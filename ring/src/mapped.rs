@@ -42,7 +42,7 @@ use std::ptr::NonNull;
 
 /// Chunk memory starts at a multiple of this, and segments are multiples of it.
 const PAGE_BYTES: u64 = 4096;
-/// Lines of a doorbell segment: so many publishers and subscribers a node may have at a time.
+/// Lines of a doorbell segment: publishers and subscribers that a node may have at a time.
 pub const BELLS_MAX: u32 = 65_536;
 
 /// Memory in mapped segments.
@@ -137,7 +137,7 @@ pub enum OpenError {
     },
     /// A part of the segment that its owner has written to, if it is honest, has no memory: reading it would take ours. Detach from this peer.
     #[error(
-        "the peer's {what} have no memory from byte {at} on, where they end at {end}: its segment is hollow; detach from this peer"
+        "the peer's {what} should reach to byte {end}, but have no memory from byte {at} on: its segment is hollow; detach from this peer"
     )]
     Hollow {
         /// Which part.
@@ -147,14 +147,14 @@ pub enum OpenError {
         /// Where it should end.
         end: u64,
     },
-    /// This process reads the rings of as many publishers as it may that it does not trust; each takes a descriptor. Raise `ulimit -n`, use
-    /// a narrower filter, or let fewer of them in by the policy.
+    /// This process already reads as many rings of publishers that it does not trust as it may; each takes a
+    /// descriptor. Raise `ulimit -n`, use a narrower filter, or let fewer of them in by the policy.
     #[error(
-        "this process reads {limit} rings of publishers that it does not trust, a quarter of its descriptors, and no more; raise \
-         `ulimit -n`, use a narrower filter, or let fewer in by the policy"
+        "this process already reads {limit} rings of publishers that it does not trust, which is the most it may (a \
+         quarter of its descriptors); raise `ulimit -n`, use a narrower filter, or let fewer in by the policy"
     )]
     UntrustedOut {
-        /// So many.
+        /// How many such rings this process may read.
         limit: u64,
     },
 }
@@ -244,7 +244,7 @@ impl ReaderConstants {
     }
 }
 
-/// Where so many seats end, in bytes from the start of their segment.
+/// Where this many seats end, in bytes from the start of their segment.
 const fn seats_end(seats: u64) -> u64 {
     SEATS_OFFSET + seats * size_of::<Seat>() as u64
 }
@@ -515,7 +515,8 @@ pub struct MappedSeats {
     header: NonNull<ReaderHeader>,
     seats: NonNull<Seat>,
     constants: ReaderConstants,
-    /// So many of them may be touched: those of a peer are known to have memory, our own all (they are reserved before they are touched).
+    /// How many of them may be touched: of a peer's, those that are known to have memory; of our own, all
+    /// (they are reserved before they are touched).
     known: AtomicUsize,
     /// A peer's object.
     object: Option<Object>,

@@ -41,7 +41,8 @@ pub trait RingMemory: Send + Sync {
 pub trait UnmappedMemory: Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> u64;
-    /// Whether its publisher has taken at least so much memory from the system as one needs whose first `end` bytes are in use.
+    /// Whether its publisher has taken at least as much memory from the system as a ring needs whose first
+    /// `end` bytes are in use.
     fn is_backed(&self, end: u64) -> bool;
     /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is initialised.
     ///

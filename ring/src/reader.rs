@@ -38,10 +38,10 @@ use std::time::Duration;
 
 /// Seats in the first page, backed together.
 const FIRST_SEATS: usize = 7;
-/// So often a reader that is overtaken again while it catches up jumps further ahead within one poll; the last jump goes to
-/// the newest message.
+/// Jumps ahead within one poll when a reader is overtaken again while it catches up; the last one goes to the
+/// newest message.
 const CATCH_UP_ATTEMPTS: u64 = 8;
-/// So long sleeps a subscriber that cannot make certain that it is woken: the kernel refuses it the barrier.
+/// Longest sleep when the kernel refuses the barrier: without it a subscriber cannot be certain to be woken.
 #[cfg(not(loom))]
 const UNORDERED_NAP: Duration = Duration::from_millis(1);
 /// Withdrawn messages that one poll steps over before it gives control back.
@@ -58,7 +58,7 @@ pub struct Seats<M: Memory> {
 struct SeatBook {
     /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
     next: usize,
-    /// So many seats are backed by pages.
+    /// How many seats are backed by pages.
     backed: usize,
 }
 

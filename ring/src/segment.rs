@@ -76,9 +76,10 @@ pub const LONGEST: u64 = 1 << 44;
 const RESERVE_STEP: u64 = 1 << 20;
 /// After every interruption the step is halved, down to this many bytes (16 pages).
 const SMALLEST_RESERVE_STEP: u64 = 16 * 4096;
-/// So many interruptions in a row, none of its steps done, are taken before [`Segment::reserve`] gives up.
+/// [`Segment::reserve`] gives up after this many interruptions in a row without a step done.
 const MOST_INTERRUPTIONS: u32 = 100;
-/// Before so many bytes are reserved at once, the machine is asked how many it has; asking takes some 20 us.
+/// Before this many bytes or more are reserved at once, the machine is asked how many it has; asking takes
+/// some 20 us.
 const ASK_BEFORE_RESERVING: u64 = 1 << 20;
 
 /// Makes and opens segments. Safe to use from any thread; no call waits for another process.
@@ -150,7 +151,7 @@ impl Handle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Prefaulted {
-    /// So many bytes have memory now, and are mapped in this process: whole pages.
+    /// Bytes, in whole pages, that have memory now and are mapped in this process.
     pub bytes: u64,
     /// How.
     pub by: PrefaultedBy,

@@ -6,9 +6,10 @@
 //!                                                     | chunk memory ................. |   a descriptor: `pread`
 //! ```
 //!
-//! A message of such a publisher is copied before it is looked at in any case. Read through a mapping, a chunk in a hole of a sparse object would take memory
-//! for the whole of it, at the cost of who reads: a publisher of a few megabytes could make every reader of its ring take
-//! 64 GiB, or end it by a SIGBUS. `pread` takes none. It also leaves the ring's 64 GiB of addresses alone.
+//! A message of such a publisher is copied before it is looked at in any case. Reading a chunk in a hole of a
+//! sparse object through a mapping would give the whole of it memory, at the reader's cost: a publisher of a
+//! few megabytes could make every reader of its ring take 64 GiB, or end it with a SIGBUS. `pread` takes
+//! none. It also leaves the ring's 64 GiB of addresses alone.
 //!
 //! | what one message costs       | bound                                                                                             |
 //! | ---------------------------- | ------------------------------------------------------------------------------------------------- |
@@ -36,10 +37,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// The rings of publishers that are not trusted may have this part of the descriptors of the process.
+/// The rings of publishers that are not trusted may have one in this many of the process's descriptors.
 const DESCRIPTORS_SHARE: u64 = 4;
 
-/// So many descriptors are kept for such rings.
+/// Descriptors that this process keeps for such rings.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
 /// The chunk memory of one ring.
@@ -48,7 +49,7 @@ pub(crate) struct Unmapped {
     descriptor: OwnedFd,
     start: u64,
     length: u64,
-    /// The object had memory for so many bytes when it was last asked.
+    /// Bytes that the object had memory for when it was last asked.
     backed: AtomicU64,
     _share: Share,
 }

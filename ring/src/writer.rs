@@ -48,16 +48,16 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-/// So many retired chunks are looked at together, at the cost of one fence and one look at all pins …
+/// Retired chunks reclaimed per batch, at the cost of one fence and one look at all pins …
 const RECLAIM_BATCH: usize = 16;
-/// … and one more for so many readers, whose pins have to be looked at. More would let the chunks that come back leave the
-/// cache first.
+/// … plus one chunk for every this many readers, whose pins have to be looked at. A larger batch would let
+/// the chunks that come back leave the cache first.
 const READERS_PER_RECLAIM: usize = 2;
-/// So many chunks that came back are kept at hand for messages of the same size.
+/// Most chunks that are kept at hand, once they came back, for messages of the same size.
 const RECYCLED_MAX: usize = 64;
-/// Chunk memory grows by at least so many bytes at a time …
+/// Chunk memory grows by at least this many bytes at a time …
 const GROWTH_MIN: u64 = 64 << 10;
-/// … and at most by so many more than are needed at once.
+/// … and by at most this many more than are needed at once.
 const GROWTH_MAX: u64 = 16 << 20;
 /// A blocked publisher looks by itself this often: readers do not pay a fence per message to make their wake-up certain,
 /// and a reader that pauses between two messages rings no bell.
@@ -109,7 +109,7 @@ pub struct Writer<M: Memory> {
     /// Which chunk each slot holds; empty until the first chunk is sent.
     occupants: Vec<Option<Chunk>>,
     retired: VecDeque<(u64, Chunk)>,
-    /// So many retired chunks are worth a look at the pins.
+    /// Number of retired chunks that is worth a look at the pins.
     reclaim_at: usize,
     /// What `blocked` in the header says.
     blocked: u64,
@@ -121,11 +121,12 @@ pub struct Writer<M: Memory> {
     /// The next sequence when somebody was last woken.
     #[cfg(not(loom))]
     rung_at: u64,
-    /// So often in a row somebody was woken after few commits.
+    /// How many times in a row somebody was woken after few commits.
     #[cfg(not(loom))]
     sparse_rings: u32,
     allocator: ChunkAllocator,
-    /// So many bytes of the chunk memory were given by the system; more is committed only for a draft that begins on paper.
+    /// Bytes of the chunk memory that the system has given; more is committed only for a draft that begins on
+    /// paper.
     backed: u64,
     /// It takes no more than this from the system, whatever the ring's bound says.
     growth_limit: u64,
@@ -664,7 +665,8 @@ impl<M: Memory> Writer<M> {
     /// Wakes the readers of other users that sleep: at most one system call for all of them. Whether there are any.
     #[cold]
     fn look_at_doors(&mut self) -> bool {
-        // The list is as new as the bit: whoever sleeps behind a door was on it before, and the commit's barrier comes before this look.
+        // The list is as new as the bit: a sleeper behind a door was on it before, and the commit's barrier
+        // comes before this look.
         self.refresh();
         let mut sleepers = 0;
         for door in &self.doors {
@@ -687,7 +689,8 @@ impl<M: Memory> Writer<M> {
     #[cold]
     fn keep_strangers(&mut self) {
         if self.doors.is_empty() {
-            // Under the lock, whatever the version says: who set the bit that was taken out had changed the list before, under this lock.
+            // Under the lock, whatever the version says: the thread that set the bit taken out had changed
+            // the list before, under this lock.
             self.fetch_readers();
         }
         if !self.doors.is_empty() {
@@ -1048,7 +1051,7 @@ impl<M: Memory> Writer<M> {
     }
 }
 
-/// Who says that it sleeps.
+/// Which subscribers say that they sleep.
 fn take_sleepers(bell: &Bell) -> u32 {
     // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
     // behind its fence, and ours came before this.

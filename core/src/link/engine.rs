@@ -43,9 +43,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 256;
 /// A thread that waits for the socket looks this often whether the connection is still the one that it means.
 const LOOK_MS: u16 = 100;
-/// What can wait (an acknowledgement, messages that need not be held any more) waits so long for something else that is on its way.
+/// How long what can wait (an acknowledgement, messages that need not be held any more) waits for something
+/// else to travel with.
 const LAZY: Duration = Duration::from_millis(1);
-/// Who cannot write any more waits so long for what the other host says at last.
+/// How long a side that can no longer write waits for the other host's last word.
 const LAST_WORD: Duration = Duration::from_millis(50);
 /// The pause between two looks whether everything has arrived.
 const DRAIN_PAUSE: Duration = Duration::from_micros(500);

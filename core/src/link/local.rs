@@ -165,7 +165,9 @@ pub trait Imports: Send + Sync {
 
 /// A publisher that stands for a remote one. Dropped, it is gone for its subscribers.
 pub trait Import: Send {
-    /// Takes a place for the next message, and at the most the memory of a short one: who says that a message will be long has sent nothing yet. Call it once for each message, then [`Import::commit`] or [`Import::abandon`].
+    /// Takes a place for the next message, and at most the memory of a short one: a sender that announces a
+    /// long message has sent nothing yet. Call it once for each message, then [`Import::commit`] or
+    /// [`Import::abandon`].
     ///
     /// # Errors
     /// [`ImportError::Full`], [`ImportError::NoMemory`]; nothing has changed then.
@@ -194,7 +196,7 @@ pub trait Import: Send {
     /// Gives the memory back.
     fn abandon(&mut self);
 
-    /// So many messages were lost on the way: every subscriber counts them. What it takes does not grow with their number.
+    /// Counts `messages` as lost on the way, at every subscriber. The cost does not grow with their number.
     fn skip(&mut self, messages: u64);
 
     /// Why the hive does not want it, if that came later than `open`.

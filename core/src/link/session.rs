@@ -243,7 +243,7 @@ pub enum Violation {
         /// Which stream.
         stream: u32,
     },
-    /// So many messages cannot have been published since. The peer is damaged or hostile.
+    /// The peer leaves out more messages than can have been published meanwhile. It is damaged or hostile.
     #[error(
         "stream {stream} leaves out {lost} messages, and at most {possible} can have been published meanwhile; the peer is damaged or hostile"
     )]

@@ -1,4 +1,5 @@
-//! Nobody joins slowly: who was there when a publisher began gets everything, from its first message on.
+//! No slow joiners: a subscriber that was there when a publisher began gets everything, from its first
+//! message on.
 //!
 //! ```text
 //!                    Offer, begins                    the last one is attached, declines or goes
@@ -8,7 +9,7 @@
 //!                                  begins, its ring is kept ──────────────────────────────────────┘           │
 //!                                    │ Withdraw, or its socket closes                                         │
 //!                                    ▼                                                                        │
-//!                                  orphaned: left ──▶ over: who asks gets the ring ───────────────────────────┘
+//!                                  orphaned: left ──▶ over: whoever asks gets the ring ───────────────────────┘
 //!                                        its process is dead, or it has withdrawn itself
 //! ```
 //!
@@ -21,9 +22,10 @@
 //! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands it to the joiners that are
 //!   left when the publisher is gone, and closes it when none is left. Nobody writes this ring any more, so no pin has to
 //!   count: the publisher has withdrawn it, or the kernel says that its process is dead. A socket that closed proves neither; until the
-//!   proof comes, who asks is not answered.
-//! - Who did not answer its `Match` while a publisher waited is not awaited until it answers one; who does not own the hive, never
-//!   again. It gets everything nevertheless. A publisher may say so of nodes of its own user alone, unless it is the owner's.
+//!   proof comes, a joiner that asks gets no answer.
+//! - A node that did not answer its `Match` while a publisher waited is not awaited until it answers one; a
+//!   node of a user who does not own the hive, never again. It gets everything nevertheless. A publisher may
+//!   say so of nodes of its own user alone, unless it is the owner's.
 //! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher ends before
 //!   its joiners answer, they get nothing of it.
 //!
@@ -36,7 +38,8 @@ use super::{
 };
 use crate::protocol::not_allowed;
 
-/// So many users who do not own the hive are remembered for not having answered; beyond, none of them is awaited.
+/// Users other than the owner that are remembered for not having answered; beyond this, no such user is
+/// awaited.
 const GUESTS_MAX: usize = 1024;
 
 /// See the head of the module.
@@ -235,7 +238,7 @@ impl Registry {
         }
     }
 
-    /// Who did not answer is no longer awaited, by anybody.
+    /// Nodes that did not answer are no longer awaited by any publisher.
     fn await_nobody_silent(&mut self, actions: &mut Actions) {
         let mut silent = Vec::new();
         for (publisher, beginning) in &self.joiners.beginnings {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::protocol::Former;
 
-/// So many nodes keep the ring of each publisher that retains messages.
+/// Nodes that keep the ring of each publisher that retains messages.
 const KEEPERS: usize = 2;
 /// Publishers of one service that are gone, and of which something is kept.
 const FORMER_MAX: usize = 16;

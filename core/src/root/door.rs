@@ -21,7 +21,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use crate::policy::{Policy, file};
 use crate::runtime_dir::RuntimeDir;
 
-/// So long after it was told is a change looked at.
+/// Pause between the report of a change and the look at it.
 const SETTLE: Duration = Duration::from_millis(50);
 /// Reports that are taken in a row; those that are left are told again.
 const READS_IN_A_ROW: usize = 64;

@@ -63,10 +63,12 @@ const RETRY_MS: u8 = 2;
 /// While there is no descriptor left for a connection, none is accepted for this many milliseconds.
 const PAUSE_MS: u8 = 20;
 
-/// Publishers' rings that are kept for who does not answer ([`Action::KeepRing`]) may take this part of the descriptors that this
-/// process may have, each with the doorbells and the pidfd of its node, and there are never more than so many.
+/// Publishers' rings that are kept for subscribers that do not answer ([`Action::KeepRing`]) may take one in
+/// this many of the descriptors that this process may have …
 const LENT_PART: u64 = 4;
+/// … and there are never more of them than this.
 const LENT_MAX: u64 = 1024;
+/// The ring, and the doorbells and the pidfd of its node.
 const DESCRIPTORS_OF_LENT: u64 = 3;
 
 /// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.

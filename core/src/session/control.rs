@@ -203,13 +203,13 @@ struct WatchedPeer {
 enum Impostor {
     /// The kernel says that the epoch is of another process.
     #[error(
-        "the epoch {node:016x} is not of the process that says it; let that process join by itself, after a fork or a \
-         restore too"
+        "the epoch {node:016x} belongs to another process than the one that says it; let that one join by itself, also \
+         after a fork or a restore"
     )]
     EpochOfAnother { node: u64 },
     /// A process that lives is known by this epoch.
     #[error(
-        "another process that lives is known by the epoch {node:016x}; end the one of the two that is not the node, \
+        "another living process is known by the epoch {node:016x}; end whichever of the two is not the node, \
          then subscribe again"
     )]
     AnotherProcess { node: u64 },
@@ -318,7 +318,8 @@ impl Control {
         self.epoll.clone()
     }
 
-    /// What is due before the control thread sleeps on. Whoever drove leaves the seeking to it: the alarm wakes it.
+    /// What is due before the control thread sleeps on. The driver hands the search for a root back by arming
+    /// the timer.
     fn hand_back(&mut self) {
         self.catch_up();
         self.set_alarm();

@@ -1,5 +1,5 @@
-//! Pauses between attempts to reach a host: they double up to a bound, and half of each is left to chance, so that many that lost one host do not come
-//! back in step.
+//! Pauses between attempts to reach a host, and after faults. They double up to a bound. Half of each pause
+//! between attempts is left to chance, so that the many hosts that lost one do not come back in step.
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -72,9 +72,9 @@ impl Backoff {
     }
 }
 
-/// So many faults in a row are forgiven at once: a network that damages a frame is no liar.
+/// Faults in a row that cost no pause: a network that damages a frame is no liar.
 const FORGIVEN: u32 = 3;
-/// Who was not at fault for so long begins anew.
+/// A host that was not at fault for this long begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The longest pause of a host that is at fault again and again.
 const PENANCE_LONGEST: Duration = Duration::from_secs(30);

@@ -5,8 +5,9 @@
 //! | slots, taken when a publisher is announced | [`SLOTS_MEMORY`], of which one gets at most a 32nd of what is left |
 //! | memory for messages, taken as they arrive | [`LinkOptions::memory`](super::LinkOptions::memory), of which one gets at most a quarter of what is left |
 //!
-//! So whoever comes late gets less, and never nothing; a lossy publisher that may take no more gives up its oldest messages, as if its ring were smaller. A
-//! publisher that is gone gives back what it had. The other bounds are those of `hivemind_core::link::session`; see
+//! So a late publisher gets less, and never nothing; a lossy publisher that may take no more gives up its
+//! oldest messages, as if its ring were smaller. A publisher that is gone gives back what it had. The other
+//! bounds are those of `hivemind_core::link::session`; see
 //! `docs/decisions/0017-what-a-linked-host-may-take.md`.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -38,10 +39,11 @@ const SLOTS_MEMORY: u64 = 128 << 20;
 const SLOTS_SHARE: u64 = 32;
 /// … and this part of what is left for messages.
 const MEMORY_SHARE: u64 = 4;
-/// Every publisher can have so much for messages, in bytes: it is set aside when it is announced.
+/// Memory for messages that every publisher can have, in bytes; set aside when the publisher is announced.
 const MEMORY_FLOOR: u64 = 64 << 10;
 
-/// Who wanted it is attached within moments; a subscriber that is stopped, or has gone, holds nobody up for longer.
+/// Subscribers that want it are attached within moments; one that is stopped, or has gone, holds nobody up
+/// for longer.
 const FIRST_SUBSCRIBER: Duration = Duration::from_secs(1);
 
 /// What may come in, beside what the rules of links say.
@@ -77,7 +79,7 @@ struct Share {
 }
 
 impl Purse {
-    /// With so many bytes for messages.
+    /// A purse with `memory` bytes for messages.
     pub(super) fn new(memory: u64) -> Arc<Purse> {
         Arc::new(Purse { slots: SLOTS_MEMORY.into(), memory: memory.into(), all_memory: memory })
     }
@@ -129,7 +131,7 @@ impl Share {
         self.memory + self.purse.memory.load(Ordering::Relaxed) / MEMORY_SHARE
     }
 
-    /// It has taken so much for messages by now.
+    /// Memory that it has taken for messages by now.
     fn takes(&mut self, memory: u64) -> bool {
         let more = memory.saturating_sub(self.memory);
         if more == 0 {

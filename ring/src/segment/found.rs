@@ -8,9 +8,9 @@
 //!   `backed` (st_blocks)               four pages
 //! ```
 //!
-//! A hole that is touched through a mapping becomes a page, at the cost of who touched it: whoever has a descriptor of a long sparse object could fill
-//! the memory of those who map it, and where the system promises no more memory than it has, the touch is a SIGBUS. Reading
-//! with a system call takes nothing.
+//! Touching a hole through a mapping creates a page, at the toucher's cost: the owner of a long sparse object
+//! could fill the memory of every process that maps it, and where the system promises no more memory than it
+//! has, the touch is a SIGBUS. Reading with a system call takes nothing.
 //!
 //! What is told here stays true for a [`Sharing::SingleWriter`], as its seals keep everybody, its owner included, from punching holes (`fallocate`,
 //! `MADV_REMOVE`) and from cutting it off. A doorbell may be punched at any time; nothing here is asked about one. An object with a name

@@ -30,9 +30,9 @@ pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HugePages {
-    /// So many bytes were asked for, in whole huge pages.
+    /// Bytes asked for, in whole huge pages.
     pub asked: u64,
-    /// So many of them this process has mapped as huge pages now, as the kernel says (`ShmemPmdMapped`).
+    /// How many of them this process has mapped as huge pages now, as the kernel says (`ShmemPmdMapped`).
     pub obtained: u64,
     /// How the memory was mapped ahead for that, whatever the size of its pages; `None` for a segment that can have none.
     pub prefaulted: Option<Prefaulted>,

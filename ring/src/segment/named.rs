@@ -56,9 +56,9 @@ const STORE: &str = "/dev/shm";
 const LONGEST_PREFIX: usize = 64;
 /// Digits after the prefix: 128 bits.
 const RANDOM_DIGITS: usize = 32;
-/// So many names are tried for one segment.
+/// Names tried for one segment.
 const NAME_ATTEMPTS: u32 = 16;
-/// So many entries of the store are looked at in one sweep.
+/// Entries of the store looked at in one sweep.
 const SWEEP_ENTRIES: usize = 100_000;
 
 /// Memory with a name. Read the [module](self) first: it protects less than [`Anonymous`](super::Anonymous).

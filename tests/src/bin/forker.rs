@@ -75,7 +75,7 @@ fn says_so<T, E: Display>(outcome: Result<T, E>) {
     let Err(error) = outcome else { panic!("it did not fail") };
     let text = error.to_string();
     let expected = format!(
-        "this belongs to process {}, and here is process {}, which was forked from it; join after the fork",
+        "this belongs to process {}, and this is process {}, forked from it; join after the fork",
         getppid(),
         getpid()
     );

@@ -85,7 +85,7 @@ impl Kept {
         Kept { bytes, all: Arc::clone(all) }
     }
 
-    /// True: so many bytes more are no more than may wait.
+    /// Whether this many more bytes are within what may wait.
     fn has_room_for(&self, bytes: usize) -> bool {
         has_room_for(&self.all, bytes)
     }
@@ -203,7 +203,7 @@ impl<I: Imports> Receiver<I> {
                 Ok(more) => has_more = more,
                 Err(Broken::Replaced) => {}
                 Err(Broken::Closed(reason)) => self.shared.end(connection.number, &reason, None),
-                // Who is told that it is over is to know why.
+                // A side that is told that it is over should know why.
                 Err(Broken::Farewell(reason)) => {
                     if ![LEAVES, ANOTHER_STAYS, TOO_SOON].iter().any(|said| reason.contains(said)) {
                         (self.shared.at_fault)();

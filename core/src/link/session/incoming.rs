@@ -24,9 +24,10 @@ use std::collections::VecDeque;
 /// An import of one link; never reused.
 pub type ImportId = u32;
 
-/// So many messages are acknowledged at once: the sender holds them.
+/// Messages acknowledged at once; the sender holds them until then.
 const ACKNOWLEDGE_EACH: u64 = 256;
-/// A sender has few pins of its publisher's memory; it takes one for each message that is longer than this, in bytes …
+/// A sender has few pins on its publisher's memory, and takes one for each message longer than this, in bytes
+/// …
 const LONG: u32 = 2048;
 /// … so that these are acknowledged sooner.
 const ACKNOWLEDGE_EACH_LONG: u64 = 14;
@@ -88,7 +89,8 @@ pub enum Place {
 pub struct Begin {
     /// Its number.
     pub sequence: u64,
-    /// So many before it are lost. Once it is complete and sound, and not before: skip them, then say [`Session::skipped`].
+    /// How many messages before it are lost. Skip them, then call [`Session::skipped`], once the message is
+    /// complete and sound, and not before.
     pub lost: u64,
     /// Its bytes.
     pub total: u32,
@@ -287,7 +289,7 @@ impl Session {
         if taken { Arrived::Whole { import } } else { Arrived::Missed { import } }
     }
 
-    /// So many messages were skipped before the one that is committed next.
+    /// Tells that `lost` messages were skipped before the one that is committed next.
     pub fn skipped(&mut self, import: ImportId, lost: u64) {
         if let Some(incoming) = self.incoming.get_mut(&import) {
             incoming.done += lost;
@@ -498,7 +500,8 @@ impl Session {
         false
     }
 
-    /// What nobody here wants is told so before anything else: who is told of it after the wish for it would never send it.
+    /// Refusals of what nobody here wants go before anything else: one that came after a new wish would keep
+    /// the sender from ever sending it.
     pub(super) fn say_declined(&mut self, out: &mut Vec<u8>) -> bool {
         let Some(stream) = self.decline_due.pop_front() else { return false };
         let reason = self.declined.get_mut(&stream).and_then(Option::take).unwrap_or(UNWANTED).to_owned();

@@ -8,9 +8,10 @@
 //!      └──────────────────── Accepted: nobody is on its way; or some do not answer: Lend ─────┘
 //! ```
 //!
-//! Whoever creates a publisher waits until it is settled. Too long is [`JOINERS_PATIENCE`] without a subscriber that attaches to any publisher
-//! of this node (many publishers that are created together are settled one after the other), and [`JOINERS_BOUND`] in all. So a stopped
-//! subscriber delays the first publisher that meets it; then the root knows, and nobody waits for it until it goes on.
+//! Creating a publisher waits until it is settled. Too long is [`JOINERS_PATIENCE`] without a subscriber that
+//! attaches to any publisher of this node (publishers that are created together are settled one after the
+//! other), and [`JOINERS_BOUND`] in all. So a stopped subscriber delays the first publisher that meets it;
+//! then the root knows, and nobody waits for it until it goes on.
 //!
 //! If the root dies, everything begins anew with the next one: a publisher that has sent nothing yet begins there.
 use std::collections::{HashMap, VecDeque};
@@ -31,7 +32,7 @@ pub(super) struct Settling {
 
 struct Unsettled {
     since: Instant,
-    /// Who waits, if anybody does: nobody after the roll call.
+    /// The thread that waits, if any: none after the roll call.
     pending: Option<Pending>,
 }
 
@@ -45,13 +46,13 @@ impl Settling {
         self.publishers.remove(&index).map(|unsettled| unsettled.pending)
     }
 
-    /// Forgets all; who waits goes on waiting.
+    /// Forgets all; threads that wait go on waiting.
     pub(super) fn clear(&mut self) -> Vec<(u32, Pending)> {
         self.order.clear();
         self.publishers.drain().filter_map(|(index, unsettled)| Some((index, unsettled.pending?))).collect()
     }
 
-    /// Who came first of those that are not settled, and when it has waited too long.
+    /// The first of those that are not settled, and when it has waited too long.
     fn first(&mut self) -> Option<(Instant, u32)> {
         // Bounded: each that has come is passed over once.
         while let Some((since, index)) = self.order.front().copied() {
