@@ -854,6 +854,8 @@ impl<M: Memory> Reader<M> {
     }
 
     /// Wakes a publisher that waits for space.
+    #[cold]
+    #[inline(never)]
     fn tell_of_space(&self) {
         if self.is_stranger {
             bell::call(&self.ring.header().space);
