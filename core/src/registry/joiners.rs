@@ -323,8 +323,10 @@ impl Registry {
         if beginning.life != Life::Over || !self.joiners.orphans.contains(&end) {
             return;
         }
-        let asking: Vec<EndId> =
-            beginning.joiners.extract_if(.., |_, joiner| joiner.asks).map(|(end, _)| end).collect();
+        let asking = beginning.joiners.iter().filter(|(_, joiner)| joiner.asks).map(|(end, _)| *end);
+        let asking: Vec<EndId> = asking.collect();
+        beginning.joiners.retain(|_, joiner| !joiner.asks);
+        beginning.awaited = beginning.joiners.values().filter(|joiner| joiner.is_awaited).count();
         let (user, service) = (beginning.user, beginning.service.clone());
         for subscriber in asking {
             let to = self.subscribers[&subscriber].client;

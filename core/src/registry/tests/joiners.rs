@@ -340,3 +340,19 @@ fn a_publisher_that_retains_hears_of_its_joiners_after_it_is_accepted() {
         assert_eq!(to_publisher, expected);
     }
 }
+
+/// It had asked the publisher, which lent its ring for another one and died.
+#[test]
+fn who_gets_a_lent_ring_is_counted_no_more_while_others_are_left() {
+    let mut registry = listening();
+    drop(said(&mut registry, 1, begins(7, "a", 5)));
+    drop(said(&mut registry, 3, attach(4, end(1, 7))));
+    drop(said(&mut registry, 1, lend(7)));
+    drop(registry.handle(Event::Gone { client: 1 }));
+    assert_sound(&registry);
+    let actions = registry.handle(Event::Died { client: 1 });
+    assert_eq!(summary(&actions), [(3, "attached")]);
+    assert_sound(&registry);
+    assert_orphan_is_given(&said(&mut registry, 2, attach(4, end(1, 7))), 2);
+    assert!(is_empty(&registry));
+}
