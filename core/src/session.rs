@@ -625,15 +625,8 @@ impl Session {
         let _ = self.shared.push(Command::Withdraw { index, ring: None });
     }
 
-    /// Whether the answer for this end is still awaited, within [`Session::together`].
-    #[must_use]
-    pub fn is_awaited(&self, index: u32) -> bool {
-        let is_it = |awaited: &Awaited| awaited.request == u64::from(index);
-        self.shared.together().values().flatten().any(is_it)
-    }
-
-    /// As [`Session::withdraw`], for a publisher that ends while its answer is awaited: its ring goes to the subscribers that are on
-    /// their way to it.
+    /// As [`Session::withdraw`], for a publisher that may end while subscribers are on their way to it: then its ring goes to
+    /// them.
     pub fn withdraw_lending(&self, index: u32, ring: Option<Handle>) {
         // As above.
         let _ = self.shared.push(Command::Withdraw { index, ring });

@@ -509,8 +509,8 @@ impl<T: Message + ?Sized> Drop for Publisher<T> {
             .then(|| self.inner.hub.keep_own(self.index, self.inner.session().name().as_str()))
             .flatten();
         let (hub, index) = (&self.inner.hub, self.index);
-        let is_unsettled = self.inner.session().is_awaited(index);
-        let ring = is_unsettled.then(|| hub.inspect(index)).flatten();
+        // Subscribers may be on their way to it: those of a new root as well, of which nobody here knows.
+        let ring = hub.inspect(index);
         hub.remove_publisher(index);
         self.inner.session().withdraw_lending(index, ring);
         if let Some(offer) = kept {

@@ -69,6 +69,8 @@ pub struct Peer<M: Memory> {
     pub(crate) call: Call<M::Bell>,
     /// Where it began: a lower bound until `Desk::attach` returned.
     pub(crate) first: AtomicU64,
+    /// It was there before the publisher: it is told 0.
+    at_first: bool,
     /// Which subscriber: the life of its node and its index there.
     pub subscriber: (u64, u32),
 }
@@ -185,12 +187,18 @@ impl<M: Memory> Desk<M> {
         let same =
             |peer: &Peer<M>| peer.subscriber == subscriber && peer.seat == seat_index && peer.life == life;
         // Relaxed: stored by the same thread, or before it had the lock that one had: a node attaches one after the other.
-        let former = readers.iter().find(|peer| same(peer)).map(|peer| peer.first.load(Ordering::Relaxed));
+        let (former, former_at_first) = readers
+            .iter()
+            .find(|peer| same(peer))
+            .map(|peer| (peer.first.load(Ordering::Relaxed), peer.at_first))
+            .unzip();
         // Also forget those that ended, or a publisher that rarely sends collects them.
         readers.retain(|peer| !same(peer) && !peer.over());
         if readers.len() >= READERS_MAX {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
+        // The root that introduces it again may not know that it was there before, as the publisher has sent something by now.
+        let at_first = former_at_first.unwrap_or(begin == Begin::AtFirst);
         let header = self.ring.header();
         let history = match begin {
             Begin::AsHistory => self.ring.constants().history,
@@ -201,8 +209,15 @@ impl<M: Memory> Desk<M> {
         // could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
         let is_stranger = matches!(call, Call::Door(_));
-        let peer =
-            Arc::new(Peer { seats, seat: seat_index, life, call, first: provisional.into(), subscriber });
+        let peer = Arc::new(Peer {
+            seats,
+            seat: seat_index,
+            life,
+            call,
+            first: provisional.into(),
+            at_first,
+            subscriber,
+        });
         readers.push(Arc::clone(&peer));
         // Whoever sees that the version moved fetches the list under the lock, which is held until the list is complete.
         self.version.step();
@@ -229,7 +244,7 @@ impl<M: Memory> Desk<M> {
         let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
         // Relaxed: a publisher that still sees the provisional start keeps more than it must.
         peer.first.store(first, Ordering::Relaxed);
-        Ok(if begin == Begin::AtFirst { 0 } else { first })
+        Ok(if at_first { 0 } else { first })
     }
 
     /// Forgets a reader; its pins and its cursor no longer count. Returns whether it was there.

@@ -2,11 +2,12 @@
 //!
 //! A child must not write its parent's segments (each has one writer), so no mapping comes along (`MADV_DONTFORK`). Nor do the
 //! threads, and a lock that one of them held stays locked for ever. Before `fork` returns in the child, a handler (`pthread_atfork`)
-//! therefore does three things with what is registered here:
+//! therefore does four things with what is registered here:
 //!
 //! ```text
 //! parent                                child
 //! Segment   base, length, descriptor ─▶ a *grave*: pages of zeros in the same place, private; the descriptor is closed
+//! Descriptor (of a ring that is not mapped) ─▶ closed: a child shall not keep the memory of others alive
 //! Counter   version, news            ─▶ FORKED: the next call finds that it moved, as if somebody came or went,
 //!                                       and on that rare way it looks, and says [`Forked`]
 //! Flag      (of a signal handler)    ─▶ true
@@ -27,9 +28,9 @@
 //! a message says [`Forked`], drops do nothing but those of samples, and the rest ends in SIGSEGV. `vfork` and `posix_spawn` run no handlers and need none.
 
 #[cfg(not(loom))]
-pub use self::process::{Flag, Forked, Home, run_in_child};
+pub(crate) use self::process::{Descriptor, Mapping, Registered, life};
 #[cfg(not(loom))]
-pub(crate) use self::process::{Mapping, Registered, life};
+pub use self::process::{Flag, Forked, Home, run_in_child};
 
 use crate::sync::{Arc, AtomicPtr, AtomicU64, Ordering, strong};
 
@@ -159,7 +160,7 @@ mod process {
     use crate::sync::{AtomicBool, Mutex, MutexGuard, lock};
     use nix::libc;
     use std::cell::UnsafeCell;
-    use std::os::fd::RawFd;
+    use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
     use std::sync::atomic::AtomicI32;
 
     /// It belongs to another process, from which this one was forked. Join again, after the fork.
@@ -281,6 +282,8 @@ mod process {
     enum What {
         Counter,
         Mapping(Mapping),
+        /// Closed in the child.
+        Descriptor(AtomicI32),
         Flag(Arc<AtomicBool>),
     }
 
@@ -354,6 +357,37 @@ mod process {
     impl Drop for Registered {
         fn drop(&mut self) {
             self.forget();
+        }
+    }
+
+    /// A descriptor of memory of others that is not mapped here. In a child it is closed, its number may be of another, and this says so.
+    #[derive(Debug)]
+    pub(crate) struct Descriptor {
+        /// `Some` until it is dropped.
+        owner: Option<OwnedFd>,
+        registered: Registered,
+    }
+
+    impl Descriptor {
+        pub(crate) fn new(owner: OwnedFd) -> Self {
+            let number = AtomicI32::new(owner.as_raw_fd());
+            Descriptor { owner: Some(owner), registered: Registered::new(What::Descriptor(number)) }
+        }
+
+        pub(crate) fn get(&self) -> Result<&OwnedFd, Forked> {
+            let owner = self.owner.as_ref().filter(|_| self.registered.home().is_here());
+            owner.ok_or_else(|| self.registered.home().forked())
+        }
+    }
+
+    impl Drop for Descriptor {
+        fn drop(&mut self) {
+            if self.registered.home().is_here() {
+                // Before it is closed: the number may be of another a moment later.
+                self.registered.forget();
+            } else {
+                std::mem::forget(self.owner.take());
+            }
         }
     }
 
@@ -435,6 +469,7 @@ mod process {
                 What::Counter => entry.word.store(FORKED, Ordering::Relaxed),
                 What::Flag(flag) => flag.store(true, Ordering::Relaxed),
                 What::Mapping(mapping) => bury(mapping),
+                What::Descriptor(descriptor) => close(descriptor),
             }
         }
         // It stays locked, and is not used again.
@@ -456,10 +491,14 @@ mod process {
                 break;
             }
         }
-        let descriptor: RawFd = mapping.descriptor.swap(-1, Ordering::Relaxed);
+        close(&mapping.descriptor);
+    }
+
+    fn close(descriptor: &AtomicI32) {
+        let descriptor: RawFd = descriptor.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {
-            // SAFETY: the number was open in the parent at the fork, as the segment forgets it here before it closes it; its owner in
-            // this process never uses or closes it (see `Segment`).
+            // SAFETY: the number was open in the parent at the fork, as its owner forgets it here before it closes it; its owner in
+            // this process never uses or closes it (see `Segment`, `Descriptor`).
             unsafe { libc::close(descriptor) };
         }
     }

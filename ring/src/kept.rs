@@ -1,5 +1,6 @@
 //! A ring that a node keeps for others: a descriptor, of which a few words are read with a system call.
 
+use crate::fork::Descriptor;
 use crate::layout::{LINE_BYTES, RING_CONSTANTS, RingConstants, RingHeader, SLOTS_OFFSET, Slot};
 use crate::retained::range;
 use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
@@ -13,7 +14,7 @@ use std::os::fd::OwnedFd;
 /// not looked at.
 #[derive(Debug)]
 pub struct KeptRing {
-    descriptor: OwnedFd,
+    descriptor: Descriptor,
 }
 
 impl KeptRing {
@@ -23,15 +24,15 @@ impl KeptRing {
     /// [`SegmentError`]: what it is instead.
     pub fn new(descriptor: OwnedFd) -> Result<Self, SegmentError> {
         check_seals(&descriptor, Sharing::SingleWriter)?;
-        Ok(KeptRing { descriptor })
+        Ok(KeptRing { descriptor: Descriptor::new(descriptor) })
     }
 
     /// Another descriptor of it, to be handed on.
     ///
     /// # Errors
-    /// [`SegmentError`]: this process is out of descriptors, mostly.
+    /// [`SegmentError`]: this process is out of descriptors, mostly; or it was forked from the one that keeps the ring.
     pub fn descriptor(&self) -> Result<OwnedFd, SegmentError> {
-        duplicate(&self.descriptor)
+        duplicate(self.descriptor.get()?)
     }
 
     /// Whether its publisher has ended in order, as [`crate::retained::closed`].
@@ -59,7 +60,7 @@ impl KeptRing {
     fn word(&self, offset: u64) -> u64 {
         let mut bytes = [0; 8];
         // Fits: an offset within the header or the first slot. Short or failed: zeros.
-        let _read = pread(&self.descriptor, &mut bytes, offset as i64);
+        let _read = self.descriptor.get().map(|descriptor| pread(descriptor, &mut bytes, offset as i64));
         u64::from_le_bytes(bytes)
     }
 }

@@ -788,7 +788,9 @@ impl<M: Memory> Reader<M> {
         let head = self.ring.header().head.load(Ordering::Relaxed);
         // The slot holds message newer - 1, or it is being written: all of newer - 1 - capacity and before is gone.
         let end = newer.max(head);
-        let lead = capacity * (*attempt).min(CATCH_UP_ATTEMPTS) / CATCH_UP_ATTEMPTS;
+        // The publisher of a reliable ring overwrites nothing from where this reader was attached on, so there is no need to run from it.
+        let attempts = if self.reliable { 0 } else { (*attempt).min(CATCH_UP_ATTEMPTS) };
+        let lead = capacity * attempts / CATCH_UP_ATTEMPTS;
         let oldest = end.saturating_sub(capacity) + lead.min(capacity - 1);
         *attempt += 1;
         if oldest <= self.cursor || oldest > SEQUENCE_MAX {

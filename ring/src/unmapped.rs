@@ -25,6 +25,7 @@
 //! The message is pinned while it is read, as any other: nothing else is needed to read it whole. The kernel copies bytes, in no order that could
 //! be named; the pin comes before (edge pin) and goes after (edge unpin).
 
+use crate::fork::Descriptor;
 use crate::layout::RingConstants;
 use crate::mapped::OpenError;
 use crate::memory::UnmappedMemory;
@@ -35,7 +36,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 /// The rings of publishers that are not trusted may have one in this many of the process's descriptors.
 const DESCRIPTORS_SHARE: u64 = 4;
@@ -46,7 +47,7 @@ static KEPT: AtomicU64 = AtomicU64::new(0);
 /// The chunk memory of one ring.
 #[derive(Debug)]
 pub(crate) struct Unmapped {
-    descriptor: OwnedFd,
+    descriptor: Descriptor,
     start: u64,
     length: u64,
     /// Bytes that the object had memory for when it was last asked.
@@ -81,7 +82,7 @@ impl Unmapped {
     pub(crate) fn new(found: Found, constants: &RingConstants) -> Result<Self, OpenError> {
         let _share = Share::take()?;
         Ok(Unmapped {
-            descriptor: found.into_descriptor(),
+            descriptor: Descriptor::new(found.into_descriptor()),
             start: constants.chunks_offset,
             length: constants.chunks_length,
             backed: AtomicU64::new(0),
@@ -102,21 +103,21 @@ impl UnmappedMemory for Unmapped {
             return true;
         }
         // The publisher took its memory before the commit that told of the message (edge commit).
-        let now = backed(&self.descriptor).unwrap_or(0);
+        let now = self.descriptor.get().ok().and_then(|descriptor| backed(descriptor).ok()).unwrap_or(0);
         // Relaxed: as above.
         self.backed.fetch_max(now, Ordering::Relaxed);
         end <= now
     }
 
     fn read(&self, offset: u64, into: &mut [MaybeUninit<u8>]) -> io::Result<()> {
+        let descriptor = self.descriptor.get().map_err(io::Error::other)?.as_raw_fd();
         let mut done = 0;
         while done < into.len() {
             let rest = &mut into[done..];
             // In range: chunks end within the segment, whose length the kernel gave as one of these.
             let at = (self.start + offset + done as u64) as libc::off_t;
             // SAFETY: pread writes at most `rest.len()` bytes to `rest`, which is borrowed for the whole call: in bounds, alive, exclusive.
-            let read =
-                unsafe { libc::pread(self.descriptor.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) };
+            let read = unsafe { libc::pread(descriptor, rest.as_mut_ptr().cast(), rest.len(), at) };
             match Errno::result(read) {
                 // It never becomes shorter.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

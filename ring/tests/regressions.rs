@@ -3,10 +3,12 @@
 
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
-use hivemind_ring::memory::Heap;
+use hivemind_ring::desk::Begin;
+use hivemind_ring::memory::{Heap, RingMemory as _};
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{AllocateError, RingConfig, Writer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const CONFIG: RingConfig = RingConfig {
     node: 7,
@@ -217,4 +219,26 @@ fn a_reader_that_has_not_begun_counts_from_its_first_message_on() {
     assert!(publisher.writer.admit().is_err(), "it has to read them");
     let mut reader = publisher.read(&seats, seat, first);
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(10));
+}
+
+// Once a late reader of a reliable ring that was overtaken while it caught up left out messages that its publisher kept for it.
+#[test]
+fn who_comes_late_to_a_reliable_ring_gets_all_that_is_kept_for_it() {
+    let mut publisher = Publisher::new(&RingConfig { reliable: true, capacity: 16, ..CONFIG });
+    for _ in 0..40 {
+        publisher.send(8).expect("nobody reads");
+    }
+    let seats = seats(1);
+    let seat = seats.take((7, 1)).expect("it is free");
+    let (memory, bell) = (Arc::clone(seats.memory()), Arc::new(Bell::silent()));
+    let told = publisher.writer.desk().attach_from(Begin::AtFirst, memory, seat, bell, (9, 1));
+    assert_eq!(told, Ok(0));
+    publisher.send(8).expect("one message more has room");
+    assert!(publisher.writer.admit().is_err(), "the other slots are kept for the reader");
+    // As the reader sees it that looks at the head before that message, and at the slot after it.
+    publisher.writer.ring().header().head.store(40, Ordering::Relaxed);
+    let mut reader = publisher.read(&seats, seat, 0);
+    let received: Vec<u64> =
+        std::iter::from_fn(|| poll(&mut reader)).map(|message| message.sequence()).collect();
+    assert_eq!((received, reader.lost()), ((25..41).collect(), 25));
 }

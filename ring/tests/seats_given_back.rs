@@ -4,6 +4,7 @@
 
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
+use hivemind_ring::desk::Begin;
 use hivemind_ring::line::Line;
 use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Reader, Seats};
@@ -122,6 +123,30 @@ fn who_takes_the_same_seat_anew_begins_anew() {
     assert_eq!(seats.take((7, 1)), Ok(seat));
     assert_eq!(publisher.attach(&seats, seat), 11);
     assert_eq!(publisher.writer.desk().count(), 1);
+}
+
+// Once a subscriber that was there before its publisher did not count as lost what it had missed, if the root died between.
+#[test]
+fn who_was_there_before_the_publisher_counts_from_the_first_message_also_when_it_is_introduced_again() {
+    let mut publisher = Publisher::new(false, 0);
+    let seats = seats();
+    let seat = seats.take((7, 1)).unwrap();
+    for _ in 0..100 {
+        publisher.send().unwrap();
+    }
+    let bell = Arc::new(Bell::silent());
+    let memory = Arc::clone(seats.memory());
+    let told = publisher.writer.desk().attach_from(Begin::AtFirst, memory, seat, bell, (9, 1));
+    assert_eq!(told, Ok(0));
+    // By a root that knows only that the publisher has sent something.
+    assert_eq!(publisher.attach(&seats, seat), 0);
+    assert_eq!(publisher.writer.desk().count(), 1);
+    let mut reader = publisher.read(&seats, seat, 0);
+    let mut received = 0;
+    while reader.poll().unwrap().is_some() {
+        received += 1;
+    }
+    assert_eq!(received + reader.lost(), 100);
 }
 
 // Once the second attachment of a subscriber made the publisher forget the pins of the first, and reuse what they held.

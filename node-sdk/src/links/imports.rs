@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use hivemind_core::link::local::{Candidate, Import, ImportError, Imports};
 use hivemind_core::protocol::{Offer, Remote, since_boot};
 use hivemind_core::schema::Schema;
+use hivemind_core::session::NodeSide as _;
 use hivemind_ring::draft::Drafter;
 use hivemind_ring::layout::{
     CAPACITY_MIN, CHUNK_MEMORY_MAX, INLINE_BYTES, LINE_BYTES, MESSAGE_BYTES_MAX, SLOTS_OFFSET,
@@ -342,8 +343,10 @@ impl Drop for HiveImport {
     fn drop(&mut self) {
         // As a publisher: the ring says that it is closed, and the root hears of it.
         let _ = self.drafter.skip_many(&mut self.owed);
+        // Its subscribers may be on their way to it still.
+        let ring = self.inner.hub.inspect(self.index);
         self.inner.hub.remove_publisher(self.index);
-        self.inner.session().withdraw(self.index);
+        self.inner.session().withdraw_lending(self.index, ring);
     }
 }
 
