@@ -159,6 +159,23 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether two descriptors of this process lead to one open file, as copies of a descriptor do, also those that came over a
+/// socket. `None`: the kernel does not say (it has no `kcmp`, or a sandbox refuses it).
+#[must_use]
+pub fn is_same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Option<bool> {
+    const KCMP_FILE: libc::c_long = 0;
+    let process = libc::c_long::from(std::process::id().cast_signed());
+    let number = |descriptor: BorrowedFd<'_>| libc::c_long::from(descriptor.as_raw_fd());
+    // SAFETY: the call takes integers, compares, and touches no memory of ours.
+    let result =
+        unsafe { libc::syscall(libc::SYS_kcmp, process, process, KCMP_FILE, number(one), number(other)) };
+    match result {
+        0 => Some(true),
+        1.. => Some(false),
+        _ => None,
+    }
+}
+
 /// A descriptor that children forked from now on close at once. Dropping this ends the arrangement (and closes it here).
 ///
 /// A lock or a listening socket that a forked child inherits outlives the process that used it, and makes the dead look

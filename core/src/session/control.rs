@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use hivemind_ring::os::is_same_open_file;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -68,7 +69,7 @@ const PACKETS_IN_A_ROW: usize = 64;
 /// With more than twice as many peers as were left the last time, and some, those that are no acquaintances any more are forgotten.
 const SPARE_PEERS: usize = 16;
 /// Pidfds that are kept of one peer where nobody can tell whether they are of one process: one for each root
-/// that introduced it.
+/// that introduced it. Where a sandbox refuses `kcmp` as well, one for each pair with it.
 const PIDFDS_OF_A_PEER: usize = 16;
 /// [`DRIVING`] as a thread that drives waits for the socket.
 const DRIVING_MS: u8 = DRIVING.as_millis() as u8;
@@ -901,6 +902,12 @@ impl Control {
         let process = self.recognise(node, &pidfd)?;
         let known = self.peers.get(&node);
         if node == self.node || known.is_some_and(|peer| peer.process.is(process) == Some(true)) {
+            return Ok(());
+        }
+        // A root gives copies of one pidfd for all pairs with a node.
+        let is_copy =
+            |(known, _): &(OwnedFd, u64)| is_same_open_file(known.as_fd(), pidfd.as_fd()) == Some(true);
+        if known.is_some_and(|peer| peer.pidfds.iter().any(is_copy)) {
             return Ok(());
         }
         if known.is_some_and(|peer| peer.pidfds.len() >= PIDFDS_OF_A_PEER) {

@@ -174,6 +174,25 @@ fn where_nobody_can_tell_processes_apart_a_node_lives_as_long_as_one_of_them() {
     assert_eq!((deaths.told(), control.peers.len(), control.peer_tokens.len()), (vec![PEER], 0, 0));
 }
 
+/// A node has many pairs with one peer, and the root passes on the same pidfd for each.
+#[test]
+fn copies_of_one_pidfd_are_one_where_processes_cannot_be_told_apart() {
+    let (mut control, deaths, _folder) = control(NODE);
+    control.identify = |_| Ok(Process::Unknown);
+    let node = Other::start();
+    let pidfd = node.pidfd();
+    if is_same_open_file(pidfd.as_fd(), pidfd.as_fd()).is_none() {
+        println!("SKIPPED: the kernel or a sandbox does not compare open files");
+        return;
+    }
+    for _ in 0..10 * PIDFDS_OF_A_PEER {
+        control.watch_peer(PEER, pidfd.try_clone().unwrap()).unwrap();
+    }
+    assert_eq!(control.peers[&PEER].pidfds.len(), 1);
+    node.end(&mut control);
+    assert_eq!((deaths.told(), control.peer_tokens.len()), (vec![PEER], 0));
+}
+
 #[test]
 fn nobody_else_is_taken_for_this_node_or_for_the_process_that_an_epoch_names() {
     let (mut control, _deaths, _folder) = control(NODE);
