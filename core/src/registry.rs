@@ -99,7 +99,7 @@ pub struct Limits {
     pub retained: usize,
     /// Rings that one node keeps for others.
     pub kept_of_node: usize,
-    /// Rings that publishers have lent this root, which keeps three descriptors for each.
+    /// Rings that publishers have lent this root, which keeps two descriptors for each.
     pub lent: usize,
     /// Those of them of one user who does not own the hive.
     pub lent_of_a_guest: usize,
@@ -194,7 +194,7 @@ pub enum Action {
         /// Whose.
         client: ClientId,
     },
-    /// Keep the descriptor that came with this message: the ring of this publisher. With it the doorbells and the pidfd of its client,
+    /// Keep the descriptor that came with this message: the ring of this publisher. With it the pidfd of its client,
     /// and tell when that process is dead ([`Event::Died`]).
     KeepRing {
         /// Who sent it.

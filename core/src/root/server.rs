@@ -68,8 +68,8 @@ const PAUSE_MS: u8 = 20;
 const LENT_PART: u64 = 4;
 /// … and there are never more of them than this.
 const LENT_MAX: u64 = 1024;
-/// The ring, and the doorbells and the pidfd of its node.
-const DESCRIPTORS_OF_LENT: u64 = 3;
+/// The ring, and the pidfd of its node.
+const DESCRIPTORS_OF_LENT: u64 = 2;
 
 /// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.
 ///
