@@ -54,7 +54,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
-use crate::protocol::random_number;
+use crate::random::random_number;
 
 /// Set in epochs that name their process.
 const BOUND: u64 = 1 << 63;

@@ -25,6 +25,7 @@ pub mod link;
 pub mod name;
 pub mod policy;
 pub mod protocol;
+pub mod random;
 pub mod registry;
 mod remedy;
 pub mod root;

@@ -59,10 +59,8 @@
 //! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use rkyv::rancor;
@@ -115,27 +113,6 @@ impl fmt::Display for EndId {
 #[must_use]
 pub fn new_node_epoch() -> u64 {
     identity::new_epoch()
-}
-
-/// A random number, never 0.
-#[must_use]
-pub fn random_number() -> u64 {
-    loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let number = number_of(&RandomState::new(), std::process::id(), now);
-        if number != 0 {
-            return number;
-        }
-    }
-}
-
-/// The keys come from the system's random numbers, so processes that start together differ; the rest is for those that are
-/// forked, whose keys are the same.
-fn number_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
-    let mut hasher = keys.build_hasher();
-    hasher.write_u32(process);
-    hasher.write_u128(now.as_nanos());
-    hasher.finish()
 }
 
 /// Nanoseconds since the machine was started, the same in all its processes; 0 if it does not say.
@@ -1167,15 +1144,6 @@ mod tests {
         let mut packet = AlignedVec::new();
         encode(message, &mut packet).unwrap();
         packet
-    }
-
-    // Once a process and its forked child, which then joined both, had the same epoch.
-    #[test]
-    fn a_forked_child_makes_other_epochs_than_its_parent() {
-        let (keys, now) = (RandomState::new(), Duration::from_secs(1));
-        assert_ne!(number_of(&keys, 100, now), number_of(&keys, 101, now));
-        // In another namespace it may have the same number.
-        assert_ne!(number_of(&keys, 1, now), number_of(&keys, 1, now + Duration::from_nanos(1)));
     }
 
     #[test]

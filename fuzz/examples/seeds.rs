@@ -9,8 +9,8 @@ use std::path::Path;
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Joining, Message, Offer, Refusal, Remote,
-    ToNode, ToRoot, encode,
+    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Joining, Message, Offer, Refusal,
+    Remote, ToNode, ToRoot, encode,
 };
 use hivemind_core::schema::Schema;
 use hivemind_fuzz::join;
@@ -142,8 +142,13 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
     for (number, message) in to_root.iter().enumerate() {
         packet(number, message)?;
     }
-    let remote =
-        Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".to_owned(), first: 9 };
+    let remote = Remote {
+        host: "robot".to_owned(),
+        leaf: false,
+        publisher: end,
+        node_name: "arm".to_owned(),
+        first: 9,
+    };
     let to_node = [
         ToNode::Welcome { epoch: 3, pid: 1, dedicated: false },
         ToNode::Match {

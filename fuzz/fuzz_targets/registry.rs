@@ -78,7 +78,12 @@ fuzz_target!(|steps: Vec<Step>| {
                     _ => Credentials { user: 2, groups: vec![7] },
                 };
                 // Some are in the same process.
-                Event::Connected { client: clients[client], pid: client as i32 / 2, credentials, process: Process::Unknown }
+                Event::Connected {
+                    client: clients[client],
+                    pid: client as i32 / 2,
+                    credentials,
+                    process: Process::Unknown,
+                }
             }
             Step::Leave(client) => {
                 let client = usize::from(client) % CLIENTS;
@@ -164,7 +169,15 @@ fn lines(registry: &mut Registry) -> usize {
     let client = ClientId::MAX;
     // Not bound to a process.
     let node = u64::MAX >> 1;
-    handle(registry, Event::Connected { client, pid: 1, credentials: Credentials::of_user(OWNER), process: Process::Unknown });
+    handle(
+        registry,
+        Event::Connected {
+            client,
+            pid: 1,
+            credentials: Credentials::of_user(OWNER),
+            process: Process::Unknown,
+        },
+    );
     let bells = Carrier::Descriptor;
     let hello = ToRoot::Hello {
         name: "asks".into(),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use hivemind_ring::bell::Bell;
+use hivemind_ring::heap::{Heap, HeapSeats};
 use hivemind_ring::layout::PINS;
-use hivemind_ring::memory::{Heap, HeapSeats, SeatMemory as _};
+use hivemind_ring::memory::SeatMemory as _;
 use hivemind_ring::sync::Ordering;
 use hivemind_ring::writer::{RingConfig, Writer};
 use libfuzzer_sys::fuzz_target;

@@ -37,7 +37,7 @@ use hivemind_core::link::transport::plain::{Listener, Plain, Stream};
 use hivemind_core::link::transport::tls::{Tls, TlsKeys};
 use hivemind_core::link::transport::{Transport, close_after, wait_for, write_all};
 use hivemind_core::name::is_host_name;
-use hivemind_core::protocol::random_number;
+use hivemind_core::random::random_number;
 
 use crate::error::SubscriberError;
 use crate::hub::lock;

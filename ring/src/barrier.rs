@@ -79,7 +79,8 @@ pub fn enable() {
     if REGISTERED.load(Ordering::Relaxed) == process {
         return;
     }
-    // A child has its parent's number until here, and none of its mappings.
+    // The kernel registers this process, not its children.
+    crate::fork::clear_in_children(&REGISTERED);
     REGISTERED.store(0, Ordering::Relaxed);
     let register = move || {
         if membarrier(REGISTER_GLOBAL_EXPEDITED) {
@@ -95,12 +96,6 @@ pub fn enable() {
     }
 }
 
-/// In a forked child, before anything else is done there: the kernel registered its parent.
-pub(crate) fn begin_anew() {
-    // Relaxed: the child has one thread.
-    REGISTERED.store(0, Ordering::Relaxed);
-}
-
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: membarrier takes a command, flags (none) and a processor (ignored without the flag that names it); it reads and
     // writes no memory of ours.
@@ -112,7 +107,8 @@ mod tests {
     use super::*;
     use crate::bell::{Bell, Woken};
     use crate::desk::AttachReaderError;
-    use crate::memory::{Heap, Memory, RingMemory};
+    use crate::heap::Heap;
+    use crate::memory::{Memory, RingMemory};
     use crate::reader::{Reader, Seats};
     use crate::writer::{RingConfig, Writer};
     use std::cell::Cell;

@@ -297,7 +297,8 @@ pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, _timeout: Opti
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::memory::{Heap, SeatMemory};
+    use crate::heap::Heap;
+    use crate::memory::SeatMemory;
     use crate::reader::{Reader, Seats};
     use crate::sync::Arc;
     use crate::writer::{RingConfig, Writer};

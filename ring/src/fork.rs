@@ -28,7 +28,7 @@
 //! a message says [`Forked`], drops do nothing but those of samples, and the rest ends in SIGSEGV. `vfork` and `posix_spawn` run no handlers and need none.
 
 #[cfg(not(loom))]
-pub(crate) use self::process::{Descriptor, Mapping, Registered, life};
+pub(crate) use self::process::{Descriptor, Mapping, Registered, clear_in_children, life};
 #[cfg(not(loom))]
 pub use self::process::{Flag, Forked, Home, run_in_child};
 
@@ -299,6 +299,17 @@ mod process {
     struct List {
         entries: Vec<Option<Arc<Entry>>>,
         free: Vec<usize>,
+        /// Words of this process's own that are 0 in a child.
+        cleared: Vec<&'static AtomicU64>,
+    }
+
+    /// Sets `word` to 0 in children of this process that are forked from now on.
+    pub(crate) fn clear_in_children(word: &'static AtomicU64) {
+        watch_forks();
+        let mut list = lock(LIST.get());
+        if !list.cleared.iter().any(|known| std::ptr::eq(*known, word)) {
+            list.cleared.push(word);
+        }
     }
 
     static LIST: PerLife<Mutex<List>> = PerLife::new();
@@ -462,8 +473,7 @@ mod process {
         let Some((list, former)) = take_held() else { return };
         // Wiped already, where the kernel does that.
         life_word().store(0, Ordering::Relaxed);
-        crate::orphans::begin_anew();
-        crate::barrier::begin_anew();
+        list.cleared.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         for entry in list.entries.iter().flatten() {
             match &entry.what {
                 What::Counter => entry.word.store(FORKED, Ordering::Relaxed),

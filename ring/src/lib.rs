@@ -53,6 +53,7 @@ pub mod desk;
 #[cfg(not(loom))]
 pub mod draft;
 pub mod fork;
+pub mod heap;
 #[cfg(not(loom))]
 pub mod kept;
 pub mod layout;
@@ -65,6 +66,8 @@ mod orphans;
 #[cfg(not(loom))]
 pub mod os;
 pub mod reader;
+#[cfg(not(loom))]
+mod refusal;
 pub mod retained;
 #[cfg(not(loom))]
 pub mod segment;

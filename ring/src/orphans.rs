@@ -18,17 +18,22 @@
 //! mapped there for ever (see [`crate::fork`]), and is on no list. The list holds no more than there are readers whose samples were kept beyond them.
 
 use crate::barrier;
-use crate::fork::PerLife;
+use crate::fork::{PerLife, clear_in_children};
 use crate::layout::{Seat, seat_life};
 use crate::memory::{Memory, SeatMemory};
-use crate::reader::Segments;
-use crate::sync::{Ordering, fence, lock};
+use crate::sync::Arc;
+use crate::sync::{AtomicU64, Ordering, fence, lock};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
 
 /// The length of the list.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+static WAITING: AtomicU64 = AtomicU64::new(0);
 static LIST: PerLife<Mutex<Vec<Box<dyn Orphan>>>> = PerLife::new();
+
+/// The two segments that a sample needs.
+pub(crate) struct Segments<M: Memory> {
+    pub(crate) _ring: Arc<M::Ring>,
+    pub(crate) seats: Arc<M::Seats>,
+}
 
 /// Two segments that nobody but samples needs.
 trait Orphan: Send {
@@ -67,23 +72,19 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
     if left.is_free() {
         return;
     }
+    // A child begins with an empty list.
+    clear_in_children(&WAITING);
     {
         let mut list = lock(LIST.get());
         list.push(Box::new(left));
         // Relaxed: the barrier below, see the head of this module.
-        WAITING.store(list.len(), Ordering::Relaxed);
+        WAITING.store(list.len() as u64, Ordering::Relaxed);
     }
     // The order of the head of this module: the length before the look.
     fence(Ordering::SeqCst);
     // Refused: see the head of this module.
     let _ordered = barrier::is_ready() && barrier::heavy();
     look_through();
-}
-
-/// In a forked child, before anything else is done there.
-pub(crate) fn begin_anew() {
-    // Relaxed: the child has one thread.
-    WAITING.store(0, Ordering::Relaxed);
 }
 
 /// To be called after a pin was dropped.
@@ -102,14 +103,15 @@ fn look_through() {
     // Unmapped under the lock: whoever dropped the last sample finds the memory gone, also if another thread was here first.
     list.retain(|left| !left.is_free());
     // Relaxed: whoever finds an old value looks in vain, or was followed by this look.
-    WAITING.store(list.len(), Ordering::Relaxed);
+    WAITING.store(list.len() as u64, Ordering::Relaxed);
 }
 
 #[cfg(test)]
 mod tests {
     use crate::archive::Message;
     use crate::bell::Bell;
-    use crate::memory::{Heap, Memory};
+    use crate::heap::Heap;
+    use crate::memory::Memory;
     use crate::reader::{Reader, Seats};
     use crate::writer::{RingConfig, Writer};
     use std::sync::{Arc, Barrier, Weak};

@@ -414,13 +414,6 @@ unsafe impl Send for Pin {}
 // SAFETY: see `Held`.
 unsafe impl Sync for Pin {}
 
-/// The two segments that a sample needs.
-#[cfg(not(loom))]
-pub(crate) struct Segments<M: Memory> {
-    pub(crate) _ring: Arc<M::Ring>,
-    pub(crate) seats: Arc<M::Seats>,
-}
-
 /// Why a poll gave no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -885,7 +878,8 @@ impl<M: Memory> Drop for Reader<M> {
             // Nothing is unmapped in a child, and nobody reuses the pins.
             return;
         }
-        let segments = Segments::<M> { _ring: Arc::clone(&self.ring), seats: Arc::clone(&self.seats) };
+        let segments =
+            crate::orphans::Segments::<M> { _ring: Arc::clone(&self.ring), seats: Arc::clone(&self.seats) };
         crate::orphans::adopt(segments, self.seat);
     }
 }

@@ -1,6 +1,6 @@
 //! The one place where atomics, locks and spin hints come from, so that loom can step in.
 //!
-//! Under `--cfg loom` these are loom's types: rings then live on the heap (see [`crate::memory::Heap`]) and waiting on a
+//! Under `--cfg loom` these are loom's types: rings then live on the heap (see [`crate::heap::Heap`]) and waiting on a
 //! bell is a loop that loom can explore, since it knows no futex.
 //!
 //! Every ordering stronger than `Relaxed` is written `strong!("edge: site", Release)`. That is the plain constant, except in

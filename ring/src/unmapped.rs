@@ -27,8 +27,8 @@
 
 use crate::fork::Descriptor;
 use crate::layout::RingConstants;
-use crate::mapped::OpenError;
 use crate::memory::UnmappedMemory;
+use crate::refusal::OpenError;
 use crate::segment::{Found, backed};
 use crate::sync::{AtomicU64, Ordering};
 use nix::errno::Errno;

@@ -3,7 +3,7 @@
 
 use hivemind_ring::archive::{DEPTH_MAX, Loan, Message, View};
 use hivemind_ring::bell::Bell;
-use hivemind_ring::memory::Heap;
+use hivemind_ring::heap::Heap;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{RingConfig, Writer};
 use rkyv::{Archive, Deserialize, Serialize};

@@ -4,7 +4,7 @@
 use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
 use hivemind_ring::draft::Drafter;
-use hivemind_ring::memory::Heap;
+use hivemind_ring::heap::Heap;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;

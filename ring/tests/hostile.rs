@@ -8,12 +8,13 @@
 use hivemind_ring::archive::{Loan, Message, View};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::desk::AttachReaderError;
+use hivemind_ring::heap::{Heap, HeapRing};
 use hivemind_ring::layout::{
     INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, MODE_RELIABLE, PINS, RingHeader, SEAT_FREE,
     SEQUENCE_MAX, Seat,
 };
 use hivemind_ring::line::Line;
-use hivemind_ring::memory::{Heap, HeapRing, RingMemory, SeatMemory};
+use hivemind_ring::memory::{RingMemory, SeatMemory};
 use hivemind_ring::reader::{PollError, Reader, Seats, Taken};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use proptest::prelude::*;

@@ -8,9 +8,10 @@
 
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
+use hivemind_ring::heap::{Heap, HeapSeats};
 use hivemind_ring::layout::{INLINE_BYTES, PINS};
 use hivemind_ring::line::Line;
-use hivemind_ring::memory::{Heap, HeapSeats, RingMemory};
+use hivemind_ring::memory::RingMemory;
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
 use proptest::prelude::*;

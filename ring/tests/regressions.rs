@@ -4,7 +4,8 @@
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::desk::Begin;
-use hivemind_ring::memory::{Heap, RingMemory as _};
+use hivemind_ring::heap::Heap;
+use hivemind_ring::memory::RingMemory as _;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{AllocateError, RingConfig, Writer};
 use std::sync::Arc;

@@ -3,9 +3,10 @@
 
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
+use hivemind_ring::heap::Heap;
 use hivemind_ring::kept::KeptRing;
 use hivemind_ring::layout::{INLINE_WORDS, KIND_BUSY};
-use hivemind_ring::memory::{Heap, RingMemory};
+use hivemind_ring::memory::RingMemory;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::retained::{closed, first};
 use hivemind_ring::segment::{Anonymous, Backend, Handle, Sharing};

@@ -5,8 +5,8 @@
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::desk::Begin;
+use hivemind_ring::heap::Heap;
 use hivemind_ring::line::Line;
-use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;

@@ -5,9 +5,9 @@
 use hivemind_ring::archive::{Loan, Message};
 use hivemind_ring::bell::{Bell, Woken};
 use hivemind_ring::desk::Desk;
+use hivemind_ring::heap::{Heap, HeapRing};
 use hivemind_ring::layout::INLINE_BYTES;
 use hivemind_ring::line::Line;
-use hivemind_ring::memory::{Heap, HeapRing};
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;

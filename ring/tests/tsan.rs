@@ -36,7 +36,7 @@ fn main() {
 mod threads {
     use hivemind_ring::bell::Bell;
     use hivemind_ring::desk::Desk;
-    use hivemind_ring::memory::{Heap, HeapRing};
+    use hivemind_ring::heap::{Heap, HeapRing};
     use hivemind_ring::reader::{Held, Reader, Seats, Taken};
     use hivemind_ring::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
     use hivemind_ring::writer::{RingConfig, Writer};

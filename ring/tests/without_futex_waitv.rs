@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hivemind_ring::bell::{self, Bell, SLEEPS};
+use hivemind_ring::heap::Heap;
 use hivemind_ring::layout::{INLINE_BYTES, INLINE_WORDS};
-use hivemind_ring::memory::{Heap, SeatMemory};
+use hivemind_ring::memory::SeatMemory;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{RingConfig, Writer};
 use nix::errno::Errno;

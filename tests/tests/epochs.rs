@@ -9,7 +9,8 @@
 
 use hivemind_core::identity::Process;
 use hivemind_core::policy::file::FILE_NAME;
-use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot, new_node_epoch, random_number};
+use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot, new_node_epoch};
+use hivemind_core::random::random_number;
 use hivemind_ring::mapped::{Bells, Mapped, MappedSeats};
 use hivemind_ring::reader::Seats;
 use hivemind_ring::segment::Anonymous;
@@ -158,7 +159,7 @@ fn a_publisher_takes_no_other_process_for_a_node_that_it_knows() {
     for index in [0, 7777] {
         let guest = alice(&hive);
         let said = impersonate(&guest, EndId { node, index }, false);
-        assert!(said.contains("not attached") && said.contains("another process that lives"), "{said}");
+        assert!(said.contains("not attached") && said.contains("another living process"), "{said}");
         guest.kill();
         is_full(outlet);
     }
@@ -180,7 +181,7 @@ fn a_guest_who_was_first_yields_an_epoch_to_the_owner_and_is_never_taken_for_him
         assert_eq!(impersonate(&guest, EndId { node, index }, true), "attached");
         // The root lets the owner in; the publisher knows that this is somebody else.
         let said = impersonate(&victim, EndId { node, index: 0 }, true);
-        assert!(said.contains("not attached") && said.contains("another process that lives"), "{said}");
+        assert!(said.contains("not attached") && said.contains("another living process"), "{said}");
         let other = alice(&hive);
         let said = impersonate(&other, EndId { node, index: 0 }, true);
         assert!(said.contains("refused"), "a guest does not take it back: {said}");

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hivemind_core::protocol::random_number;
+use hivemind_core::random::random_number;
 use hivemind_ring::fork::Home;
 
 use super::{Address, LinkOptions, Links, Security};

@@ -15,8 +15,8 @@
 #![allow(dead_code, unreachable_pub, reason = "no model needs all of it")]
 
 use hivemind_ring::bell::Bell;
+use hivemind_ring::heap::Heap;
 use hivemind_ring::layout::{INLINE_BYTES, INLINE_WORDS};
-use hivemind_ring::memory::Heap;
 use hivemind_ring::reader::{Held, Reader, Seats, Taken};
 use hivemind_ring::retained;
 use hivemind_ring::sync::{Arc, Ordering, fence};
@@ -225,7 +225,7 @@ impl Publisher {
 /// A publisher, as a control thread sees it.
 pub struct Door {
     pub desk: Arc<hivemind_ring::desk::Desk<Heap>>,
-    ring: Arc<hivemind_ring::memory::HeapRing>,
+    ring: Arc<hivemind_ring::heap::HeapRing>,
     bell: Arc<Bell>,
     /// The doorbells made for another user, who attaches through this door.
     strange: Option<Arc<Bell>>,
