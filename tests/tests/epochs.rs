@@ -123,7 +123,7 @@ fn a_guest_does_not_get_the_epoch_of_a_node_that_is_slow_to_come_back() {
 
         let guest = alice(&hive);
         let said = impersonate(&guest, EndId { node, index }, false);
-        assert!(said.contains("refused") && said.contains("is of another process"), "{said}");
+        assert!(said.contains("refused") && said.contains("belongs to another process"), "{said}");
         assert!(
             said.contains(&format!("process {}", guest.pid())) && said.contains("join by itself"),
             "{said}"
