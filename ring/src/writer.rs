@@ -21,7 +21,7 @@
 //! book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
 //!
 //! A chunk that is filled in across calls (`draft`) may begin on paper: its place is fixed, and the system gives its memory only as far as
-//! it is filled ([`Writer::back`]). Memory without pages lies at the end of the chunk area and belongs to that one draft:
+//! it is filled (`Writer::back`). Memory without pages lies at the end of the chunk area and belongs to that one draft:
 //!
 //! ```text
 //! chunk area   | handed out or free ...        | draft: filled | ahead | on paper |
@@ -125,6 +125,8 @@ pub struct Writer<M: Memory> {
     #[cfg(not(loom))]
     sparse_rings: u32,
     allocator: ChunkAllocator,
+    /// The longest message that can be, by the bounds of messages and of memory.
+    longest: u64,
     /// Bytes of the chunk memory that the system has given; more is committed only for a draft that begins on
     /// paper.
     backed: u64,
@@ -259,6 +261,7 @@ impl<M: Memory> Writer<M> {
     pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell, config: &RingConfig) -> Self {
         let (_, chunk_memory) = ring.chunks();
         let desk = Arc::new(Desk::new(Arc::clone(&ring), bell.clone()));
+        let allocator = ChunkAllocator::new(chunk_memory);
         Writer {
             ring,
             version: desk.version().clone(),
@@ -285,7 +288,8 @@ impl<M: Memory> Writer<M> {
             rung_at: 0,
             #[cfg(not(loom))]
             sparse_rings: 0,
-            allocator: ChunkAllocator::new(chunk_memory),
+            longest: config.message_max.min(allocator.limit()),
+            allocator,
             backed: 0,
             growth_limit: u64::MAX,
             recycled: Vec::new(),
@@ -787,7 +791,22 @@ impl<M: Memory> Writer<M> {
     /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
     /// (lossy rings) that of the oldest messages. Never blocks.
     pub fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
-        self.allocate_by(length, Writer::grow)
+        match self.at_hand(length) {
+            Some(chunk) => Ok(chunk),
+            None => self.allocate_by(length, Writer::grow),
+        }
+    }
+
+    /// Memory that needs nothing of the system, and no message given up. `None` also where the length is refused.
+    #[inline(always)]
+    fn at_hand(&mut self, length: u64) -> Option<Chunk> {
+        if length > self.longest {
+            return None;
+        }
+        if self.retired.len() >= self.reclaim_at {
+            self.reclaim();
+        }
+        self.recycle(length).or_else(|| self.allocator.allocate(length))
     }
 
     /// As [`Writer::allocate`], for a chunk that is filled in piece by piece: of a long one only the place is taken, and its memory by
@@ -797,7 +816,10 @@ impl<M: Memory> Writer<M> {
         if length <= GROWTH_MIN {
             return self.allocate(length);
         }
-        let outcome = self.allocate_by(length, Writer::grow_on_paper);
+        let outcome = match self.at_hand(length) {
+            Some(chunk) => Ok(chunk),
+            None => self.allocate_by(length, Writer::grow_on_paper),
+        };
         let end = outcome.as_ref().map_or(0, |chunk| chunk.offset() + chunk.length());
         self.allocator.retract(end.max(self.backed));
         outcome
@@ -824,6 +846,9 @@ impl<M: Memory> Writer<M> {
         Ok(())
     }
 
+    /// The long way, when nothing is at hand.
+    #[cold]
+    #[inline(never)]
     fn allocate_by(
         &mut self,
         length: u64,
@@ -835,12 +860,6 @@ impl<M: Memory> Writer<M> {
         if length > self.allocator.limit() {
             // No use to give up messages for it.
             return Err(AllocateError::MemoryOut { bytes: length, limit: self.allocator.limit() });
-        }
-        if self.retired.len() >= self.reclaim_at {
-            self.reclaim();
-        }
-        if let Some(chunk) = self.recycle(length).or_else(|| self.allocator.allocate(length)) {
-            return Ok(chunk);
         }
         self.reclaim();
         if let Some(chunk) = self.recycle(length) {
