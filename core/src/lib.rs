@@ -1,23 +1,13 @@
-//! The control path of hivemind: who is in a hive, and who is introduced to whom.
+//! The rules of hivemind, pure: no input or output, no clock, no thread.
 //!
-//! A *hive* is a folder with a socket and a lock file ([`runtime_dir`]). Whoever holds the lock is its *root* ([`mod@root`]):
-//! a thread of a node, or a process of its own. Nodes join through a [`session`]; what they say to the root stands in
-//! [`protocol`], and what the root makes of it in the [`registry`], which does no input or output. What is introduced are ends
-//! of services, by [`name`] and [`filter`], of types that are described by a [`schema`].
+//! What is introduced are ends of services, by [`name`] and [`filter`], of types that are described by a [`schema`]; what two ends agree on
+//! is a [`contract`]. What nodes and the root say to each other stands in [`protocol`], and what the root makes of it in the [`registry`]:
+//! event in, actions out. A [`policy`] says who may do what, an [`identity`] which process a node lives in. The rules of links to other hosts are
+//! in `link` (feature `links`).
 //!
-//! ```text
-//!   node                                   root                                    node
-//! ┌───────────────────┐            ┌──────────────────────┐            ┌───────────────────┐
-//! │ NodeSide ◀── calls│            │ server ─▶ registry   │            │                   │
-//! │ session::Control ─┼─ packets ──┼▶ (epoll)  (pure)     ┼─ packets ──┼▶                  │
-//! └───────────────────┘            └──────────────────────┘            └───────────────────┘
-//!          ▲ pidfds of peers: the kernel tells deaths, the root is not needed for that
-//! ```
-//!
-//! No message passes through here: publishers and subscribers exchange descriptors of shared memory once, and are on their
-//! own. If the root dies another node takes over, and the nodes tell it what they have.
-//!
-//! Not offered: memory that is shared (see `hivemind_ring`), typed publishers and subscribers (see `hivemind`).
+//! Time, descriptors and randomness are given from outside; `hivemind_runtime` gives them. Shared memory is `hivemind_ring`'s matter, typed
+//! ends are `hivemind`'s.
+pub mod contract;
 pub mod filter;
 pub mod identity;
 #[cfg(feature = "links")]
@@ -25,11 +15,5 @@ pub mod link;
 pub mod name;
 pub mod policy;
 pub mod protocol;
-pub mod random;
 pub mod registry;
-mod remedy;
-pub mod root;
-pub mod runtime_dir;
 pub mod schema;
-pub mod session;
-mod socket;

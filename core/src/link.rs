@@ -9,9 +9,8 @@
 //!
 //! A link joins two hosts. Each tells the other what its subscribers want (`frame`); what matches is read from the local ring,
 //! sent once however many subscribe over there, and published there into shared memory by a publisher that stands for the remote one.
-//! The rules of a link are a pure state machine (`session`); bytes move between shared memory and the socket without
-//! passing through it. Three seams keep the parts apart: [`transport`] (a byte stream to an authenticated peer), and
-//! [`local`] (what is read from and published into the hive of this host).
+//! The rules of a link are a pure state machine (`session`) and are all that is here; `hivemind_links` moves the bytes between shared memory and
+//! the socket, which do not pass through it.
 //!
 //! Who may be forwarded to whom (no loops, no doubles): what was published on this host, or by a node that has no shared memory of
 //! its own (a *leaf*), goes to every link but the one it came from; what came from another host's root goes to leaves only. So hosts
@@ -19,11 +18,7 @@
 //!
 //! If the process dies, its links close; the hosts at the other ends keep what stands for it for a while, and then end it.
 
-pub mod engine;
+pub mod candidate;
 pub mod frame;
 pub mod greeting;
-#[cfg(feature = "links-tls")]
-pub mod keys;
-pub mod local;
 pub mod session;
-pub mod transport;

@@ -19,8 +19,8 @@
 //!   cross to and from hosts with a key of the hive; with one, only what a line allows.
 //! - A group is that of a process or one of its supplementary groups, as the kernel knew them when it connected.
 //!
-//! Here nothing is read and nothing is done: [`Policy::parse`] and [`Policy::rights_of`] are pure. [`mod@file`] reads the file,
-//! the root applies it. If a process dies, nothing is left of this; the next root reads the file itself.
+//! Here nothing is read and nothing is done: [`Policy::parse`] and [`Policy::rights_of`] are pure. The runtime reads
+//! the file, the root applies it. If a process dies, nothing is left of this; the next root reads the file itself.
 use std::fmt;
 use std::sync::Arc;
 
@@ -29,7 +29,6 @@ use crate::name::ServiceName;
 
 mod accounts;
 mod error;
-pub mod file;
 mod parse;
 
 pub use self::accounts::Accounts;

@@ -60,14 +60,10 @@
 //! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
 use std::fmt;
-use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
-
-use crate::identity;
 
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
 pub const VERSION: u32 = 5;
@@ -106,20 +102,6 @@ impl fmt::Display for EndId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:016x}:{}", self.node, self.index)
     }
-}
-
-/// A number for a new life of a node in this process, never 0. Where the kernel can tell processes apart for
-/// good it names this one; see [`crate::identity`].
-#[must_use]
-pub fn new_node_epoch() -> u64 {
-    identity::new_epoch()
-}
-
-/// Nanoseconds since the machine was started, the same in all its processes; 0 if it does not say.
-#[must_use]
-pub fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How a segment reaches a peer.
@@ -787,7 +769,7 @@ impl fmt::Display for Right {
 }
 
 /// Why a user may not do something in a hive, and who can change that.
-pub(crate) fn not_allowed(owner: u32, user: u32, right: Right, what: &str) -> String {
+pub fn not_allowed(owner: u32, user: u32, right: Right, what: &str) -> String {
     let change = |line: String| format!("user {owner} can add to its policy: allow user:{user} {line}");
     match right {
         Right::Join => {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hivemind_core::filter::Filter;
+use hivemind_core::link::candidate::{Candidate, Via};
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role, may_forward};
-use hivemind_core::link::local::{Candidate, Via};
 use hivemind_core::link::session::{
     Action, Arrived, Interest, Out, Place, Session, Settings, Violation, Wanted,
 };

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use hivemind::Node;
-use hivemind_core::root::RootError;
-use hivemind_core::runtime_dir::RuntimeDirError;
+use hivemind_runtime::root::RootError;
+use hivemind_runtime::runtime_dir::RuntimeDirError;
 
 use super::proc::ProcError;
 use super::report::{Order, Report};

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use hivemind::HiveName;
-use hivemind_core::runtime_dir::RuntimeDir;
+use hivemind_runtime::runtime_dir::RuntimeDir;
 use nix::unistd::mkdtemp;
 
 use super::DemoError;

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use hivemind::{ConnectionStatus, DynamicSubscriber, HiveName, Message, Subscriber};
-use hivemind_core::root::{self, ServeOptions, StopHandle};
-use hivemind_core::runtime_dir::RuntimeDir;
+use hivemind_runtime::root::{self, ServeOptions, StopHandle};
+use hivemind_runtime::runtime_dir::RuntimeDir;
 
 use super::accounts::{accounts, end_of, lost_in};
 use super::child::{Child, ChildError, REPORT_EVERY_MS};

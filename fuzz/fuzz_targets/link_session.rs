@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use hivemind_core::filter::Filter;
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role};
-use hivemind_core::link::local::Candidate;
+use hivemind_core::link::candidate::Candidate;
 use hivemind_core::link::session::{
     Action, Arrived, ImportId, Out, Place, STREAMS_MAX, Session, Settings, Wanted,
 };

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use hivemind_core::link::keys::{self, HostKey, KeyError};
+use hivemind_links::keys::{self, HostKey, KeyError};
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]

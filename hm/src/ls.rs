@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use hivemind::{EndId, Filter, Listing, Node};
-use hivemind_core::session::{Mismatch, PublisherInfo, ServiceInfo, SubscriberInfo};
 use hivemind_ring::view::{ReaderView, RingView, SeatView};
+use hivemind_runtime::session::{Mismatch, PublisherInfo, ServiceInfo, SubscriberInfo};
 use serde::Serialize;
 use serde_json::json;
 

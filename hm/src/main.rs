@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use hivemind::{Filter, FilterError, HiveName, NameError, Node};
-use hivemind_core::root::MIN_ROOT_TIMEOUT;
-use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
+use hivemind_runtime::root::MIN_ROOT_TIMEOUT;
+use hivemind_runtime::runtime_dir::{RuntimeDir, RuntimeDirError};
 use tracing_subscriber::EnvFilter;
 
 use hivemind_demo::{self as demo, DemoError, Role};

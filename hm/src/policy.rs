@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use hivemind::{Filter, FilterError};
-use hivemind_core::policy::{Accounts, Credentials, Right, file};
-use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
+use hivemind_core::policy::{Credentials, Right};
+use hivemind_runtime::accounts::accounts_of_this_machine;
+use hivemind_runtime::policy_file as file;
+use hivemind_runtime::runtime_dir::{RuntimeDir, RuntimeDirError};
 
 use crate::Place;
 
@@ -142,7 +144,7 @@ fn closed_folders(dir: &RuntimeDir, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn person(user: &str, groups: &[String]) -> Result<Credentials, PolicyError> {
-    let accounts = Accounts::of_this_machine();
+    let accounts = accounts_of_this_machine();
     let unknown = |kind, name: &str| PolicyError::Unknown { kind, name: name.to_owned() };
     let number = user.parse().ok().or_else(|| accounts.user(user)).ok_or_else(|| unknown("user", user))?;
     if groups.is_empty() {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use hivemind::links::{Address, KeyError, LinkOptions, Links, LinksError, Security};
 use hivemind::{Node, NodeError};
-use hivemind_core::root::{self, ServeOptions, StopHandle};
-use hivemind_core::runtime_dir::{RuntimeDir, RuntimeDirError};
+use hivemind_runtime::root::{self, ServeOptions, StopHandle};
+use hivemind_runtime::runtime_dir::{RuntimeDir, RuntimeDirError};
 
 use crate::{Place, stop};
 

@@ -1,12 +1,11 @@
 //! Receiving messages of types that this program was not compiled with.
 
-use crate::error::{RecvError, SubscriberError, WaitError};
-use crate::node::Inner;
-use crate::sample::Origin;
-use crate::subscriber::{ConnectionStatus, Intake, Patience};
-use crate::trust::Trust;
 use hivemind_core::schema::{DecodeError, Schema};
 use hivemind_ring::archive::Message as Arrived;
+use hivemind_runtime::ports::{
+    ConnectionStatus, Intake, Member, Origin, Receiving, RecvError, SubscriberError, Trust, WaitError,
+    receive,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +31,8 @@ pub struct DynamicSample {
 }
 
 impl DynamicSubscriber {
-    pub(crate) fn create(inner: &Arc<Inner>, filter: &str) -> Result<Self, SubscriberError> {
-        let intake = Intake::create(inner, filter, None, Duration::ZERO, Trust::SameUser, None)?;
+    pub(crate) fn create(member: &Arc<Member>, filter: &str) -> Result<Self, SubscriberError> {
+        let intake = Intake::create(member, filter, None, Duration::ZERO, Trust::SameUser, None)?;
         Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
     }
 
@@ -43,16 +42,15 @@ impl DynamicSubscriber {
     /// See [`RecvError`].
     pub fn try_recv(&mut self) -> Result<Option<DynamicSample>, RecvError> {
         let Some((turn, arrived)) = self.intake.poll()? else { return Ok(None) };
-        let connection = &self.intake.connections[turn];
-        let origin = connection.origin;
-        if let Some(schema) = self.schemas.get(&connection.schema) {
+        let (origin, described) = (self.intake.origin(turn), self.intake.schema(turn));
+        if let Some(schema) = self.schemas.get(described) {
             return Ok(Some(DynamicSample { arrived, origin, schema: Arc::clone(schema) }));
         }
-        match Schema::from_bytes(&connection.schema) {
+        match Schema::from_bytes(described) {
             Ok(schema) => {
                 let schema = Arc::new(schema);
                 if self.schemas.len() < SCHEMAS_MAX {
-                    self.schemas.insert(connection.schema.clone(), Arc::clone(&schema));
+                    self.schemas.insert(described.to_owned(), Arc::clone(&schema));
                 }
                 Ok(Some(DynamicSample { arrived, origin, schema }))
             }
@@ -65,7 +63,7 @@ impl DynamicSubscriber {
     /// # Errors
     /// See [`RecvError`].
     pub fn recv(&mut self) -> Result<Option<DynamicSample>, RecvError> {
-        self.wait(None)
+        receive(self, None)
     }
 
     /// As `recv`, but waits at most for `timeout`; `None` also when the time is over.
@@ -73,23 +71,7 @@ impl DynamicSubscriber {
     /// # Errors
     /// See [`RecvError`].
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<DynamicSample>, RecvError> {
-        self.wait(Some(timeout))
-    }
-
-    fn wait(&mut self, timeout: Option<Duration>) -> Result<Option<DynamicSample>, RecvError> {
-        let mut patience = Patience::new(timeout);
-        loop {
-            if self.intake.is_over() {
-                return Ok(None);
-            }
-            if let Some(sample) = self.try_recv()? {
-                self.intake.count_down();
-                return Ok(Some(sample));
-            }
-            if !self.intake.wait(&mut patience) {
-                return self.try_recv();
-            }
-        }
+        receive(self, Some(timeout))
     }
 
     /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
@@ -116,10 +98,22 @@ impl DynamicSubscriber {
     }
 }
 
+impl Receiving for DynamicSubscriber {
+    type Received = DynamicSample;
+
+    fn intake(&mut self) -> &mut Intake {
+        &mut self.intake
+    }
+
+    fn try_receive(&mut self) -> Result<Option<DynamicSample>, RecvError> {
+        self.try_recv()
+    }
+}
+
 impl std::fmt::Debug for DynamicSubscriber {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DynamicSubscriber")
-            .field("filter", &self.intake.filter.as_str())
+            .field("filter", &self.intake.filter().as_str())
             .finish_non_exhaustive()
     }
 }

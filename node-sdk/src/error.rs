@@ -2,13 +2,13 @@
 //!
 //! `Debug` prints the same sentence as `Display`: it is what a program shows whose `main` returns the error.
 
-use hivemind_core::filter::FilterError;
-use hivemind_core::name::{NameError, ServiceName};
-use hivemind_core::protocol::EndId;
-use hivemind_core::session::{AnnounceError, JoinError};
+use hivemind_core::name::NameError;
 use hivemind_ring::fork::Forked;
 use hivemind_ring::mapped::CreateError;
 use hivemind_ring::segment::SegmentError;
+use hivemind_runtime::ports::MemberError;
+use hivemind_runtime::session::{AnnounceError, JoinError};
+#[cfg(feature = "links")]
 use std::time::Duration;
 
 /// Why a node could not join.
@@ -30,11 +30,11 @@ pub enum NodeError {
     /// The links of a remote node could not be started; the source says why.
     #[cfg(feature = "links")]
     #[error(transparent)]
-    Links(Box<crate::links::LinksError>),
+    Links(Box<hivemind_links::LinksError>),
     /// The key of a remote node is not fit; the source says why.
     #[cfg(feature = "links")]
     #[error(transparent)]
-    Key(#[from] crate::links::KeyError),
+    Key(#[from] hivemind_links::KeyError),
     /// No address of a host, or no folder for a node without one; see the message.
     #[cfg(feature = "links")]
     #[error("{0}")]
@@ -54,62 +54,29 @@ pub enum NodeError {
     },
 }
 
-/// Why a publisher was not created.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum PublisherError {
-    /// The name of the service does not parse; the source says where.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The type is too large or too nested to be described to others. Split it, or put its bulk behind a `Vec`.
-    #[error("{type_name} cannot be a message: {source}; split it, or put its bulk behind a `Vec`")]
-    Type {
-        /// The Rust type.
-        type_name: &'static str,
-        /// Which bound it breaks.
-        source: hivemind_core::schema::SchemaError,
-    },
-    /// Somebody publishes the service with another type, no root answered in time, or a bound was reached; see the source.
-    #[error(transparent)]
-    Announce(#[from] AnnounceError),
-    /// There is no memory or no descriptor for the ring, or it was asked to be too large; see the source.
-    #[error(transparent)]
-    Memory(#[from] CreateError),
-    /// It belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// The thread of a service could not be started. Raise the limit of threads.
-    #[error("no thread for the service: {0}; raise the limit of threads")]
-    Thread(std::io::Error),
+impl From<MemberError> for NodeError {
+    fn from(error: MemberError) -> Self {
+        match error {
+            MemberError::Name(error) => NodeError::Name(error),
+            MemberError::Memory(error) => NodeError::Memory(error),
+            MemberError::Segment(error) => NodeError::Segment(error),
+            MemberError::Join(error) => NodeError::Join(error),
+        }
+    }
 }
 
-/// Why a subscriber was not created.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum SubscriberError {
-    /// The filter does not parse; the source says where.
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// The type is too large or too nested to be described to others. Split it, or put its bulk behind a `Vec`.
-    #[error("{type_name} cannot be a message: {source}; split it, or put its bulk behind a `Vec`")]
-    Type {
-        /// The Rust type.
-        type_name: &'static str,
-        /// Which bound it breaks.
-        source: hivemind_core::schema::SchemaError,
-    },
-    /// No root answered in time, the policy does not allow it, or a bound was reached; see the source.
-    #[error(transparent)]
-    Announce(#[from] AnnounceError),
-    /// There is no memory or no descriptor for the reader segment; see the source.
-    #[error(transparent)]
-    Memory(#[from] CreateError),
-    /// It belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// The thread of a handler could not be started. Raise the limit of threads.
-    #[error("no thread for the handler: {0}; raise the limit of threads")]
-    Thread(std::io::Error),
+#[cfg(feature = "links")]
+impl From<hivemind_links::remote::RemoteError> for NodeError {
+    fn from(error: hivemind_links::remote::RemoteError) -> Self {
+        use hivemind_links::remote::RemoteError;
+        match error {
+            RemoteError::Join(error) => error.into(),
+            RemoteError::Links(error) => NodeError::Links(error),
+            RemoteError::NotLinked { address, waited, reason } => {
+                NodeError::Remote { address, waited, reason }
+            }
+        }
+    }
 }
 
 /// Some of the ends that were created together ([`crate::Node::together`]) were refused; all of them are gone again.
@@ -132,169 +99,6 @@ impl TogetherError {
     /// The service or the filter of each end that was refused, and why; at least one.
     pub fn refused(&self) -> &[(String, AnnounceError)] {
         &self.refused
-    }
-}
-
-/// Why a message was not sent, or no memory was lent for one.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// A subscriber of this reliable service is `capacity` messages behind. Nothing was sent: try again later, or use
-    /// [`crate::Publisher::send_timeout`], or create the publisher with more `capacity`.
-    #[error(
-        "a subscriber of {service} is {capacity} messages behind; wait with `send_timeout`, or raise `capacity`"
-    )]
-    Full {
-        /// The service.
-        service: ServiceName,
-        /// Messages that the ring holds.
-        capacity: u64,
-    },
-    /// The message is larger than this publisher allows. Create it with a larger `max_message`.
-    #[error(
-        "a message of {bytes} bytes or more is larger than the {limit} that {service} allows; raise `max_message`"
-    )]
-    TooLarge {
-        /// The service.
-        service: ServiceName,
-        /// Bytes that the message needs at least.
-        bytes: u64,
-        /// Bytes that it may have.
-        limit: u64,
-    },
-    /// All memory of this publisher is in messages that subscribers hold, or have yet to read. Wait until they let go, or
-    /// create the publisher with more `max_memory`.
-    #[error(
-        "no room for {bytes} bytes in the {limit} of {service}: subscribers hold the rest, or have yet to read it; \
-         wait until they let go, or raise `max_memory`"
-    )]
-    MemoryOut {
-        /// The service.
-        service: ServiceName,
-        /// Bytes that were asked for.
-        bytes: u64,
-        /// Bytes that this publisher may use.
-        limit: u64,
-    },
-    /// The operating system refused more memory. Free some, or raise the limit of this container.
-    #[error(
-        "the system has no {bytes} bytes for {service}: {reason}; free memory, or raise this container's limit"
-    )]
-    SystemMemoryOut {
-        /// The service.
-        service: ServiceName,
-        /// Bytes that were asked for.
-        bytes: u64,
-        /// What the system said.
-        reason: String,
-    },
-    /// The publisher has sent 2^55 messages, all that it can number. Create it anew.
-    #[error("the publisher of {service} has sent 2^55 messages, all that it can number; create it anew")]
-    SequencesOut {
-        /// The service.
-        service: ServiceName,
-    },
-    /// It belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// The type refused to be archived. Look at its own implementation of `rkyv::Serialize`.
-    #[error("the message for {service} refused to be archived; look at its `rkyv::Serialize`")]
-    Refused {
-        /// The service.
-        service: ServiceName,
-    },
-}
-
-/// Why no memory was lent for a message: the same reasons for which a message is not sent.
-pub type LoanError = SendError;
-
-/// Why no message was received. The subscriber stays usable.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// As many samples of one publisher are held as can be. Nothing was lost: drop some (or turn them into owned
-    /// values), then receive on.
-    #[error("{limit} samples of {service} are held, all that can be; drop some, or turn them `to_owned`")]
-    HeldOut {
-        /// The service.
-        service: ServiceName,
-        /// Samples of one publisher that can be held at a time.
-        limit: usize,
-    },
-    /// This subscriber gets no messages of a publisher that it matches: one of both has no descriptors or no memory left, or
-    /// one sent the other what is no such memory. It goes on with the others. Put right what is named, then subscribe anew.
-    #[error(
-        "not attached to publisher {publisher} of {service}: {reason}; put that right, then subscribe anew"
-    )]
-    NotAttached {
-        /// The service.
-        service: ServiceName,
-        /// The publisher.
-        publisher: EndId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// It belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// There was no memory for the copy of a message of a publisher that is not trusted. The message counts as lost. Free memory, raise
-    /// the limit of this process, or (if the publisher is to be trusted) subscribe with [`crate::Trust::Everybody`].
-    #[error(
-        "message {sequence} of {service} is lost: there is no memory for a copy of its {bytes} bytes; free some, or raise the limit"
-    )]
-    NotCopied {
-        /// The service.
-        service: ServiceName,
-        /// Number of the message.
-        sequence: u64,
-        /// Its length.
-        bytes: usize,
-    },
-    /// A publisher's memory or message is not what it must be. This subscriber has detached from it and goes on with the
-    /// others; look at that publisher.
-    #[error("detached from publisher {publisher} of {service}: {reason}; look at that publisher")]
-    Detached {
-        /// The service.
-        service: ServiceName,
-        /// The publisher.
-        publisher: EndId,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// Time ran out before enough peers were attached, or this process was forked and cannot wait for any.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
-pub struct WaitError {
-    /// `publishers` or `subscribers`.
-    pub what: &'static str,
-    /// Service or filter.
-    pub of: String,
-    /// How many are attached.
-    pub found: usize,
-    /// How many were waited for.
-    pub wanted: usize,
-    /// For how long.
-    pub waited: Duration,
-    /// An end that is there and does not fit, with types, node and field: `sensors/pose carries Pose in node
-    /// camera, not Pose (Pose.frame is missing here)`. `None`: none is known.
-    pub mismatch: Option<String>,
-    /// The end belongs to another process, from which this one was forked: nobody attaches here. Join after the fork.
-    pub forked: Option<Forked>,
-}
-
-impl WaitError {
-    fn text(&self) -> String {
-        let WaitError { what, of, found, wanted, waited, mismatch, forked } = self;
-        if let Some(forked) = forked {
-            return forked.to_string();
-        }
-        let remedy = match mismatch {
-            Some(mismatch) => format!(": {mismatch}; build both with the same type, or use another name"),
-            None => "; start them, or look at `hm ls` for who is there".to_owned(),
-        };
-        format!("{found} of {wanted} {what} of `{of}` attached within {waited:?}{remedy}")
     }
 }
 
@@ -328,13 +132,4 @@ macro_rules! debug_as_sentence {
     };
 }
 
-debug_as_sentence!(
-    NodeError,
-    TogetherError,
-    PublisherError,
-    SubscriberError,
-    SendError,
-    RecvError,
-    WaitError,
-    RunError
-);
+debug_as_sentence!(NodeError, TogetherError, RunError);

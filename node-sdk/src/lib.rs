@@ -63,40 +63,39 @@
 #[doc = include_str!("../../docs/guide.md")]
 struct Readme;
 
+#[cfg(feature = "links")]
+#[doc(inline)]
+pub use hivemind_links as links;
+
 mod dynamic;
 mod error;
-mod hub;
-#[cfg(feature = "links")]
-pub mod links;
 mod message;
-mod names;
 mod node;
 mod publisher;
 mod run;
 mod sample;
 mod service;
 mod subscriber;
-mod trust;
 
 pub use dynamic::{DynamicSample, DynamicSubscriber};
-pub use error::{
-    LoanError, NodeError, PublisherError, RecvError, RunError, SendError, SubscriberError, TogetherError,
-    WaitError,
-};
+pub use error::{NodeError, RunError, TogetherError};
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
 pub use hivemind_core::protocol::EndId;
 pub use hivemind_core::schema;
-pub use hivemind_core::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use hivemind_derive::message;
 pub use hivemind_ring::fork::Forked;
 pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy};
+pub use hivemind_runtime::ports::{
+    ConnectionStatus, LoanError, Origin, PublisherError, RecvError, SendError, Skipped, SubscriberError,
+    Trust, WaitError,
+};
+pub use hivemind_runtime::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use message::Message;
 pub use node::{Node, NodeBuilder};
 pub use publisher::{Loan, Publisher, PublisherBuilder};
 pub use rkyv;
 pub use run::StopHandle;
-pub use sample::{Origin, Sample};
+pub use sample::Sample;
 pub use service::{Leaving, Service, ServiceError};
-pub use subscriber::{ConnectionStatus, Drain, Skipped, Subscriber, SubscriberBuilder};
-pub use trust::Trust;
+pub use subscriber::{Drain, Subscriber, SubscriberBuilder};

@@ -1,7 +1,5 @@
 //! What can be a message: every type with `#[message]`, and `[u8]`.
 
-use crate::error::SendError;
-use crate::publisher::{Outlet, refuse};
 use hivemind_core::schema::Describe;
 use hivemind_ring::archive::{
     self, Archiver, CheckedLine, Checker, InvalidArchive, Measurer, Message as Arrived, Refused, Unarchiver,
@@ -9,7 +7,9 @@ use hivemind_ring::archive::{
 };
 use hivemind_ring::layout::INLINE_BYTES;
 use hivemind_ring::line::Line;
+use hivemind_runtime::ports::{Outlet, SendError};
 use rkyv::bytecheck::CheckBytes;
+use rkyv::ser::allocator::Arena;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
 /// What can be published and subscribed to. Put [`crate::message`] on a type; do not implement this by hand.
@@ -24,7 +24,7 @@ pub trait Message: Describe + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Held: Send + std::fmt::Debug;
     #[doc(hidden)]
-    fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError>;
+    fn send(&self, sender: &mut Sender) -> Result<usize, SendError>;
     #[doc(hidden)]
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive>;
     /// What the check of a line leaves, before it becomes `Held`.
@@ -40,6 +40,28 @@ pub trait Message: Describe + sealed::Sealed + 'static {
     fn own(held: &Self::Held) -> Result<Self::Owned, Refused>;
     #[doc(hidden)]
     fn sequence(held: &Self::Held) -> u64;
+}
+
+/// What a message needs in order to be sent: a port, and what its codec keeps from one message to the next.
+#[doc(hidden)]
+pub struct Sender {
+    pub(crate) outlet: Outlet,
+    /// Grows with the first message that needs it: few types do, and 2 KiB are a tenth of an idle publisher.
+    scratch: Arena,
+    /// Bytes that the next message will probably need.
+    expected: usize,
+}
+
+impl Sender {
+    pub(crate) fn new(outlet: Outlet) -> Sender {
+        Sender { outlet, scratch: Arena::with_capacity(0), expected: 0 }
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sender").field("outlet", &self.outlet).finish_non_exhaustive()
+    }
 }
 
 mod sealed {
@@ -64,16 +86,16 @@ where
     type Held = View<T::Archived>;
 
     #[inline]
-    fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError> {
+    fn send(&self, sender: &mut Sender) -> Result<usize, SendError> {
         // A type whose archive has a part of its own outside may still be short: it goes into the slot when its last
         // message did, or would have.
-        if size_of::<T::Archived>() <= INLINE_BYTES && outlet.expected <= INLINE_BYTES {
+        if size_of::<T::Archived>() <= INLINE_BYTES && sender.expected <= INLINE_BYTES {
             let mut buffer = Line::default();
-            if let Some(length) = archive_into(self, buffer.bytes_mut(), &mut outlet.scratch) {
-                return Ok(outlet.writer.send_inline(buffer.words(), length));
+            if let Some(length) = archive_into(self, buffer.bytes_mut(), &mut sender.scratch) {
+                return Ok(sender.outlet.writer().send_inline(buffer.words(), length));
             }
         }
-        send_in_chunk(self, size_of::<T::Archived>(), outlet)
+        send_in_chunk(self, size_of::<T::Archived>(), sender)
     }
 
     #[inline]
@@ -109,44 +131,43 @@ where
 }
 
 /// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest back.
-fn send_in_chunk<T>(value: &T, least: usize, outlet: &mut Outlet) -> Result<usize, SendError>
+fn send_in_chunk<T>(value: &T, least: usize, sender: &mut Sender) -> Result<usize, SendError>
 where
     T: for<'b, 's> Serialize<Archiver<'b, 's>> + for<'s> Serialize<Measurer<'s>>,
 {
-    let limit = usize::try_from(outlet.writer.message_max()).unwrap_or(usize::MAX);
-    let room = outlet.expected.max(least).max(INLINE_BYTES + 1).min(limit);
-    if let Ok(mut loan) = archive::Loan::take(&mut outlet.writer, room)
-        && let Some(length) = archive_into(value, &mut loan, &mut outlet.scratch)
+    let limit = usize::try_from(sender.outlet.writer().message_max()).unwrap_or(usize::MAX);
+    let room = sender.expected.max(least).max(INLINE_BYTES + 1).min(limit);
+    if let Ok(mut loan) = archive::Loan::take(sender.outlet.writer(), room)
+        && let Some(length) = archive_into(value, &mut loan, &mut sender.scratch)
     {
         // Expect a little more than the last, and forget an exceptional one slowly.
         let likely = length + length / 8;
-        outlet.expected = if likely >= outlet.expected { likely } else { (outlet.expected * 7 + likely) / 8 };
+        sender.expected = if likely >= sender.expected { likely } else { (sender.expected * 7 + likely) / 8 };
         return Ok(loan.send_prefix(length));
     }
-    send_measured(value, limit, outlet)
+    send_measured(value, limit, sender)
 }
 
 /// The way of a message that is longer than those before it, or shorter when there was no memory for one like those: it is
 /// archived twice, first to learn its length.
 #[cold]
-fn send_measured<T>(value: &T, limit: usize, outlet: &mut Outlet) -> Result<usize, SendError>
+fn send_measured<T>(value: &T, limit: usize, sender: &mut Sender) -> Result<usize, SendError>
 where
     T: for<'b, 's> Serialize<Archiver<'b, 's>> + for<'s> Serialize<Measurer<'s>>,
 {
-    let service = &outlet.service;
-    let refused = |Refused| SendError::Refused { service: service.clone() };
-    let needed = archive::measure(value, &mut outlet.scratch).map_err(refused)?;
+    let Sender { outlet, scratch, expected } = sender;
+    let service = outlet.service().clone();
+    let Ok(needed) = archive::measure(value, scratch) else { return Err(SendError::Refused { service }) };
     if needed > limit {
-        let service = service.clone();
         return Err(SendError::TooLarge { service, bytes: needed as u64, limit: limit as u64 });
     }
-    let mut loan = archive::Loan::take(&mut outlet.writer, needed).map_err(|error| refuse(service, error))?;
-    let Some(length) = archive_into(value, &mut loan, &mut outlet.scratch) else {
+    let mut loan = outlet.loan(needed)?;
+    let Some(length) = archive_into(value, &mut loan, scratch) else {
         // It was archived once, and not again.
         drop(loan);
-        return Err(refused(Refused));
+        return Err(SendError::Refused { service });
     };
-    outlet.expected = length + length / 8;
+    *expected = length + length / 8;
     Ok(loan.send_prefix(length))
 }
 
@@ -155,19 +176,8 @@ impl Message for [u8] {
     type Owned = Vec<u8>;
     type Held = Arrived;
 
-    fn send(&self, outlet: &mut Outlet) -> Result<usize, SendError> {
-        if self.len() <= INLINE_BYTES {
-            let mut buffer = Line::default();
-            buffer.bytes_mut()[..self.len()].copy_from_slice(self);
-            return Ok(outlet.writer.send_inline(buffer.words(), self.len()));
-        }
-        match archive::Loan::take(&mut outlet.writer, self.len()) {
-            Ok(mut loan) => {
-                loan.copy_from_slice(self);
-                Ok(loan.send())
-            }
-            Err(error) => Err(refuse(&outlet.service, error)),
-        }
+    fn send(&self, sender: &mut Sender) -> Result<usize, SendError> {
+        sender.outlet.send_admitted(self)
     }
 
     fn check(arrived: Arrived) -> Result<Self::Held, InvalidArchive> {

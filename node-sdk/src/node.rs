@@ -1,27 +1,22 @@
 //! A node: a process, or a part of one, that has joined a hive.
 
 use crate::dynamic::DynamicSubscriber;
-use crate::error::{NodeError, PublisherError, RunError, SubscriberError, TogetherError};
-use crate::hub::Hub;
+use crate::error::{NodeError, RunError, TogetherError};
 use crate::message::Message;
 use crate::publisher::{Publisher, PublisherBuilder};
 use crate::run::{Crew, StopHandle};
 use crate::sample::Sample;
 use crate::service::{Service, ServiceError};
 use crate::subscriber::{Subscriber, SubscriberBuilder};
-use hivemind_core::name::{HiveName, NodeName};
-use hivemind_core::protocol::{EndId, new_node_epoch};
-use hivemind_core::root::DEFAULT_ROOT_TIMEOUT;
-use hivemind_core::runtime_dir::RuntimeDir;
-use hivemind_core::session::{Handle, Listing, RootRole, Session, SessionConfig, SessionError};
-use hivemind_ring::mapped::Bells;
-use hivemind_ring::segment::{Anonymous, Backend};
-use std::path::{Path, PathBuf};
+use hivemind_core::name::NodeName;
+use hivemind_core::protocol::EndId;
+use hivemind_runtime::ports::{AsMember, Member, MemberOptions, PublisherError, SubscriberError};
+use hivemind_runtime::session::{Handle, Listing, RootRole, SessionError};
+use std::path::Path;
+#[cfg(feature = "links")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long joining, offering and subscribing wait for a root, by default.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node of a hive. Clones are the same node; it leaves when the last clone and the last of its publishers and
 /// subscribers is dropped, or at [`Node::leave`].
@@ -33,55 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// bare `clone` or `_Fork` must not touch a publisher, a subscriber or a sample of its parent.)
 #[derive(Clone, Debug)]
 pub struct Node {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    /// Before everything else: it needs the rest.
-    #[cfg(feature = "links")]
-    remote: std::sync::OnceLock<crate::links::remote::Remote>,
-    pub(crate) hub: Arc<Hub>,
-    session: Session,
-    crew: Crew,
-}
-
-impl Inner {
-    pub(crate) fn session(&self) -> &Session {
-        &self.session
-    }
-
-    pub(crate) fn crew(&self) -> &Crew {
-        &self.crew
-    }
-
-    pub(crate) fn leave(&self) {
-        if !self.hub.home().is_here() {
-            return;
-        }
-        self.hub.leave();
-        self.session.leave();
-    }
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Node").field("session", &self.session).finish_non_exhaustive()
-    }
+    member: Arc<Member>,
+    crew: Arc<Crew>,
 }
 
 /// Options of a node; all have defaults.
 #[derive(Debug, Clone)]
 pub struct NodeBuilder {
-    name: String,
-    hive: String,
-    folder: Option<PathBuf>,
-    owner: Option<String>,
-    patience: Duration,
-    root: RootRole,
-    root_timeout: Duration,
-    observer: bool,
-    #[cfg(feature = "named-segments")]
-    named: bool,
+    options: MemberOptions,
     #[cfg(feature = "links")]
     remote: Option<RemoteHost>,
 }
@@ -108,7 +62,7 @@ impl NodeBuilder {
     /// Which hive to join. Default: `default`.
     #[must_use]
     pub fn hive(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.hive);
+        name.clone_into(&mut self.options.hive);
         self
     }
 
@@ -116,7 +70,7 @@ impl NodeBuilder {
     /// temporary directory. It is made if it is missing, and must belong to this user alone.
     #[must_use]
     pub fn dir(mut self, folder: impl AsRef<Path>) -> Self {
-        self.folder = Some(folder.as_ref().to_owned());
+        self.options.folder = Some(folder.as_ref().to_owned());
         self
     }
 
@@ -125,14 +79,14 @@ impl NodeBuilder {
     /// [`NodeBuilder::dir`] or `$HIVEMIND_DIR`.
     #[must_use]
     pub fn owner(mut self, user: &str) -> Self {
-        self.owner = Some(user.to_owned());
+        self.options.owner = Some(user.to_owned());
         self
     }
 
     /// How long joining, offering and subscribing wait for a root. Default: 5 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.options.patience = patience;
         self
     }
 
@@ -141,21 +95,21 @@ impl NodeBuilder {
     /// once. Default: 1 s; at least 50 ms.
     #[must_use]
     pub fn root_timeout(mut self, timeout: Duration) -> Self {
-        self.root_timeout = timeout;
+        self.options.root_timeout = timeout;
         self
     }
 
     /// Accept only a dedicated root (`hm root`), and wait for one; never host it.
     #[must_use]
     pub fn external_root(mut self) -> Self {
-        self.root = RootRole::External;
+        self.options.root = RootRole::External;
         self
     }
 
     /// Join any root that there is, but never host it: for tools that look and go.
     #[must_use]
     pub fn guest(mut self) -> Self {
-        self.root = RootRole::Guest;
+        self.options.root = RootRole::Guest;
         self
     }
 
@@ -174,38 +128,35 @@ impl NodeBuilder {
     /// Whether somebody listens in the folder of the hive.
     #[cfg(feature = "links")]
     fn finds_root(&self) -> bool {
-        let Ok(hive) = HiveName::parse(&self.hive) else { return false };
-        RuntimeDir::find(self.folder.as_deref(), &hive, self.owner.as_deref())
-            .is_ok_and(|dir| hivemind_core::runtime_dir::is_listened_on(&dir))
+        self.options.dir().is_ok_and(|dir| hivemind_runtime::runtime_dir::is_listened_on(&dir))
     }
 
     #[cfg(feature = "links")]
     fn join_remotely(self, remote: &RemoteHost) -> Result<Node, NodeError> {
-        use crate::links::{Address, Security, remote::Folder, remote::link};
+        use hivemind_links::remote::{Folder, link};
+        use hivemind_links::{Address, Security};
         let address: Address =
             remote.address.parse().map_err(|error| NodeError::Address(format!("{error}")))?;
         let security = match &remote.key {
             Some(key) => Security::key(key)?,
-            None => Security::plain_text(&self.name),
+            None => Security::plain_text(&self.options.name),
         };
         let folder = Folder::create().map_err(|error| {
             NodeError::Address(format!("cannot make a folder for temporary files: {error}; set TMPDIR"))
         })?;
-        let patience = self.patience;
-        let mut here = self;
-        (here.folder, here.owner, here.root, here.remote) =
-            (Some(folder.path().to_owned()), None, RootRole::Embedded, None);
-        let node = here.join_here()?;
-        let linked = link(folder, &address, security, patience)?;
-        // The node is new: nobody else has set it.
-        let _ = node.inner.remote.set(linked);
+        let patience = self.options.patience;
+        let mut options = self.options;
+        (options.folder, options.owner, options.root) =
+            (Some(folder.path().to_owned()), None, RootRole::Embedded);
+        let node = Node::of(Member::join(&options)?);
+        node.member.accompany(Box::new(link(folder, &address, security, patience)?));
         Ok(node)
     }
 
     /// Join as a guest that only looks, as `hm ls` does: the node claims no name and may not publish or subscribe.
     #[must_use]
     pub fn observer(mut self) -> Self {
-        self.observer = true;
+        self.options.observer = true;
         self.guest()
     }
 
@@ -214,7 +165,7 @@ impl NodeBuilder {
     #[cfg(feature = "named-segments")]
     #[must_use]
     pub fn named_segments(mut self) -> Self {
-        self.named = true;
+        self.options.named = true;
         self
     }
 
@@ -224,66 +175,19 @@ impl NodeBuilder {
     /// See [`NodeError`].
     pub fn join(self) -> Result<Node, NodeError> {
         #[cfg(feature = "links")]
-        if !self.observer
+        if !self.options.observer
             && let Some(remote) = self.remote.clone().or_else(RemoteHost::configured)
             && !self.finds_root()
         {
             return self.join_remotely(&remote);
         }
-        self.join_here()
-    }
-
-    fn join_here(self) -> Result<Node, NodeError> {
-        // Before there are threads of ours: then it takes no time.
-        hivemind_ring::barrier::enable();
-        let name = NodeName::parse(&self.name)?;
-        let hive = HiveName::parse(&self.hive)?;
-        let dir = RuntimeDir::find(self.folder.as_deref(), &hive, self.owner.as_deref());
-        let dir = dir.map_err(|error| NodeError::Join(error.into()))?;
-        let backend = self.backend(&dir)?;
-        let bells = Bells::create(&*backend)?;
-        let node = new_node_epoch();
-        let config = SessionConfig {
-            dir,
-            name,
-            node,
-            patience: self.patience,
-            root: self.root,
-            root_timeout: self.root_timeout,
-            observer: self.observer,
-            bells: bells.handle()?,
-        };
-        let hub = Arc::new(Hub::new(node, backend, bells));
-        let session = Session::join(config, Arc::clone(&hub) as _)?;
-        let inner = Inner {
-            #[cfg(feature = "links")]
-            remote: std::sync::OnceLock::new(),
-            hub,
-            session,
-            crew: Crew::new(),
-        };
-        Ok(Node { inner: Arc::new(inner) })
-    }
-
-    #[cfg(feature = "named-segments")]
-    fn backend(&self, dir: &RuntimeDir) -> Result<Box<dyn Backend>, NodeError> {
-        if self.named {
-            return Ok(Box::new(hivemind_ring::segment::Named::new(&dir.segment_prefix())?));
-        }
-        Ok(Box::new(Anonymous))
-    }
-
-    #[cfg(not(feature = "named-segments"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn backend(&self, _dir: &RuntimeDir) -> Result<Box<dyn Backend>, NodeError> {
-        Ok(Box::new(Anonymous))
+        Ok(Node::of(Member::join(&self.options)?))
     }
 }
 
 impl Node {
-    #[cfg(feature = "links")]
-    pub(crate) fn inner(&self) -> Arc<Inner> {
-        Arc::clone(&self.inner)
+    fn of(member: Arc<Member>) -> Node {
+        Node { member, crew: Arc::new(Crew::new()) }
     }
 
     /// Joins the default hive under `name`. Waits for a root, or becomes it, for at most 5 s.
@@ -297,16 +201,7 @@ impl Node {
     /// Options for joining.
     pub fn builder(name: &str) -> NodeBuilder {
         NodeBuilder {
-            name: name.to_owned(),
-            hive: HiveName::default().as_str().to_owned(),
-            folder: None,
-            owner: None,
-            patience: PATIENCE,
-            root: RootRole::Embedded,
-            root_timeout: DEFAULT_ROOT_TIMEOUT,
-            observer: false,
-            #[cfg(feature = "named-segments")]
-            named: false,
+            options: MemberOptions::new(name),
             #[cfg(feature = "links")]
             remote: None,
         }
@@ -322,7 +217,7 @@ impl Node {
 
     /// Options for a publisher of `service`.
     pub fn publisher_builder<T: Message + ?Sized>(&self, service: &str) -> PublisherBuilder<T> {
-        PublisherBuilder::new(Arc::clone(&self.inner), service)
+        PublisherBuilder::new(Arc::clone(&self.member), service)
     }
 
     /// A subscriber of all services that match `filter` and carry `T`: `*` stands for any text within a level, `**` across
@@ -338,7 +233,7 @@ impl Node {
 
     /// Options for a subscriber.
     pub fn subscriber_builder<T: Message + ?Sized>(&self, filter: &str) -> SubscriberBuilder<T> {
-        SubscriberBuilder::new(Arc::clone(&self.inner), filter)
+        SubscriberBuilder::new(Arc::clone(&self.member), filter)
     }
 
     /// A subscriber of services of any type, for tools that were not compiled with it: the schema comes with the service.
@@ -346,7 +241,7 @@ impl Node {
     /// # Errors
     /// See [`SubscriberError`].
     pub fn subscriber_dynamic(&self, filter: &str) -> Result<DynamicSubscriber, SubscriberError> {
-        DynamicSubscriber::create(&self.inner, filter)
+        DynamicSubscriber::create(&self.member, filter)
     }
 
     /// Runs `create` and waits for the root once, for all publishers and subscribers that it creates on this thread, instead of
@@ -369,7 +264,7 @@ impl Node {
     /// [`TogetherError`] names all that the root refused; whatever `create` returned is dropped then. Why an end could not even
     /// be announced is said by the call that creates it, as always.
     pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, TogetherError> {
-        self.inner.session.together(create).map_err(TogetherError::new)
+        self.member.session().together(create).map_err(TogetherError::new)
     }
 
     /// A service that runs itself: `body` is called again and again on a thread of its own, until the node leaves or it returns
@@ -384,12 +279,8 @@ impl Node {
     {
         let publisher = self.publisher::<T>(service)?;
         // Its thread begins at once, so within `together` it is not left for the end.
-        self.inner.session.confirm()?;
-        let hub = Arc::clone(&self.inner.hub);
-        self.inner
-            .crew
-            .start_service(service, Service::new(publisher, hub), body)
-            .map_err(PublisherError::Thread)
+        self.member.session().confirm()?;
+        self.crew.start_service(service, Service::new(publisher), body).map_err(PublisherError::Thread)
     }
 
     /// Calls `handler` for each message that matches `filter`, on a thread of its own, until the node leaves.
@@ -403,8 +294,8 @@ impl Node {
     {
         let subscriber = self.subscriber::<T>(filter)?;
         // As in `service`.
-        self.inner.session.confirm()?;
-        self.inner.crew.start_handler(filter, subscriber, handler).map_err(SubscriberError::Thread)
+        self.member.session().confirm()?;
+        self.crew.start_handler(filter, subscriber, handler).map_err(SubscriberError::Thread)
     }
 
     /// Runs until Ctrl-C (SIGINT), SIGTERM, [`Node::leave`], or an error of a service or handler; then shuts down in order: services
@@ -413,13 +304,13 @@ impl Node {
     /// # Errors
     /// See [`RunError`].
     pub fn run(&self) -> Result<(), RunError> {
-        self.inner.hub.home().check()?;
-        self.inner.crew.run(&self.inner)
+        self.member.home().check()?;
+        self.crew.run(&self.member)
     }
 
     /// What makes [`Node::run`] return, from any thread.
     pub fn stop_handle(&self) -> StopHandle {
-        StopHandle::new(Arc::downgrade(&self.inner))
+        self.crew.stop_handle()
     }
 
     /// Leaves the hive: waits end, nobody attaches any more, and `recv` returns `None` once it gave what was there. Idempotent.
@@ -427,38 +318,38 @@ impl Node {
     /// Peers that are attached stay so until the publisher or subscriber is dropped, but nobody looks after their deaths any more:
     /// drop what is left soon. Does nothing in a forked child, whose parent goes on.
     pub fn leave(&self) {
-        self.inner.crew.stop();
-        self.inner.leave();
+        self.crew.stop();
+        self.member.leave();
     }
 
     /// Whether the node is leaving or has left, or belongs to another process, from which this one was forked.
     pub fn is_leaving(&self) -> bool {
-        self.inner.hub.leaving() || !self.inner.hub.home().is_here()
+        self.member.is_leaving()
     }
 
     /// The node's name.
     pub fn name(&self) -> &NodeName {
-        self.inner.session.name()
+        self.member.session().name()
     }
 
     /// The life of this node: a number that is never reused.
     pub fn epoch(&self) -> u64 {
-        self.inner.hub.node()
+        self.member.node()
     }
 
     /// The process that hosts the root; `None` while there is none.
     pub fn root_pid(&self) -> Option<i32> {
-        self.inner.session.root_pid()
+        self.member.session().root_pid()
     }
 
     /// Whether this node hosts the root.
     pub fn hosts_root(&self) -> bool {
-        self.inner.session.hosts_root()
+        self.member.session().hosts_root()
     }
 
     /// The number of the root that this node obeys; each take-over adds one.
     pub fn root_epoch(&self) -> u64 {
-        self.inner.session.root_epoch()
+        self.member.session().root_epoch()
     }
 
     /// Who is there: nodes, services, publishers, subscribers and connections. Waits for the root's answer, at most for the
@@ -467,7 +358,7 @@ impl Node {
     /// # Errors
     /// See [`SessionError`].
     pub fn observe(&self) -> Result<Listing, SessionError> {
-        self.inner.session.list()
+        self.member.session().list()
     }
 
     /// The segment of any end, to be looked at read-only with [`hivemind_ring::view`].
@@ -475,6 +366,14 @@ impl Node {
     /// # Errors
     /// See [`SessionError`].
     pub fn inspect(&self, end: EndId) -> Result<Handle, SessionError> {
-        self.inner.session.inspect(end)
+        self.member.session().inspect(end)
+    }
+}
+
+/// The node as its untyped ends see it, for what is built beside this crate.
+#[doc(hidden)]
+impl AsMember for Node {
+    fn as_member(&self) -> &Arc<Member> {
+        &self.member
     }
 }

@@ -1,95 +1,43 @@
 //! The publishing end of a service.
 
-use crate::error::{LoanError, PublisherError, SendError, WaitError};
-use crate::hub::PublisherEnd;
-use crate::message::Message;
-use crate::node::Inner;
+use crate::message::{Message, Sender};
+use hivemind_core::contract::Kind;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{EndId, Offer, since_boot};
+use hivemind_core::protocol::EndId;
 use hivemind_core::schema::Schema;
-use hivemind_core::session::{Misfits, Mismatch, NodeSide as _};
 use hivemind_ring::archive;
-use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, MESSAGE_BYTES_MAX};
-use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
 use hivemind_ring::segment::{HugePages, Prefaulted};
-use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
-use rkyv::ser::allocator::Arena;
+use hivemind_runtime::ports::{
+    LoanError, Member, Outlet, OutletOptions, PublisherError, SendError, WaitError,
+};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Messages that a ring holds by default: 256 slots of 64 bytes stay in a core's first cache.
-const CAPACITY: u64 = 256;
-/// Largest message by default, in bytes.
-const MAX_MESSAGE: u64 = 64 << 20;
-/// Bound of the memory for messages that do not fit into a slot, by default, in bytes. It is taken as it is needed.
-const MAX_MEMORY: u64 = 256 << 20;
-/// A blocked reliable publisher that waits for memory (not for a slot) looks again after this time.
-const MEMORY_RECHECK: Duration = Duration::from_micros(200);
-/// A blocked publisher looks this often whether its node is leaving.
-const LEAVING_RECHECK: Duration = Duration::from_millis(20);
-/// After waiting in vain for subscribers for this long, a publisher asks the root why, ...
-const WORTH_ASKING: Duration = Duration::from_millis(100);
-/// ... and waits for the answer at most this long.
-const ASKING: Duration = Duration::from_millis(500);
-
 /// Publishes messages of type `T` on one service. `Send`, not `Sync`: it is one end of its own ring.
 ///
 /// Dropping it tells the subscribers that it is gone; they still read what was committed.
 pub struct Publisher<T: Message + ?Sized> {
-    outlet: Outlet,
-    index: u32,
-    retained: u64,
-    prefaulted: Option<Prefaulted>,
-    huge: Option<HugePages>,
-    inner: Arc<Inner>,
+    sender: Sender,
     message: PhantomData<fn(&T)>,
 }
-
-/// What a message needs in order to be sent.
-#[doc(hidden)]
-pub struct Outlet {
-    pub(crate) writer: Writer<Mapped>,
-    /// Grows with the first message that needs it: few types do, and 2 KiB are a tenth of an idle publisher.
-    pub(crate) scratch: Arena,
-    pub(crate) service: ServiceName,
-    /// Bytes that the next message will probably need.
-    pub(crate) expected: usize,
-}
-
-/// A ring, and what was taken ahead for it.
-type Made = (Writer<Mapped>, Option<Prefaulted>, Option<HugePages>);
 
 /// Options of a publisher; all have defaults.
 #[derive(Debug)]
 pub struct PublisherBuilder<T: ?Sized> {
-    inner: Arc<Inner>,
+    member: Arc<Member>,
     service: String,
-    capacity: u64,
-    history: u64,
-    retained: u64,
-    reliable: bool,
-    max_message: Option<u64>,
-    max_memory: Option<u64>,
-    prefault: Option<u64>,
-    huge_pages: bool,
+    options: OutletOptions,
     message: PhantomData<fn(&T)>,
 }
 
 impl<T: Message + ?Sized> PublisherBuilder<T> {
-    pub(crate) fn new(inner: Arc<Inner>, service: &str) -> Self {
+    pub(crate) fn new(member: Arc<Member>, service: &str) -> Self {
         PublisherBuilder {
-            inner,
+            member,
             service: service.to_owned(),
-            capacity: CAPACITY,
-            history: 0,
-            retained: 0,
-            reliable: false,
-            max_message: None,
-            max_memory: None,
-            prefault: None,
-            huge_pages: false,
+            options: OutletOptions::default(),
             message: PhantomData,
         }
     }
@@ -97,14 +45,14 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// How many messages the ring holds: rounded up to a power of two, from 2 to 1,048,576. Default 256.
     #[must_use]
     pub fn capacity(mut self, messages: u64) -> Self {
-        self.capacity = messages;
+        self.options.capacity = messages;
         self
     }
 
     /// How many past messages a subscriber gets that attaches later; less than the capacity. Default 0.
     #[must_use]
     pub fn history(mut self, messages: u64) -> Self {
-        self.history = messages;
+        self.options.history = messages;
         self
     }
 
@@ -118,21 +66,21 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// (feature `named-segments`) ends with its process, so nothing of it stays.
     #[must_use]
     pub fn retain(mut self, messages: u64) -> Self {
-        self.retained = messages;
+        self.options.retained = messages;
         self
     }
 
     /// Lose nothing: when a subscriber is `capacity` messages behind, `send` says [`SendError::Full`].
     #[must_use]
     pub fn reliable(mut self) -> Self {
-        self.reliable = true;
+        self.options.reliable = true;
         self
     }
 
     /// Largest message in bytes, up to 256 MiB. Default 64 MiB.
     #[must_use]
     pub fn max_message(mut self, bytes: u64) -> Self {
-        self.max_message = Some(bytes);
+        self.options.max_message = Some(bytes);
         self
     }
 
@@ -141,7 +89,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// messages. Default 256 MiB, or four times the largest message.
     #[must_use]
     pub fn max_memory(mut self, bytes: u64) -> Self {
-        self.max_memory = Some(bytes);
+        self.options.max_memory = Some(bytes);
         self
     }
 
@@ -150,7 +98,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// was done. Default: nothing but the slots is taken ahead.
     #[must_use]
     pub fn prefault(mut self, bytes: u64) -> Self {
-        self.prefault = Some(bytes);
+        self.options.prefault = Some(bytes);
         self
     }
 
@@ -158,7 +106,7 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// services that move much data. Getting none is no error; [`Publisher::huge_pages`] says how much it was.
     #[must_use]
     pub fn huge_pages(mut self) -> Self {
-        self.huge_pages = true;
+        self.options.huge_pages = true;
         self
     }
 
@@ -170,89 +118,12 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// # Errors
     /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
     pub fn create(self) -> Result<Publisher<T>, PublisherError> {
-        self.inner.hub.home().check()?;
-        let service: ServiceName = ServiceName::parse(&self.service)?;
-        let max_message = self.max_message.unwrap_or(MAX_MESSAGE.min(self.max_memory.unwrap_or(u64::MAX)));
-        let max_memory = self.max_memory.unwrap_or_else(|| MAX_MEMORY.max(max_message.saturating_mul(4)));
-        let hub = &self.inner.hub;
         let schema = Schema::try_of::<T>()
             .map_err(|source| PublisherError::Type { type_name: std::any::type_name::<T>(), source })?;
-        let index = hub.new_index();
-        let config = RingConfig {
-            node: hub.node(),
-            index,
-            fingerprint: schema.fingerprint(),
-            capacity: self.capacity,
-            message_max: max_message,
-            chunk_memory: max_memory,
-            reliable: self.reliable,
-            history: self.history,
-            retained: self.retained,
-            bell: 0,
-        };
-        let slots = config.slots().min(CAPACITY_MAX);
-        let offer = Offer {
-            index,
-            service: service.as_str().to_owned(),
-            fingerprint: schema.fingerprint(),
-            schema: schema.to_bytes(),
-            reliable: self.reliable,
-            history: self.history.min(slots - 1) as u32,
-            capacity: slots as u32,
-            retained: self.retained.min(slots - 1) as u32,
-            born: since_boot(),
-            stands_for: None,
-            via: None,
-            begins: true,
-        };
-        let session = self.inner.session();
-        // Taking much memory ahead takes long, so the root hears of it only when that is done.
-        let announced = if self.prefault.is_some() || self.huge_pages {
-            self.make(&service, config, offer.clone()).and_then(|made| {
-                session.offer(offer)?;
-                Ok(made)
-            })
-        } else {
-            session.offer_while(offer.clone(), || self.make(&service, config, offer))
-        };
-        let (writer, prefaulted, huge) = announced.inspect_err(|_| {
-            hub.remove_publisher(index);
-            // A root that came in between may have heard of it in the roll call.
-            session.withdraw(index);
-        })?;
-        let outlet = Outlet { writer, scratch: Arena::with_capacity(0), service, expected: 0 };
-        let retained = self.retained;
-        Ok(Publisher { outlet, index, retained, prefaulted, huge, inner: self.inner, message: PhantomData })
-    }
-
-    /// Makes the ring and lists the publisher.
-    fn make(&self, service: &ServiceName, config: RingConfig, offer: Offer) -> Result<Made, PublisherError> {
-        let hub = &self.inner.hub;
-        let bell = hub.bells().take()?;
-        let writer = if self.huge_pages {
-            MappedRing::create_aligned(hub.backend(), config, bell)?
-        } else {
-            MappedRing::create(hub.backend(), config, bell)?
-        };
-        let ahead = |error| PublisherError::Memory(CreateError::Segment(error));
-        let bytes = self.prefault.unwrap_or(0);
-        let huge = self.huge_pages.then(|| writer.ring().huge_pages(bytes)).transpose().map_err(ahead)?;
-        // Huge pages are mapped ahead as they are made; asking for the memory twice could find only half of it.
-        let prefaulted = match (self.prefault, huge.and_then(|huge| huge.prefaulted)) {
-            (Some(bytes), None) => Some(writer.ring().prefault(bytes).map_err(ahead)?),
-            (None, _) => None,
-            (Some(_), prefaulted) => prefaulted,
-        };
-        if prefaulted.is_some() || huge.is_some() {
-            tracing::debug!(%service, ?prefaulted, ?huge, "memory was mapped ahead");
-        }
-        let (desk, ring) = (Arc::clone(writer.desk()), Arc::clone(writer.ring()));
-        hub.add_publisher(offer.index, PublisherEnd { offer, desk, ring, refused: None });
-        Ok((writer, prefaulted, huge))
+        let outlet = Outlet::create(&self.member, &self.service, Kind::of(&schema), &self.options)?;
+        Ok(Publisher { sender: Sender::new(outlet), message: PhantomData })
     }
 }
-
-const _: () = assert!(MAX_MESSAGE <= MESSAGE_BYTES_MAX && MAX_MEMORY <= CHUNK_MEMORY_MAX);
 
 impl<T: Message + ?Sized> Publisher<T> {
     /// Sends one message: archived once, straight into shared memory. Returns how many subscribers are attached. Never blocks; no
@@ -262,10 +133,8 @@ impl<T: Message + ?Sized> Publisher<T> {
     /// See [`SendError`]; nothing was sent then.
     #[inline(always)]
     pub fn send(&mut self, message: &T) -> Result<usize, SendError> {
-        if let Err(error) = self.outlet.writer.admit() {
-            return Err(self.not_admitted(error));
-        }
-        message.send(&mut self.outlet)
+        self.sender.outlet.admit()?;
+        message.send(&mut self.sender)
     }
 
     /// Sends messages one after the other, as [`Publisher::send`] does each, and returns how many were sent: all of them, unless one
@@ -296,28 +165,13 @@ impl<T: Message + ?Sized> Publisher<T> {
     pub fn send_timeout(&mut self, message: &T, timeout: Duration) -> Result<usize, SendError> {
         let start = Instant::now();
         loop {
-            let left = self.await_slot(start, timeout)?;
-            match message.send(&mut self.outlet) {
+            let left = self.sender.outlet.await_slot(start, timeout)?;
+            match message.send(&mut self.sender) {
                 // There is a slot, but messages that subscribers hold or have yet to read take all the memory.
                 Err(SendError::MemoryOut { .. }) if !left.is_zero() => {
-                    std::thread::sleep(MEMORY_RECHECK.min(left));
+                    self.sender.outlet.await_memory(left);
                 }
                 outcome => return outcome,
-            }
-        }
-    }
-
-    /// Waits until a message may be committed. The time that is left.
-    fn await_slot(&mut self, start: Instant, timeout: Duration) -> Result<Duration, SendError> {
-        loop {
-            let mut left = timeout.saturating_sub(start.elapsed());
-            if self.inner.hub.services_ending() {
-                left = Duration::ZERO;
-            }
-            match self.outlet.writer.admit_within(left.min(LEAVING_RECHECK)) {
-                Ok(()) => return Ok(left),
-                Err(AdmitError::Full { .. }) if left > LEAVING_RECHECK => {}
-                Err(error) => return Err(self.not_admitted(error)),
             }
         }
     }
@@ -326,82 +180,44 @@ impl<T: Message + ?Sized> Publisher<T> {
     ///
     /// # Errors
     /// [`WaitError`] says how many there are when the time is over; and, if the time was 0.1 s or more and the root answers within
-    /// another 0.5 s, who waits for this service with another type.
+    /// another 0.5 s, which subscriber waits for this service with another type.
     pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
-        let hub = &self.inner.hub;
-        let error = |found, forked| WaitError {
-            what: "subscribers",
-            of: self.outlet.service.as_str().to_owned(),
-            found,
-            wanted: count,
-            waited: timeout,
-            mismatch: None,
-            forked,
-        };
-        hub.home().check().map_err(|forked| error(0, Some(forked)))?;
-        let found = hub.wait_until(timeout, |_| {
-            let found = self.subscribers();
-            if found >= count { Ok(()) } else { Err(found) }
-        });
-        found.map_err(|found| WaitError { mismatch: self.misfit(timeout), ..error(found, None) })
-    }
-
-    /// A subscriber that waits for this service in vain because it expects another type, if the root says so
-    /// in time.
-    fn misfit(&self, waited: Duration) -> Option<String> {
-        // A program with a shorter wait polls, and the root has better things to do.
-        if waited < WORTH_ASKING || self.inner.hub.leaving() {
-            return None;
-        }
-        let misfits = self.inner.session().misfits(self.index, ASKING).ok()??;
-        let Misfits { count, node_name, filter, fingerprint, schema } = misfits;
-        let own = Schema::try_of::<T>().ok()?.to_bytes();
-        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &schema, fingerprint);
-        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        Some(format!("`{filter}` in node {node_name}{more} expects {theirs}, not {ours} ({difference})"))
+        self.sender.outlet.wait_for_subscribers(count, timeout)
     }
 
     /// How many subscribers are attached now; in a forked child none.
     pub fn subscribers(&self) -> usize {
-        // In this order: who is counted and does not know it yet is seen to be so.
-        let counted = self.outlet.writer.desk().count();
-        counted - usize::from(counted > 0 && self.inner.hub.is_introducing(self.index))
+        self.sender.outlet.subscribers()
     }
 
     /// Messages sent so far; also the sequence of the next one.
     pub fn published(&self) -> u64 {
-        self.outlet.writer.published()
+        self.sender.outlet.published()
     }
 
     /// What was mapped ahead and how; `None` if [`PublisherBuilder::prefault`] was not asked for.
     pub fn prefaulted(&self) -> Option<Prefaulted> {
-        self.prefaulted
+        self.sender.outlet.prefaulted()
     }
 
     /// How many bytes of the memory were asked for in huge pages and how many were obtained; `None` if
     /// [`PublisherBuilder::huge_pages`] was not asked for.
     pub fn huge_pages(&self) -> Option<HugePages> {
-        self.huge
+        self.sender.outlet.huge_pages()
     }
 
     /// The service.
     pub fn service(&self) -> &ServiceName {
-        &self.outlet.service
+        self.sender.outlet.service()
     }
 
     /// This publisher, as its subscribers see it.
     pub fn id(&self) -> EndId {
-        EndId { node: self.inner.hub.node(), index: self.index }
+        self.sender.outlet.id()
     }
 
-    #[cold]
-    fn not_admitted(&self, error: AdmitError) -> SendError {
-        let service = self.outlet.service.clone();
-        match error {
-            AdmitError::Full { capacity } => SendError::Full { service, capacity },
-            AdmitError::Forked(forked) => SendError::Forked(forked),
-            _ => SendError::SequencesOut { service },
-        }
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        self.sender.outlet.member()
     }
 }
 
@@ -412,13 +228,7 @@ impl Publisher<[u8]> {
     /// # Errors
     /// See [`LoanError`].
     pub fn loan(&mut self, length: usize) -> Result<Loan<'_>, LoanError> {
-        if let Err(error) = self.outlet.writer.admit() {
-            return Err(self.not_admitted(error));
-        }
-        match archive::Loan::take(&mut self.outlet.writer, length) {
-            Ok(loan) => Ok(Loan(loan)),
-            Err(error) => Err(refuse(&self.outlet.service, error)),
-        }
+        self.sender.outlet.loan(length).map(Loan)
     }
 
     /// As [`Publisher::loan`], but waits when the service is reliable and a subscriber is behind, or holds the memory, at most for
@@ -427,17 +237,7 @@ impl Publisher<[u8]> {
     /// # Errors
     /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over or the node is leaving; otherwise as `loan`.
     pub fn loan_timeout(&mut self, length: usize, timeout: Duration) -> Result<Loan<'_>, LoanError> {
-        let start = Instant::now();
-        loop {
-            let left = self.await_slot(start, timeout)?;
-            // Whether there is memory; the loan itself is taken below, where it can be given away.
-            let probe = archive::Loan::take(&mut self.outlet.writer, length).map(drop);
-            let may_come = matches!(probe, Err(AllocateError::MemoryOut { .. })) && !left.is_zero();
-            if !may_come {
-                return self.loan(length);
-            }
-            std::thread::sleep(MEMORY_RECHECK.min(left));
-        }
+        self.sender.outlet.loan_timeout(length, timeout).map(Loan)
     }
 }
 
@@ -471,50 +271,11 @@ impl DerefMut for Loan<'_> {
     }
 }
 
-/// Why there was no chunk, in the words of this surface.
-#[cold]
-pub(crate) fn refuse(service: &ServiceName, error: AllocateError) -> SendError {
-    let service = service.clone();
-    match error {
-        AllocateError::TooLarge { bytes, limit } => SendError::TooLarge { service, bytes, limit },
-        AllocateError::System { bytes, source } => {
-            SendError::SystemMemoryOut { service, bytes, reason: source.to_string() }
-        }
-        AllocateError::MemoryOut { bytes, limit } => SendError::MemoryOut { service, bytes, limit },
-        other => SendError::SystemMemoryOut { service, bytes: 0, reason: other.to_string() },
-    }
-}
-
 impl<T: Message + ?Sized> std::fmt::Debug for Publisher<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publisher")
-            .field("service", &self.outlet.service)
+            .field("service", self.service())
             .field("published", &self.published())
             .finish_non_exhaustive()
-    }
-}
-
-impl<T: Message + ?Sized> Drop for Publisher<T> {
-    fn drop(&mut self) {
-        if !self.inner.hub.home().is_here() {
-            return;
-        }
-        // The writer, dropped after this, says in shared memory that it is closed: no root is needed for that.
-        let retained = self.retained > 0;
-        if retained {
-            // Who stands for it reads on when it says so.
-            self.outlet.writer.close();
-        }
-        let kept = retained
-            .then(|| self.inner.hub.keep_own(self.index, self.inner.session().name().as_str()))
-            .flatten();
-        let (hub, index) = (&self.inner.hub, self.index);
-        // Subscribers may be on their way to it: those of a new root as well, of which nobody here knows.
-        let ring = hub.inspect(index);
-        hub.remove_publisher(index);
-        self.inner.session().withdraw_lending(index, ring);
-        if let Some(offer) = kept {
-            self.inner.session().stand_for(offer);
-        }
     }
 }

@@ -8,14 +8,14 @@
 //! ```
 //! A second Ctrl-C while this goes on, or one after it, ends the process as if nobody listened.
 
-use crate::error::{RecvError, RunError};
-use crate::hub::lock;
+use crate::error::RunError;
 use crate::message::Message;
-use crate::node::Inner;
 use crate::sample::Sample;
 use crate::service::{Service, ServiceError};
 use crate::subscriber::Subscriber;
 use hivemind_ring::fork::{Flag, Home};
+use hivemind_runtime::lock;
+use hivemind_runtime::ports::{Member, RecvError};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
@@ -30,12 +30,13 @@ use std::time::Duration;
 const HELD_OUT_PAUSE: Duration = Duration::from_millis(5);
 
 /// The threads of a node.
+#[derive(Debug)]
 pub(crate) struct Crew {
     state: Arc<Mutex<State>>,
     home: Home,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     services: Vec<JoinHandle<()>>,
     handlers: Vec<JoinHandle<()>>,
@@ -59,18 +60,17 @@ impl State {
 /// Makes [`crate::Node::run`] return, from any thread. Does not keep the node alive.
 #[derive(Debug, Clone)]
 pub struct StopHandle {
-    inner: Weak<Inner>,
+    state: Weak<Mutex<State>>,
+    home: Home,
 }
 
 impl StopHandle {
-    pub(crate) fn new(inner: Weak<Inner>) -> Self {
-        StopHandle { inner }
-    }
-
     /// Asks the node to shut down in order. Returns at once.
     pub fn stop(&self) {
-        if let Some(inner) = self.inner.upgrade() {
-            inner.crew().stop();
+        if self.home.is_here()
+            && let Some(state) = self.state.upgrade()
+        {
+            lock(&state).stop();
         }
     }
 }
@@ -78,6 +78,10 @@ impl StopHandle {
 impl Crew {
     pub(crate) fn new() -> Self {
         Crew { state: Arc::default(), home: Home::here() }
+    }
+
+    pub(crate) fn stop_handle(&self) -> StopHandle {
+        StopHandle { state: Arc::downgrade(&self.state), home: self.home }
     }
 
     /// Wakes `run`, now or when it is called.
@@ -181,7 +185,7 @@ impl Crew {
     }
 
     /// See [`crate::Node::run`].
-    pub(crate) fn run(&self, inner: &Inner) -> Result<(), RunError> {
+    pub(crate) fn run(&self, member: &Member) -> Result<(), RunError> {
         let (mut ear, bell) = UnixStream::pair().map_err(RunError::Signals)?;
         let listening = Listening::begin(&bell).map_err(RunError::Signals)?;
         let stopped = {
@@ -195,27 +199,27 @@ impl Crew {
             while ear.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
         }
         drop(listening);
-        self.shut_down(inner);
+        self.shut_down(member);
         match lock(&self.state).failed.take() {
             Some((name, reason)) => Err(RunError::Ended { name, reason }),
             None => Ok(()),
         }
     }
 
-    fn shut_down(&self, inner: &Inner) {
-        inner.hub.end_services();
+    fn shut_down(&self, member: &Member) {
+        member.end_services();
         let services = std::mem::take(&mut lock(&self.state).services);
         for service in services {
             // Its outcome is in `failed`.
             let _ = service.join();
         }
-        inner.hub.leave();
+        member.end_waits();
         let handlers = std::mem::take(&mut lock(&self.state).handlers);
         for handler in handlers {
             let _ = handler.join();
         }
         lock(&self.state).bell = None;
-        inner.leave();
+        member.leave();
     }
 }
 

@@ -1,28 +1,11 @@
 //! A received message.
 
 use crate::message::Message;
-use hivemind_core::name::{NodeName, ServiceName};
+use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::EndId;
 use hivemind_ring::archive::Refused;
+use hivemind_runtime::ports::Origin;
 use std::ops::Deref;
-
-/// Where a message came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
-    /// The service.
-    pub service: &'static ServiceName,
-    /// The name of the publisher's node.
-    pub node: &'static NodeName,
-    /// The publisher: the life of its node, and which end of it.
-    pub publisher: EndId,
-}
-
-impl Origin {
-    /// The host of the publisher's node; `None`: this one.
-    pub fn host(&self) -> Option<&'static str> {
-        crate::names::host_of(self.node)
-    }
-}
 
 /// A received message, readable in place until dropped. It dereferences to the archived type (or to `[u8]`).
 ///

@@ -1,26 +1,15 @@
 //! Services that run themselves.
 
-use crate::error::SendError;
-use crate::hub::Hub;
 use crate::message::Message;
 use crate::publisher::Publisher;
+use hivemind_runtime::ports::SendError;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What the body of a service works with: its publisher, and a sleep that ends when the node leaves.
 #[derive(Debug)]
 pub struct Service<T: Message + ?Sized> {
     publisher: Publisher<T>,
-    hub: HubRef,
-}
-
-struct HubRef(Arc<Hub>);
-
-impl std::fmt::Debug for HubRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("node")
-    }
 }
 
 /// The node is leaving; a service ends then.
@@ -44,8 +33,8 @@ pub enum ServiceError {
 }
 
 impl<T: Message + ?Sized> Service<T> {
-    pub(crate) fn new(publisher: Publisher<T>, hub: Arc<Hub>) -> Self {
-        Service { publisher, hub: HubRef(hub) }
+    pub(crate) fn new(publisher: Publisher<T>) -> Self {
+        Service { publisher }
     }
 
     /// Sleeps, but no longer than until the node leaves.
@@ -53,17 +42,12 @@ impl<T: Message + ?Sized> Service<T> {
     /// # Errors
     /// [`Leaving`], which the body passes on with `?`.
     pub fn sleep_for(&self, duration: Duration) -> Result<(), ServiceError> {
-        let hub = &self.hub.0;
-        if !hub.home().is_here() {
-            return Err(Leaving.into());
-        }
-        // Never satisfied: it ends with the time or with the node.
-        let _ = hub.wait_until(duration, |_| Err::<(), ()>(()));
-        if hub.services_ending() { Err(Leaving.into()) } else { Ok(()) }
+        self.publisher.member().sleep(duration);
+        if self.leaving() { Err(Leaving.into()) } else { Ok(()) }
     }
 
     pub(crate) fn leaving(&self) -> bool {
-        self.hub.0.services_ending() || !self.hub.0.home().is_here()
+        self.publisher.member().services_end()
     }
 }
 

@@ -5,9 +5,9 @@
 
 use hivemind::links::{LinkOptions, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
+use hivemind_core::link::candidate::Candidate;
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role};
-use hivemind_core::link::local::Candidate;
 use hivemind_core::link::session::{Out, STREAMS_MAX, Session, Settings};
 use hivemind_core::protocol::EndId;
 use hivemind_core::schema::Schema;

@@ -377,8 +377,9 @@ fn messages_travel_through_named_segments_which_their_owners_remove() {
     let named = |name| {
         Node::builder(name).dir(hive.folder.path()).named_segments().patience(PATIENCE).join().unwrap()
     };
-    let dir = hivemind_core::runtime_dir::RuntimeDir::at(hive.folder.path(), &hivemind::HiveName::default())
-        .unwrap();
+    let dir =
+        hivemind_runtime::runtime_dir::RuntimeDir::at(hive.folder.path(), &hivemind::HiveName::default())
+            .unwrap();
     let prefix = dir.segment_prefix();
     let names = || {
         let entries = std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name());

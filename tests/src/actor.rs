@@ -15,9 +15,9 @@ use hivemind::{
     SubscriberError, Trust, WaitError,
 };
 use hivemind_core::name::HiveName;
-use hivemind_core::root::{RootError, ServeOptions, StopHandle, serve_root};
-use hivemind_core::runtime_dir::RuntimeDir;
-use hivemind_core::session::SessionError;
+use hivemind_runtime::root::{RootError, ServeOptions, StopHandle, serve_root};
+use hivemind_runtime::runtime_dir::RuntimeDir;
+use hivemind_runtime::session::SessionError;
 use memmap2::{Mmap, MmapMut};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};

@@ -3,12 +3,13 @@
 
 use crate::wire::{Stranger, packet};
 use hivemind::schema::Schema;
-use hivemind_core::protocol::{Carrier, Offer, ToNode, ToRoot, new_node_epoch};
+use hivemind_core::protocol::{Carrier, Offer, ToNode, ToRoot};
 use hivemind_ring::layout::{
     CHUNK_MEMORY_MAX, KIND_CHUNK, LAYOUT_VERSION, MESSAGE_BYTES_MAX, RING_MAGIC, SLOTS_OFFSET,
 };
 use hivemind_ring::mapped::Bells;
 use hivemind_ring::segment::{Anonymous, Backend as _, Handle, Segment, Sharing};
+use hivemind_runtime::identity::new_node_epoch;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,9 +1,10 @@
 //! A subscriber that keeps to no rules: it gets the descriptor of a ring as every subscriber does, and tries to write.
 
 use crate::wire::{Stranger, hello, packet};
-use hivemind_core::protocol::{Carrier, Demand, ToNode, ToRoot, new_node_epoch};
+use hivemind_core::protocol::{Carrier, Demand, ToNode, ToRoot};
 use hivemind_ring::mapped::{Bells, MappedSeats};
 use hivemind_ring::segment::{Anonymous, Backend as _, Handle, LengthBounds, Sharing};
+use hivemind_runtime::identity::new_node_epoch;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -5,7 +5,7 @@
 //! number of steps, so at each instruction of the way: `tests/campaign instructions`.
 
 use hivemind::{Message, Node, Subscriber};
-use hivemind_core::protocol::new_node_epoch;
+use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::account::Account;
 use hivemind_tests::entry::{Checked, Entry, scatter};
 use hivemind_tests::hive::{Actor, Hive, lossy, reliable};

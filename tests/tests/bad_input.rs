@@ -1,7 +1,7 @@
 //! Every kind of bad input gets a typed error that says what to do next: no panic, no hang, no silent drop.
 
 use hivemind::{JoinError, Node, NodeError, PublisherError, SendError, SubscriberError};
-use hivemind_core::runtime_dir::RuntimeDirError;
+use hivemind_runtime::runtime_dir::RuntimeDirError;
 use hivemind_tests::BOUND;
 use hivemind_tests::entry::{Entry, Reading};
 use hivemind_tests::hive::{Hive, SubscriberOf, joining, lossy, reliable};

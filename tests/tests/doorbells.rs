@@ -5,7 +5,7 @@
 //! The guests here write over all doorbells that they were given through `/proc/self/mem`. Only the administrator can start processes of
 //! other users, so for everybody else these tests are skipped, and say so.
 
-use hivemind_core::policy::file::FILE_NAME;
+use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, joining, lossy, reliable};
 use hivemind_tests::order::{Answer, Kind, Order, Over, Publish};
 use hivemind_tests::until;

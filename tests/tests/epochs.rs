@@ -8,12 +8,14 @@
 //! else those tests are skipped, and say so.
 
 use hivemind_core::identity::Process;
-use hivemind_core::policy::file::FILE_NAME;
-use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot, new_node_epoch};
-use hivemind_core::random::random_number;
+use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot};
 use hivemind_ring::mapped::{Bells, Mapped, MappedSeats};
 use hivemind_ring::reader::Seats;
 use hivemind_ring::segment::Anonymous;
+use hivemind_runtime::identity::current_process;
+use hivemind_runtime::identity::new_node_epoch;
+use hivemind_runtime::policy_file::FILE_NAME;
+use hivemind_runtime::random::random_number;
 use hivemind_tests::hive::{Actor, Hive, PublisherOf, joining, lossy, reliable};
 use hivemind_tests::impostor::descriptor;
 use hivemind_tests::order::{Answer, Kind, Order, Publish};
@@ -107,7 +109,7 @@ fn a_guest_does_not_get_the_epoch_of_a_node_that_is_slow_to_come_back() {
     let name = "a_guest_does_not_get_the_epoch_of_a_node_that_is_slow_to_come_back";
     for index in [0, 7777] {
         let Some(hive) = hive_for_alice(name) else { return };
-        if !matches!(Process::current(), Process::Inode { .. }) {
+        if !matches!(current_process(), Process::Inode { .. }) {
             // Then the tests below show what holds.
             return;
         }
@@ -273,7 +275,7 @@ fn a_subscriber_has_one_reader_segment_and_a_node_has_one_segment_of_doorbells()
 fn the_root_says_whose_epoch_it_is_not_and_what_to_do() {
     let hive = Hive::new(ACTOR);
     let node = hive.node("node").join().unwrap();
-    if !matches!(Process::current(), Process::Inode { .. }) {
+    if !matches!(current_process(), Process::Inode { .. }) {
         return;
     }
     // Of an actor, which has left.

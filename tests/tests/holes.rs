@@ -5,8 +5,8 @@
 //! else these tests are skipped, and say so. What shows who paid is the memory of the ring itself.
 
 use hivemind::{Node, RecvError, Subscriber, Trust};
-use hivemind_core::policy::file::FILE_NAME;
 use hivemind_ring::layout::MESSAGE_BYTES_MAX;
+use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, lossy};
 use hivemind_tests::hollow::HollowOrder;
 use hivemind_tests::order::Kind;

@@ -1,7 +1,7 @@
 //! Nodes of separate processes meet: in any order, in the hive they ask for and in no other.
 
 use hivemind::{NodeError, SessionError};
-use hivemind_core::session::JoinError;
+use hivemind_runtime::session::JoinError;
 use hivemind_tests::hive::{Hive, joining, lossy, reliable};
 use hivemind_tests::order::{Join, Kind, Order};
 use hivemind_tests::until;

@@ -9,7 +9,7 @@
 //!
 //! Only the administrator can start processes of other users, so for everybody else these tests are skipped, and say so.
 
-use hivemind_core::policy::file::FILE_NAME;
+use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, joining, lossy};
 use hivemind_tests::order::{Answer, Failure, Join, Kind, Order};
 use hivemind_tests::until;

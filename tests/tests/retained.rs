@@ -1,6 +1,6 @@
 //! What a publisher retains is there for those who come when it is gone, once, whole, and as long as somebody keeps it.
 
-use hivemind_core::protocol::new_node_epoch;
+use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::entry::scatter;
 use hivemind_tests::hive::{Actor, Hive, PublisherOf, joining, lossy, reliable};
 use hivemind_tests::order::{Answer, Connection, Join, Kind, Order, Publish, Tally};

@@ -3,10 +3,11 @@
 
 use hivemind::{Node, RecvError, Subscriber};
 use hivemind_core::protocol::{
-    Carrier, Demand, EndId, Expected, Joining, MAX_PACKET, Offer, Refusal, ToNode, ToRoot, new_node_epoch,
+    Carrier, Demand, EndId, Expected, Joining, MAX_PACKET, Offer, Refusal, ToNode, ToRoot,
 };
 use hivemind_ring::mapped::Bells;
 use hivemind_ring::segment::{Anonymous, Handle};
+use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::entry::scatter;
 use hivemind_tests::forgery::{Forgery, reader_word, ring_word};
 use hivemind_tests::hive::{Actor, Hive, reliable};

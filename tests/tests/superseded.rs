@@ -1,7 +1,7 @@
 //! The root is stopped: it lives and does not answer. Another takes its place, the hive goes on, and it abdicates when it is continued.
 
 use hivemind::NodeError;
-use hivemind_core::session::JoinError;
+use hivemind_runtime::session::JoinError;
 use hivemind_tests::BOUND;
 use hivemind_tests::hive::{Actor, Hive, joining, reliable};
 use hivemind_tests::order::{Join, Kind, Order};

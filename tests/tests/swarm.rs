@@ -13,7 +13,7 @@ const MESSAGES: u64 = 10;
 
 #[test]
 fn a_root_and_twenty_nodes_start_at_once_and_survive_each_other() {
-    let seed = hivemind_core::protocol::new_node_epoch();
+    let seed = hivemind_runtime::identity::new_node_epoch();
     println!("seed {seed}");
     let hive = Hive::new(ACTOR);
     let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! The root dies while it introduces somebody: whatever was on its way comes about with the next root, once and without loss.
 
-use hivemind_core::protocol::new_node_epoch;
+use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::entry::scatter;
 use hivemind_tests::hive::{Actor, Hive, joining, reliable};
 use hivemind_tests::order::{Answer, Kind, Order};

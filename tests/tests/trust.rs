@@ -5,7 +5,7 @@
 //! process. Only the administrator can start processes of other users, so for everybody else these tests are skipped, and say so.
 
 use hivemind::{DynamicSubscriber, Message, Node, RecvError, Sample, Subscriber, SubscriberBuilder, Trust};
-use hivemind_core::policy::file::FILE_NAME;
+use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::entry::{Checked, Entry};
 use hivemind_tests::hive::{Actor, Hive, joining, lossy};
 use hivemind_tests::order::{Kind, Over, Publish};

@@ -14,10 +14,10 @@ use hivemind::links::{Address, LinkOptions, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
 use hivemind_benches::machine::Machine;
 use hivemind_benches::pinning;
-use hivemind_core::link::keys::{HostKey, issue, new_authority};
-use hivemind_core::link::transport::plain::{Listener, Plain, Stream};
-use hivemind_core::link::transport::tls::{Tls, TlsKeys};
-use hivemind_core::link::transport::{Transport, wait_for};
+use hivemind_links::keys::{HostKey, issue, new_authority};
+use hivemind_links::transport::plain::{Listener, Plain, Stream};
+use hivemind_links::transport::tls::{Tls, TlsKeys};
+use hivemind_links::transport::{Transport, wait_for};
 
 /// The bound of every wait.
 const LONG: Duration = Duration::from_secs(60);
@@ -291,7 +291,7 @@ fn beside(host: &Host, services: u64, flood: u64, count: u64) -> Outcome<u128> {
 
 /// Nanoseconds of the clock that all processes share.
 fn now() -> u64 {
-    hivemind_core::protocol::since_boot()
+    hivemind_runtime::clock::since_boot()
 }
 
 // ---- the first process: it sends, and asks

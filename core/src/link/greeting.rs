@@ -19,8 +19,8 @@ use rkyv::rancor::ResultExt as _;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::link::candidate::Candidate;
 use crate::link::frame::{Header, Kind};
-use crate::link::local::Candidate;
 use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
@@ -170,8 +170,8 @@ impl fmt::Display for Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::candidate::Via;
     use crate::link::frame::HEADER;
-    use crate::link::local::Via;
     use crate::name::MAX_HOST_NAME;
     use crate::protocol::EndId;
 

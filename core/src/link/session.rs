@@ -41,9 +41,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::filter::Filter;
+use crate::link::candidate::{Candidate, ExportId};
 use crate::link::frame::{Header, Kind, PIECE};
 use crate::link::greeting::{Hello, Role};
-use crate::link::local::{Candidate, ExportId};
 use crate::protocol::{EndId, bounded_reason};
 
 pub use incoming::{Arrived, Begin, ImportId, Place};
@@ -134,7 +134,7 @@ impl Interest {
 /// What the engine is to do, in this order.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Attach to what the other host wants: give this to [`crate::link::local::Exports::want`].
+    /// Attach to what the other host wants: give this to `hivemind_links::local::Exports::want`.
     Want(Arc<Interest>),
     /// Drop the messages of this export below this number.
     Release {

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).expect("a signal that may be caught");
     }
     let campaign = Campaign {
-        seed: arguments.seed.unwrap_or_else(hivemind_core::protocol::new_node_epoch),
+        seed: arguments.seed.unwrap_or_else(hivemind_runtime::identity::new_node_epoch),
         count: arguments.count,
         limit: arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
         ci: arguments.ci,

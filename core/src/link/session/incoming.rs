@@ -15,8 +15,8 @@
 
 use super::say::{self, Credit, Opened};
 use super::{Action, GRANTED_MAX, Now, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
+use crate::link::candidate::{Candidate, Via};
 use crate::link::frame::{Header, Kind, SEQUENCE_END};
-use crate::link::local::{Candidate, Via};
 use crate::name::{ServiceName, is_host_name};
 use crate::protocol::{EndId, bounded_reason};
 use std::collections::VecDeque;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use super::say::{self, Credit};
 use super::{Action, Out, STREAMS_MAX, Session, Violation};
+use crate::link::candidate::{Candidate, ExportId};
 use crate::link::frame::{Header, Kind};
-use crate::link::local::{Candidate, ExportId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

@@ -6,8 +6,8 @@ use rkyv::rancor::ResultExt as _;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::link::candidate::Candidate;
 use crate::link::frame::{CONTROL_MAX, HEADER, Header, Kind};
-use crate::link::local::Candidate;
 use crate::protocol::{EndId, MAX_REASON, MAX_SCHEMA};
 
 /// How much of what is wanted one frame names, in bytes of filters; more goes into further frames.

@@ -140,7 +140,7 @@ fn main() -> ExitCode {
             Part::Subscriber { job, number, pace } => subscribe::run(&job, number, pace),
         };
     }
-    let seed = arguments.seed.unwrap_or_else(hivemind_core::protocol::new_node_epoch);
+    let seed = arguments.seed.unwrap_or_else(hivemind_runtime::identity::new_node_epoch);
     eprintln!("seed {seed}");
     let start = Instant::now();
     let mut books = Books { seed, messages: arguments.messages, holds: true, seconds: 0.0, runs: Vec::new() };

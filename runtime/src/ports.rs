@@ -1,0 +1,24 @@
+//! Ports: the untyped ends of services. Typed ends, links, tools and bindings stand on them.
+//!
+//! | port | is |
+//! | --- | --- |
+//! | [`Member`] | the node: its connection with the roots, and all its ends |
+//! | [`Outlet`] | a sending end; [`StandIn`] is one that publishes for another host |
+//! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
+
+mod error;
+mod hub;
+mod intake;
+mod member;
+mod names;
+mod origin;
+mod outlet;
+mod trust;
+
+pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
+pub use hub::Gate;
+pub use intake::{ConnectionStatus, Intake, Receiving, RoutePoll, SPIN, Skipped, Waker, receive};
+pub use member::{AsMember, Member, MemberError, MemberOptions};
+pub use origin::Origin;
+pub use outlet::{Outlet, OutletOptions, StandIn};
+pub use trust::Trust;

@@ -1,0 +1,907 @@
+//! The untyped receiving end: the readers of all publishers that it is attached to, polled in turn.
+
+use hivemind_core::contract::Kind;
+use hivemind_core::filter::Filter;
+use hivemind_core::name::ServiceName;
+use hivemind_core::protocol::{Demand, EndId, Expected};
+use hivemind_ring::archive::{Message as Arrived, NoCopy};
+use hivemind_ring::bell::Woken;
+use hivemind_ring::fork::Counter;
+use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
+use hivemind_ring::line::Line;
+use hivemind_ring::mapped::{Mapped, MappedSeats};
+use hivemind_ring::reader::{Held, PollError, Reader, Taken, Unread};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{RecvError, SubscriberError, WaitError};
+use super::hub::{Arrival, Gate, SubscriberEnd};
+use super::member::Member;
+use super::origin::Origin;
+use super::trust::Trust;
+use crate::session::Mismatch;
+
+/// How long `recv` looks before it sleeps, by default: about what a wake-up costs.
+pub const SPIN: Duration = Duration::from_micros(20);
+/// Looks at the readers between two looks at the clock while spinning.
+const SPINS_PER_CLOCK: u32 = 64;
+/// Rounds of a blocking receive, each of which found something new but no message, between two looks at the clock.
+const ROUNDS_PER_CLOCK: u32 = 16;
+/// After so many looks at the readers follows one for publishers that have ended …
+const LOOKS_PER_SWEEP: u32 = 256;
+/// … where one that found nothing counts as so many.
+const IDLE_LOOKS: u32 = 16;
+/// Attachments that have ended and are still listed by [`Subscriber::connections`].
+const ENDED_MAX: usize = 256;
+
+/// A service that matches the filter but carries another type. Its messages are not received; the subscriber waits, and is attached
+/// as soon as a publisher of its type has the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The service.
+    pub service: ServiceName,
+    /// The name of the type that it carries.
+    pub type_name: String,
+    /// The name of the type that this subscriber expects; it may be the same.
+    pub expected: String,
+    /// The first difference, "here" being this subscriber: `Pose.frame is missing here`.
+    pub difference: String,
+    /// The node that publishes it, or has published what is kept of it.
+    pub node: String,
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Skipped { service, type_name, expected, difference, node } = self;
+        write!(f, "{service} carries {type_name} in node {node}, not {expected} ({difference})")
+    }
+}
+
+/// Where a subscriber stands with one publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionStatus {
+    /// The publisher, its node's name, and the service.
+    pub origin: Origin,
+    /// Sequence of the first message that this subscriber could get.
+    pub first: u64,
+    /// Messages received.
+    pub received: u64,
+    /// Messages missed for good. `first + received + lost` is the sequence that is read next.
+    pub lost: u64,
+    /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it was at fault).
+    pub ended: bool,
+    /// Whether messages are copied before they are read, because their publisher is not trusted (see [`Trust`]).
+    pub copies: bool,
+}
+
+/// How much longer a receive waits.
+struct Patience {
+    start: Option<Instant>,
+    timeout: Option<Duration>,
+    rounds: u32,
+}
+
+impl Patience {
+    fn new(timeout: Option<Duration>) -> Self {
+        Patience { start: None, timeout, rounds: 0 }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let elapsed = self.elapsed();
+        self.timeout.is_some_and(|timeout| elapsed >= timeout)
+    }
+
+    /// Time since the first look at the clock, which is made as late as possible.
+    fn elapsed(&mut self) -> Duration {
+        self.start.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// What is left of the time; `None` for ever.
+    fn left(&mut self) -> Option<Duration> {
+        let elapsed = self.elapsed();
+        self.timeout.map(|timeout| timeout.saturating_sub(elapsed))
+    }
+}
+
+/// A receiving end above an intake. What it receives is its own matter; how it waits is the same for all: see [`receive`].
+pub trait Receiving {
+    /// What it receives.
+    type Received;
+
+    /// What it receives from.
+    fn intake(&mut self) -> &mut Intake;
+
+    /// The next message, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// [`RecvError`]; the end stays usable.
+    fn try_receive(&mut self) -> Result<Option<Self::Received>, RecvError>;
+}
+
+/// The next message; waits for one, at most for `timeout`. `None` when the time is over, and once the node is leaving and
+/// everything was read that was there when that began.
+///
+/// # Errors
+/// [`RecvError`]; the end stays usable.
+pub fn receive<R: Receiving>(
+    end: &mut R,
+    timeout: Option<Duration>,
+) -> Result<Option<R::Received>, RecvError> {
+    let mut patience = Patience::new(timeout);
+    loop {
+        if end.intake().is_over() {
+            return Ok(None);
+        }
+        if let Some(received) = end.try_receive()? {
+            end.intake().count_down();
+            return Ok(Some(received));
+        }
+        if !end.intake().wait(&mut patience) {
+            // Whatever came between the last look and the end of the wait.
+            return end.try_receive();
+        }
+    }
+}
+
+/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn.
+pub struct Intake {
+    connections: Vec<Connection>,
+    turn: usize,
+    /// That of the end.
+    news: Counter,
+    seen_news: u64,
+    /// Looks at the readers since the last sweep.
+    looks: u32,
+    /// Messages that a blocking receive still gives, once the node is leaving.
+    last_call: Option<u64>,
+    spin: Duration,
+    filter: Filter,
+    end: Arc<SubscriberEnd>,
+    index: u32,
+    member: Arc<Member>,
+    ended: VecDeque<ConnectionStatus>,
+    /// Of connections that ended.
+    received_before: u64,
+    lost_before: u64,
+    /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was missed if there is another one.
+    left: Option<Box<Left>>,
+    problems: VecDeque<(Origin, String)>,
+}
+
+/// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
+const LEFT_MAX: usize = 4096;
+
+/// A publisher of another host, and the user who says that it stands for it: nobody takes the place of somebody else's, and has messages
+/// counted that nobody ever sent.
+type StoodFor = (u32, EndId);
+
+/// By publisher, the number of the message that would have been next.
+#[derive(Default)]
+struct Left {
+    next: HashMap<StoodFor, u64>,
+    in_order: VecDeque<StoodFor>,
+}
+
+impl Left {
+    fn insert(&mut self, publisher: StoodFor, next: u64) {
+        if self.next.insert(publisher, next).is_none() {
+            self.in_order.push_back(publisher);
+            if self.in_order.len() > LEFT_MAX
+                && let Some(oldest) = self.in_order.pop_front()
+            {
+                self.next.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// One attachment.
+#[derive(Debug)]
+struct Connection {
+    reader: Reader<Mapped>,
+    origin: Origin,
+    /// See [`Arrival::route`].
+    route: EndId,
+    /// See [`Arrival::user`].
+    user: u32,
+    /// The schema's bytes, as announced.
+    schema: Vec<u8>,
+    /// The kernel says that the publisher's node is gone.
+    gone: bool,
+    /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
+    copies: bool,
+    /// Messages that were read and are not what they must be, or could not be copied.
+    invalid: u64,
+    /// See [`Arrival::remote_first`].
+    remote_first: Option<u64>,
+    /// There is another one for the same publisher of another host by now, which begins at this number there.
+    followed_at: Option<u64>,
+    /// What a link calls it; see [`Intake::name_new`].
+    name: u32,
+    /// For a link: so many of the newest messages never are stale.
+    keep: u64,
+    /// For a link that has not caught up since then: the number of the message that was next to be published at that time.
+    mark: Option<(Instant, u64)>,
+}
+
+/// A message of a lossy publisher that has waited for so long, because the network did not take more, is not worth sending any more.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// A connection that its link has not named yet. Names only grow, and so do those of `connections` from one to the next.
+const UNNAMED: u32 = u32::MAX;
+
+impl Connection {
+    fn received(&self) -> u64 {
+        self.reader.cursor() - self.reader.first() - self.lost()
+    }
+
+    fn lost(&self) -> u64 {
+        self.reader.lost() + self.invalid
+    }
+
+    /// Passes over messages that have waited for longer than [`FRESH`]. Readers of the link count them by the gap.
+    fn skip_stale(&mut self) {
+        let now = Instant::now();
+        let head = self.reader.cursor() + self.reader.lag();
+        let Some((at, published)) = self.mark else {
+            self.mark = Some((now, head));
+            return;
+        };
+        let waited = now.saturating_duration_since(at);
+        if waited < FRESH {
+            return;
+        }
+        // After a long stop it is not known how old the rest is.
+        let stale = if waited < 2 * FRESH { published } else { head };
+        let end = stale.min(head.saturating_sub(self.keep));
+        // Bounded by the ring: each poll passes over a message, or over those that were overwritten.
+        while self.reader.cursor() < end && matches!(self.reader.poll(), Ok(Some(_))) {}
+        self.mark = Some((now, head));
+    }
+
+    /// For a publisher of another host, its number of the message that would be read next.
+    fn remote_next(&self) -> Option<u64> {
+        // Numbers of a stranger: whatever they are, only figures depend on it.
+        Some(self.remote_first?.saturating_add(self.reader.cursor()))
+    }
+
+    /// Its publisher has ended, or is gone, and everything was read.
+    fn is_over(&self) -> bool {
+        self.reader.finished() || (self.gone && !self.reader.ready())
+    }
+
+    fn status(&self, ended: bool) -> ConnectionStatus {
+        ConnectionStatus {
+            origin: self.origin,
+            first: self.reader.first(),
+            received: self.received(),
+            lost: self.lost(),
+            ended,
+            copies: self.copies,
+        }
+    }
+}
+
+impl Intake {
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers. `None` expects any type.
+    ///
+    /// # Errors
+    /// See [`SubscriberError`].
+    pub fn create(
+        member: &Arc<Member>,
+        filter: &str,
+        expected: Option<Kind>,
+        spin: Duration,
+        trust: Trust,
+        gate: Option<Arc<dyn Gate>>,
+    ) -> Result<Self, SubscriberError> {
+        let filter = Filter::parse(filter)?;
+        let hub = member.hub();
+        hub.home().check()?;
+        let index = hub.new_index();
+        let demand = Demand {
+            index,
+            filter: filter.as_str().to_owned(),
+            expected: expected.map(|Kind { fingerprint, schema }| Expected { fingerprint, schema }),
+            connected: Vec::new(),
+            link: gate.is_some(),
+        };
+        member.session().demand_while(demand.clone(), || {
+            let bell = hub.bells().take()?;
+            let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
+            let end = Arc::new(SubscriberEnd::new(demand, seats, trust, gate));
+            hub.add_subscriber(index, Arc::clone(&end));
+            // From here on drop takes it back, also when the root refuses.
+            Ok(Intake {
+                connections: Vec::new(),
+                turn: 0,
+                news: end.news().clone(),
+                seen_news: 0,
+                looks: 0,
+                last_call: hub.leaving().then_some(0),
+                spin,
+                filter,
+                end,
+                index,
+                member: Arc::clone(member),
+                ended: VecDeque::new(),
+                received_before: 0,
+                lost_before: 0,
+                left: None,
+                problems: VecDeque::new(),
+            })
+        })
+    }
+
+    /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to be done: the
+    /// short way through [`Intake::poll`].
+    #[inline(always)]
+    pub fn poll_line(&mut self) -> Option<(usize, Line)> {
+        self.looks += 1;
+        let turn = self.undisturbed_turn()?;
+        let line = self.connections.get_mut(turn)?.reader.poll_line()?;
+        self.turn = turn + 1;
+        Some((turn, line))
+    }
+
+    /// Whose turn it is, if nothing but messages is to be looked after.
+    #[inline(always)]
+    fn undisturbed_turn(&self) -> Option<usize> {
+        let disturbed =
+            self.looks >= LOOKS_PER_SWEEP || self.news.get() != self.seen_news || !self.problems.is_empty();
+        (!disturbed).then_some(if self.turn < self.connections.len() { self.turn } else { 0 })
+    }
+
+    /// Whether there is nothing at all: the short way for a subscriber with one connection.
+    #[inline]
+    pub fn is_idle(&mut self) -> bool {
+        if self.undisturbed_turn().is_none() {
+            return false;
+        }
+        let [connection] = &mut self.connections[..] else { return false };
+        let idle = connection.reader.idle();
+        if idle {
+            self.looks += IDLE_LOOKS;
+        }
+        idle
+    }
+
+    /// As [`Intake::poll_line`], which was asked just before, for a message in a chunk.
+    #[inline(always)]
+    pub fn poll_held(&mut self) -> Option<(usize, Held<Mapped>)> {
+        let turn = self.undisturbed_turn()?;
+        // An error comes again on the long way, which tells of it.
+        let held = self.connections.get_mut(turn)?.reader.poll_held().ok()??;
+        self.turn = turn + 1;
+        Some((turn, held))
+    }
+
+    /// The next message of any publisher, in turn, and which connection it came from.
+    pub fn poll(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
+        if self.news.get() != self.seen_news {
+            self.member.hub().home().check()?;
+            self.take_news();
+        }
+        self.looks += 1;
+        if self.looks >= LOOKS_PER_SWEEP {
+            self.sweep();
+        }
+        if !self.problems.is_empty()
+            && let Some((origin, reason)) = self.problems.pop_front()
+        {
+            let service = origin.service.clone();
+            return Err(RecvError::NotAttached { service, publisher: origin.publisher, reason });
+        }
+        let count = self.connections.len();
+        for _ in 0..count {
+            if self.turn >= count {
+                self.turn = 0;
+            }
+            let turn = self.turn;
+            self.turn += 1;
+            match self.connections[turn].reader.poll() {
+                Ok(Some(Taken::Inline(line))) => return Ok(Some((turn, line.into()))),
+                Ok(Some(Taken::Held(held))) => return Ok(Some((turn, held.into()))),
+                Ok(Some(Taken::Unread(unread))) => return self.copied(turn, &unread),
+                Ok(None) => {}
+                Err(error) => return Err(self.trouble(turn, &error)),
+            }
+        }
+        self.looks += IDLE_LOOKS;
+        Ok(None)
+    }
+
+    /// A copy of a message whose publisher is not trusted.
+    #[inline(never)]
+    fn copied(
+        &mut self,
+        turn: usize,
+        unread: &Unread<Mapped>,
+    ) -> Result<Option<(usize, Arrived)>, RecvError> {
+        match Arrived::copy(unread) {
+            Ok(copy) => Ok(Some((turn, copy))),
+            Err(NoCopy { sequence, length: bytes, .. }) => {
+                let connection = &mut self.connections[turn];
+                connection.invalid += 1;
+                let service = connection.origin.service.clone();
+                Err(RecvError::NotCopied { service, sequence, bytes })
+            }
+        }
+    }
+
+    /// The filter.
+    #[must_use]
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Where the messages of a connection come from.
+    ///
+    /// # Panics
+    /// If there is no such connection; those that a poll has just named are there.
+    #[inline(always)]
+    #[must_use]
+    pub fn origin(&self, turn: usize) -> Origin {
+        self.connections[turn].origin
+    }
+
+    /// Whether the messages of a connection are copied before they are looked at, because their publisher is not trusted.
+    ///
+    /// # Panics
+    /// As [`Intake::origin`].
+    #[inline(always)]
+    #[must_use]
+    pub fn copies(&self, turn: usize) -> bool {
+        self.connections[turn].copies
+    }
+
+    /// The description of the type of a connection's messages, as it was announced.
+    ///
+    /// # Panics
+    /// As [`Intake::origin`].
+    #[must_use]
+    pub fn schema(&self, turn: usize) -> &[u8] {
+        &self.connections[turn].schema
+    }
+
+    /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
+    /// comes still is not waited out, or a busy publisher would keep the node for ever.
+    #[inline]
+    fn is_over(&self) -> bool {
+        self.last_call == Some(0)
+    }
+
+    /// A blocking receive gives a message.
+    #[inline]
+    fn count_down(&mut self) {
+        if let Some(left) = &mut self.last_call {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    #[cold]
+    fn trouble(&mut self, turn: usize, error: &PollError) -> RecvError {
+        match error {
+            PollError::HeldOut { limit } => {
+                RecvError::HeldOut { service: self.connections[turn].origin.service.clone(), limit: *limit }
+            }
+            error => self.cut_off(turn, error.to_string()),
+        }
+    }
+
+    /// Detaches from a publisher whose message was read but is not what it must be.
+    #[cold]
+    pub fn cut_off_for(&mut self, turn: usize, reason: &dyn std::error::Error) -> RecvError {
+        self.connections[turn].invalid += 1;
+        self.cut_off(turn, reason.to_string())
+    }
+
+    /// Detaches from a publisher at fault.
+    #[cold]
+    pub fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
+        let origin = self.connections[turn].origin;
+        tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
+        self.end.bar(self.connections[turn].route);
+        self.end_connection(turn);
+        detached(&origin, reason)
+    }
+
+    fn end_connection(&mut self, turn: usize) {
+        let connection = self.connections.remove(turn);
+        self.received_before += connection.received();
+        self.lost_before = self.lost_before.saturating_add(connection.lost());
+        if let Some(next) = connection.remote_next() {
+            let missed = connection.followed_at.map_or(0, |first| first.saturating_sub(next));
+            self.lost_before = self.lost_before.saturating_add(missed);
+            self.left.get_or_insert_default().insert((connection.user, connection.origin.publisher), next);
+        }
+        if self.ended.len() == ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(connection.status(true));
+        let route = connection.route;
+        // Of one that has ended, or is gone, the root hears anyway.
+        let lives = !connection.gone && !connection.reader.finished();
+        self.end.detached(route, connection.reader.seat());
+        drop(connection);
+        if lives {
+            self.member.session().detached(self.index, route);
+        }
+        self.member.session().forget(route.node);
+    }
+
+    /// Takes over what the control thread put into the inbox. The publishers that had to be let go of, each with the number of the message
+    /// that would have been next.
+    #[cold]
+    fn take_news(&mut self) -> Vec<(EndId, u64)> {
+        let (arrivals, gone, revoked) = {
+            let mut inbox = self.end.inbox();
+            self.seen_news = self.news.get();
+            self.problems.extend(inbox.problems.drain(..));
+            let revoked = std::mem::take(&mut inbox.revoked);
+            (std::mem::take(&mut inbox.arrivals), std::mem::take(&mut inbox.gone), revoked)
+        };
+        // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
+        let mut let_go = Vec::new();
+        for (publisher, reason) in revoked {
+            let is_it = |connection: &Connection| connection.route == publisher;
+            if let Some(turn) = self.connections.iter().position(is_it) {
+                self.problems.push_back((self.connections[turn].origin, reason));
+                let_go.push((publisher, self.connections[turn].reader.cursor()));
+                self.end_connection(turn);
+            }
+        }
+        for Arrival { reader, origin, route, user, gone, schema, copies, remote_first } in arrivals {
+            if let Some(first) = remote_first {
+                self.count_missed((user, origin.publisher), first.saturating_add(reader.first()));
+            }
+            self.connections.push(Connection {
+                reader,
+                origin,
+                route,
+                user,
+                schema,
+                gone,
+                copies,
+                invalid: 0,
+                remote_first,
+                followed_at: None,
+                name: UNNAMED,
+                keep: 1,
+                mark: None,
+            });
+        }
+        for connection in &mut self.connections {
+            connection.gone |= gone.contains(&connection.route.node);
+        }
+        if self.last_call.is_none() && self.member.hub().leaving() {
+            // A lag beyond the largest ring is a lie.
+            let lags = self.connections.iter().map(|connection| connection.reader.lag().min(CAPACITY_MAX));
+            self.last_call = Some(lags.sum());
+        }
+        let_go
+    }
+
+    /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for it, to which it was attached.
+    /// That one may not be read to its end yet; then this is done when it is.
+    fn count_missed(&mut self, publisher: StoodFor, first: u64) {
+        let is_earlier = |connection: &&mut Connection| {
+            connection.remote_first.is_some() && (connection.user, connection.origin.publisher) == publisher
+        };
+        if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
+            earlier.followed_at = Some(first);
+            // It probably is read to its end: then that is seen now.
+            self.looks = LOOKS_PER_SWEEP;
+        } else if let Some(next) = self.left.as_ref().and_then(|left| left.next.get(&publisher)) {
+            self.lost_before = self.lost_before.saturating_add(first.saturating_sub(*next));
+        }
+    }
+
+    /// Ends the connections whose publisher is gone and that have nothing more to read. A publisher that ends in order
+    /// says so in its ring alone, so this is asked from time to time.
+    #[cold]
+    fn sweep(&mut self) {
+        self.looks = 0;
+        for turn in (0..self.connections.len()).rev() {
+            if self.connections[turn].is_over() {
+                self.end_connection(turn);
+            }
+        }
+    }
+
+    /// Waits until there may be something to read. False: the time is over, or the node is leaving.
+    fn wait(&mut self, patience: &mut Patience) -> bool {
+        patience.rounds = patience.rounds.wrapping_add(1);
+        // A publisher that overtakes this reader again and again has always something new, and never a message.
+        if patience.rounds.is_multiple_of(ROUNDS_PER_CLOCK)
+            && (patience.is_over() || self.member.hub().leaving())
+        {
+            return false;
+        }
+        let spin_end = patience.elapsed().saturating_add(self.spin);
+        loop {
+            let looks = if self.spin.is_zero() { 1 } else { SPINS_PER_CLOCK };
+            for _ in 0..looks {
+                if self.anything_new() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.member.hub().leaving() {
+                return false;
+            }
+            self.sweep();
+            let elapsed = patience.elapsed();
+            if patience.timeout.is_some_and(|timeout| elapsed >= timeout) {
+                return false;
+            }
+            if elapsed >= spin_end {
+                break;
+            }
+        }
+        let left = patience.left();
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let readers = self.connections.iter().map(|connection| &connection.reader);
+        // A publisher that ended since the sweep has rung already; its end is news, too.
+        let ended = || self.connections.iter().any(|connection| connection.reader.finished());
+        let news = || self.anything_new() || self.member.hub().leaving() || ended();
+        let woken = self.end.seats.sleep(readers, news, left);
+        woken == Woken::LookAgain || self.anything_new()
+    }
+
+    #[inline]
+    fn anything_new(&self) -> bool {
+        self.news.get() != self.seen_news
+            || self.connections.iter().any(|connection| connection.reader.ready())
+    }
+
+    /// Waits until this intake is attached to `count` publishers, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError`] says how many there are when the time is over, and what does not fit.
+    pub fn wait_for_publishers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
+        let hub = self.member.hub();
+        let error = |found, forked| WaitError {
+            what: "publishers",
+            of: self.filter.as_str().to_owned(),
+            found,
+            wanted: count,
+            waited: timeout,
+            mismatch: None,
+            forked,
+        };
+        hub.home().check().map_err(|forked| error(0, Some(forked)))?;
+        let found = hub.wait_until(timeout, |_| {
+            let found = self.end.publishers();
+            if found >= count { Ok(()) } else { Err(found) }
+        });
+        found.map_err(|found| {
+            let mismatch = self.skipped().first().map(Skipped::to_string);
+            WaitError { mismatch, ..error(found, None) }
+        })
+    }
+
+    /// How many publishers it is attached to; in a forked child none.
+    #[must_use]
+    pub fn publishers(&self) -> usize {
+        if self.member.hub().home().is_here() { self.end.publishers() } else { 0 }
+    }
+
+    /// Messages received, over all publishers that ever were.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received_before + self.connections.iter().map(Connection::received).sum::<u64>()
+    }
+
+    /// Messages missed for good, over all publishers that ever were.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        // What a publisher of another host says that it has published before is a stranger's number.
+        let live = self.connections.iter().map(Connection::lost).sum::<u64>();
+        self.lost_before.saturating_add(live)
+    }
+
+    /// Where it stands with each publisher; those that ended last are listed too (up to 256).
+    #[must_use]
+    pub fn statuses(&self) -> Vec<ConnectionStatus> {
+        let live = self.connections.iter().map(|connection| connection.status(false));
+        self.ended.iter().cloned().chain(live).collect()
+    }
+
+    /// Services that match and carry another type (up to 256).
+    #[must_use]
+    pub fn skipped(&self) -> Vec<Skipped> {
+        if !self.member.hub().home().is_here() {
+            return Vec::new();
+        }
+        // Comparing types takes a moment; the control thread does not wait for it.
+        let known = self.end.inbox().skipped.clone();
+        let in_words = known.into_iter().map(|skipped| {
+            let Mismatch { ours, theirs, difference } = self.end.mismatch(&skipped);
+            Skipped {
+                service: skipped.service,
+                type_name: theirs,
+                expected: ours,
+                difference,
+                node: skipped.holder.as_str().to_owned(),
+            }
+        });
+        in_words.collect()
+    }
+}
+
+/// Ends a sleep of an intake, from any thread.
+pub struct Waker(Arc<SubscriberEnd>);
+
+impl Waker {
+    /// Ends the sleep that is under way, or the next one. Does not block.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// What a look at one connection gave.
+pub enum RoutePoll {
+    /// Nothing is there.
+    Nothing,
+    /// The next message.
+    Message(Arrived),
+    /// As many samples of it are held as can be.
+    HeldOut,
+    /// It was at fault, and is detached.
+    Ended {
+        /// Which.
+        route: EndId,
+        /// The number of the message that would have been next.
+        next: u64,
+    },
+}
+
+/// For links, which look at each connection by itself.
+impl Intake {
+    /// What ends a sleep of this intake from other threads.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.end))
+    }
+
+    /// Its number in its node.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Asks for a name of each new connection, given its publisher and the number of its first message, and how many of its newest
+    /// messages never are stale; `None`: it is detached. A name is greater than all before it.
+    pub fn name_new(&mut self, mut name: impl FnMut(EndId, u64) -> Option<(u32, u64)>) {
+        let named = self.connections.partition_point(|connection| connection.name != UNNAMED);
+        let mut turn = named;
+        while let Some(connection) = self.connections.get_mut(turn) {
+            if let Some((name, keep)) = name(connection.route, connection.reader.first()) {
+                (connection.name, connection.keep) = (name, keep);
+                turn += 1;
+            } else {
+                self.end_connection(turn);
+            }
+        }
+    }
+
+    /// Appends the names of those that have something to be read.
+    pub fn ready(&self, ready: &mut Vec<u32>) {
+        let named = self.connections.iter().filter(|connection| connection.name != UNNAMED);
+        ready.extend(named.filter(|connection| connection.reader.ready()).map(|connection| connection.name));
+    }
+
+    /// Whether somebody came or went that was not taken notice of.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.news.get() != self.seen_news
+    }
+
+    /// Detaches. The number of the message that would have been next; `None`: it is not attached.
+    pub fn end_route(&mut self, route: EndId) -> Option<u64> {
+        let turn = self.connections.iter().position(|connection| connection.route == route)?;
+        let next = self.connections[turn].reader.cursor();
+        self.end_connection(turn);
+        Some(next)
+    }
+
+    /// Takes notice of who came and went; those that have ended and were read, with the number after their last message. Rings
+    /// are looked at if there are news, if they are to be, and now and then.
+    pub fn take_notice(&mut self, look_at_rings: bool) -> Vec<(EndId, u64)> {
+        let mut ended = Vec::new();
+        let has_news = self.has_news();
+        if has_news {
+            ended = self.take_news();
+            self.problems.clear();
+        }
+        self.looks += IDLE_LOOKS;
+        if !has_news && !look_at_rings && self.looks < LOOKS_PER_SWEEP {
+            return ended;
+        }
+        self.looks = 0;
+        for turn in (0..self.connections.len()).rev() {
+            let connection = &self.connections[turn];
+            if connection.is_over() {
+                let Connection { reader, route, .. } = connection;
+                ended.push((*route, reader.cursor()));
+                self.end_connection(turn);
+            }
+        }
+        ended
+    }
+
+    /// The next message of the connection with this name. Never blocks.
+    pub fn poll_named(&mut self, name: u32) -> RoutePoll {
+        let found = self.connections.binary_search_by_key(&name, |connection| connection.name);
+        let Ok(turn) = found else { return RoutePoll::Nothing };
+        let connection = &mut self.connections[turn];
+        if !connection.reader.reliable() {
+            connection.skip_stale();
+        }
+        match self.connections[turn].reader.poll() {
+            // What cannot be copied is a gap in the numbers.
+            Ok(Some(taken)) => Arrived::try_from(taken).map_or(RoutePoll::Nothing, RoutePoll::Message),
+            Ok(None) => {
+                self.connections[turn].mark = None;
+                RoutePoll::Nothing
+            }
+            Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
+            Err(error) => {
+                let Connection { route, reader, .. } = &self.connections[turn];
+                let (route, next) = (*route, reader.cursor());
+                let _told_in_the_log = self.cut_off(turn, error.to_string());
+                RoutePoll::Ended { route, next }
+            }
+        }
+    }
+
+    /// Sleeps until one of the connections that may be read has something, there is news, `is_woken` says so, or the time is over. True: a
+    /// publisher that may be read has ended.
+    pub fn sleep_for(
+        &mut self,
+        may_read: &dyn Fn(u32) -> bool,
+        is_woken: &dyn Fn() -> bool,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let is_chosen = |connection: &&Connection| connection.name != UNNAMED && may_read(connection.name);
+        let chosen: Vec<&Connection> = self.connections.iter().filter(is_chosen).collect();
+        let mut has_ended = false;
+        let news = || {
+            has_ended = chosen.iter().any(|connection| connection.is_over());
+            let is_ready = || chosen.iter().any(|connection| connection.reader.ready());
+            has_ended || self.has_news() || is_woken() || self.member.hub().leaving() || is_ready()
+        };
+        let _woken = self.end.seats.sleep(chosen.iter().map(|connection| &connection.reader), news, timeout);
+        has_ended
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        if !self.member.hub().home().is_here() {
+            return;
+        }
+        // Arrivals that nobody took yet are attached, too.
+        self.take_news();
+        self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
+        self.member.hub().remove_subscriber(self.index);
+        self.member.session().withdraw(self.index);
+        for connection in &self.connections {
+            self.member.session().forget(connection.route.node);
+        }
+    }
+}
+
+fn detached(origin: &Origin, reason: String) -> RecvError {
+    RecvError::Detached { service: origin.service.clone(), publisher: EndId { ..origin.publisher }, reason }
+}
