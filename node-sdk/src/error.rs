@@ -7,7 +7,7 @@ use hivemind_ring::fork::Forked;
 use hivemind_ring::mapped::CreateError;
 use hivemind_ring::segment::SegmentError;
 use hivemind_runtime::ports::MemberError;
-use hivemind_runtime::session::{AnnounceError, JoinError};
+use hivemind_runtime::session::{AnnounceError, JoinError, RefusedEnd};
 #[cfg(feature = "links")]
 use std::time::Duration;
 
@@ -79,21 +79,17 @@ impl From<hivemind_links::remote::RemoteError> for NodeError {
     }
 }
 
-/// Some of the ends that were created together ([`crate::Node::together`]) were refused; all of them are gone again.
+/// Some of the ends of a [`Batch`](crate::Batch) were refused, and are in no hive. Drop them, or put right what each error names.
 #[derive(thiserror::Error)]
-#[error(
-    "{} ends that were created together were refused, the first of {:?}: {}",
-    .refused.len(), .refused[0].0, .refused[0].1
-)]
-pub struct TogetherError {
-    /// The service or the filter of each that was refused, and why; at least one.
+#[error("{} ends of a batch were refused, the first of {:?}: {}", .refused.len(), .refused[0].0, .refused[0].1)]
+pub struct BatchError {
     refused: Vec<(String, AnnounceError)>,
 }
 
-impl TogetherError {
-    pub(crate) fn new(refused: Vec<(String, AnnounceError)>) -> Self {
+impl BatchError {
+    pub(crate) fn new(refused: Vec<RefusedEnd>) -> Self {
         assert!(!refused.is_empty(), "there is an error because something was refused");
-        TogetherError { refused }
+        BatchError { refused: refused.into_iter().map(|end| (end.what, end.error)).collect() }
     }
 
     /// The service or the filter of each end that was refused, and why; at least one.
@@ -132,4 +128,4 @@ macro_rules! debug_as_sentence {
     };
 }
 
-debug_as_sentence!(NodeError, TogetherError, RunError);
+debug_as_sentence!(NodeError, BatchError, RunError);

@@ -67,6 +67,7 @@ struct Readme;
 #[doc(inline)]
 pub use hivemind_links as links;
 
+mod batch;
 mod dynamic;
 mod error;
 mod message;
@@ -77,8 +78,9 @@ mod sample;
 mod service;
 mod subscriber;
 
+pub use batch::Batch;
 pub use dynamic::{DynamicSample, DynamicSubscriber};
-pub use error::{NodeError, RunError, TogetherError};
+pub use error::{BatchError, NodeError, RunError};
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
 pub use hivemind_core::protocol::EndId;

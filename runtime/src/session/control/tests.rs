@@ -94,7 +94,6 @@ fn control(node: u64) -> (Control, Arc<Deaths>, tempfile::TempDir) {
         home: hivemind_ring::fork::Home::here(),
         wake: EventFd::new().unwrap(),
         inbox: Mutex::new(Inbox::default()),
-        together: Mutex::default(),
         status: Mutex::new(Status { root_pid: None, root_epoch: 0, hosts_root: false, waited_for }),
         next_request: 0.into(),
     };
