@@ -1,6 +1,4 @@
-//! Every error of the public surface; each says what to do next.
-//!
-//! `Debug` prints the same sentence as `Display`: it is what a program shows whose `main` returns the error.
+//! Errors of nodes; each says what to do next. Those of ends are in `hivemind_runtime::ports`.
 
 use hivemind_core::name::NameError;
 use hivemind_ring::fork::Forked;
@@ -12,7 +10,7 @@ use hivemind_runtime::session::{AnnounceError, JoinError, RefusedEnd};
 use std::time::Duration;
 
 /// Why a node could not join.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The name of the node or of the hive does not parse; the source says where.
@@ -80,7 +78,7 @@ impl From<hivemind_links::remote::RemoteError> for NodeError {
 }
 
 /// Some of the ends of a [`Batch`](crate::Batch) were refused, and are in no hive. Drop them, or put right what each error names.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("{} ends of a batch were refused, the first of {:?}: {}", .refused.len(), .refused[0].0, .refused[0].1)]
 pub struct BatchError {
     refused: Vec<(String, AnnounceError)>,
@@ -99,7 +97,7 @@ impl BatchError {
 }
 
 /// Why [`crate::Node::run`] ended other than in order.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The signal handlers could not be installed.
@@ -117,15 +115,3 @@ pub enum RunError {
         reason: String,
     },
 }
-
-macro_rules! debug_as_sentence {
-    ($($error:ty),+ $(,)?) => {
-        $(impl std::fmt::Debug for $error {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                std::fmt::Display::fmt(self, f)
-            }
-        })+
-    };
-}
-
-debug_as_sentence!(NodeError, BatchError, RunError);

@@ -319,6 +319,30 @@ fn ends_of_a_batch_work_and_those_that_are_refused_are_named() {
     assert_eq!(listener.observe().unwrap().publishers.len(), 50);
 }
 
+/// A payload whose fields are called as the methods and the private fields of a sample.
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+struct Namesakes {
+    service: u8,
+    sequence: u8,
+    publisher: u8,
+    origin: u8,
+    held: u8,
+}
+
+#[test]
+fn a_sample_hides_no_field_of_its_payload() {
+    let hive = Hive::new();
+    let node = hive.join("node");
+    let mut subscriber = node.subscriber::<Namesakes>("names").unwrap();
+    let mut publisher = node.publisher::<Namesakes>("names").unwrap();
+    publisher.send(&Namesakes { service: 1, sequence: 2, publisher: 3, origin: 4, held: 5 }).unwrap();
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    let fields = [sample.service, sample.sequence, sample.publisher, sample.origin, sample.held];
+    assert_eq!(fields, [1, 2, 3, 4, 5]);
+    assert_eq!((sample.service().as_str(), sample.sequence()), ("names", 0));
+}
+
 // Once what belonged together was known by the thread, so a batch could not be filled by several.
 #[test]
 fn a_batch_is_filled_by_several_threads_and_concerns_nothing_else() {
