@@ -584,8 +584,10 @@ impl Session {
     ) -> Result<T, E> {
         self.shared.home.check().map_err(AnnounceError::from)?;
         // Nobody waits for a single answer of a gathering: then there is no time to be filled.
-        let ahead =
-            gathering.is_none().then(|| control::announce_ahead(&self.control, &announcement)).flatten();
+        let ahead = gathering
+            .is_none()
+            .then(|| control::drive::announce_ahead(&self.control, &announcement))
+            .flatten();
         // If this fails, or panics, what was said ahead is taken back.
         let made = make()?;
         self.announce(announcement, gathering, ahead)?;
@@ -596,13 +598,13 @@ impl Session {
         &self,
         announcement: Announcement,
         gathering: Option<&Gathering>,
-        ahead: Option<control::Ahead>,
+        ahead: Option<control::drive::Ahead>,
     ) -> Result<(), AnnounceError> {
         let index = announcement.index();
         let (reply, answer) = bounded(1);
         let what = gathering.map(|gathering| (gathering, announcement.what().to_owned()));
         let driver = what.is_none().then_some(&answer);
-        let handed_back = control::drive(&self.control, announcement, reply, driver, ahead);
+        let handed_back = control::drive::drive(&self.control, announcement, reply, driver, ahead);
         if let Some((announcement, reply)) = handed_back {
             self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
         }
@@ -749,7 +751,7 @@ impl Session {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
-            && !control::is_driving()
+            && !control::drive::is_driving()
         {
             // A panic of that thread has been reported by it.
             let _ = thread.join();
