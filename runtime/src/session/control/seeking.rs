@@ -135,12 +135,12 @@ impl Control {
     }
 
     pub(super) fn seek_when_due(&mut self) {
-        if self.link.is_none() && Instant::now() >= self.seeking.again {
-            if let Err(reason) = self.seek()
-                && let Some(reason) = self.seeking.fails_with(reason)
-            {
-                self.back_off(reason);
-            }
+        if self.link.is_none()
+            && Instant::now() >= self.seeking.again
+            && let Err(reason) = self.seek()
+            && let Some(reason) = self.seeking.fails_with(reason)
+        {
+            self.back_off(reason);
         }
     }
 
