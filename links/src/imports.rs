@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hivemind_core::contract::{Contract, Kind};
+use hivemind_core::contract::{Contract, Pattern, Remote};
 use hivemind_core::link::candidate::Candidate;
-use hivemind_core::protocol::Remote;
 use hivemind_core::schema::Schema;
 use hivemind_ring::layout::{CAPACITY_MIN, INLINE_BYTES, LINE_BYTES, SLOTS_OFFSET};
 use hivemind_ring::writer::{AdmitError, AllocateError};
@@ -152,7 +151,6 @@ pub(super) struct HiveImport {
     port: StandIn,
     /// `None`: any bytes are a message.
     schema: Option<Schema>,
-    reliable: bool,
     share: Share,
     /// Lost before the next message, and not counted in the ring yet.
     owed: u64,
@@ -172,34 +170,39 @@ impl Imports for HiveImports {
         let via = candidate.via.as_ref().ok_or_else(|| refused("it names no host".to_owned()))?;
         let admitted = self.admit.version();
         self.admit.check(candidate).map_err(refused)?;
-        let schema = Schema::from_bytes(&candidate.schema).map_err(|error| refused(error.to_string()))?;
-        if schema.fingerprint() != candidate.fingerprint {
+        let Contract { pattern, capacity, .. } = candidate.contract;
+        if pattern != Pattern::Messages {
+            return Err(refused(format!("links carry messages, not {pattern}; subscribe at its host")));
+        }
+        let schema =
+            Schema::from_bytes(&candidate.kind.schema).map_err(|error| refused(error.to_string()))?;
+        if schema.fingerprint() != candidate.kind.fingerprint {
             return Err(refused("its type is not the one that it is described as".to_owned()));
         }
-        let asked = u64::from(candidate.capacity).clamp(CAPACITY_MIN, CAPACITY_MAX);
+        let asked = u64::from(capacity).clamp(CAPACITY_MIN, CAPACITY_MAX);
         let (capacity, share) = self.purse.open(asked).map_err(refused)?;
-        let kind = Kind { fingerprint: candidate.fingerprint, schema: candidate.schema.clone() };
-        let contract = Contract {
-            reliable: candidate.reliable,
-            history: candidate.history,
-            // At most `CAPACITY_MAX`.
-            capacity: capacity as u32,
-            retained: 0,
-        };
+        // At most `CAPACITY_MAX`. What it retains stays on its host.
+        let contract = Contract { capacity: capacity as u32, retained: 0, ..candidate.contract };
         let remote = Remote {
             host: via.host.clone(),
             leaf: via.leaf,
             publisher: via.publisher,
-            node_name: via.node.as_str().to_owned(),
+            node_name: via.node.clone(),
             first,
         };
         let memory = MEMORY_MAX.min(self.purse.all_memory);
-        let port = StandIn::create(&self.member, &candidate.service, kind, contract, memory, remote)
-            .map_err(|error| refused(error.to_string()))?;
+        let port = StandIn::create(
+            &self.member,
+            &candidate.service,
+            candidate.kind.clone(),
+            contract,
+            memory,
+            remote,
+        )
+        .map_err(|error| refused(error.to_string()))?;
         Ok(HiveImport {
             port,
             schema: (!schema.is_bytes()).then_some(schema),
-            reliable: candidate.reliable,
             share,
             owed: 0,
             admit: Arc::clone(&self.admit),
@@ -232,9 +235,10 @@ impl Import for HiveImport {
         if bytes > INLINE_BYTES as u64 {
             let limit = self.share.limit().min(MEMORY_MAX);
             self.port.drafter().limit_growth(limit);
+            let is_reliable = self.candidate.contract.is_reliable();
             self.port.drafter().begin(length).map_err(|error| match error {
                 // What its subscribers have yet to read, or hold, takes all of it.
-                AllocateError::MemoryOut { .. } if self.reliable && bytes <= limit / 2 => ImportError::Full,
+                AllocateError::MemoryOut { .. } if is_reliable && bytes <= limit / 2 => ImportError::Full,
                 _ => ImportError::NoMemory { bytes },
             })?;
             self.share.takes(self.port.drafter().writer().taken());

@@ -712,7 +712,8 @@ impl Shared {
                     let own: Vec<Wanted> = own
                         .filter_map(|subscriber| {
                             let filter = Filter::parse(&subscriber.filter).ok()?;
-                            Some(Wanted { filter, fingerprint: subscriber.fingerprint })
+                            let fingerprint = subscriber.kind.as_ref().map(|kind| kind.fingerprint);
+                            Some(Wanted { filter, fingerprint })
                         })
                         .collect();
                     self.tell(&own, &mut said);

@@ -104,7 +104,7 @@ pub struct Wanted {
 
 impl Wanted {
     fn is_for(&self, candidate: &Candidate) -> bool {
-        self.fingerprint.is_none_or(|fingerprint| fingerprint == candidate.fingerprint)
+        self.fingerprint.is_none_or(|fingerprint| fingerprint == candidate.kind.fingerprint)
             && self.filter.matches(candidate.service.as_str())
     }
 }

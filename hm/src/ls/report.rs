@@ -284,17 +284,17 @@ impl Sources<'_> {
 /// What a subscription means and does not get, for want of its type. Of several services one is told, rather one whose type has the
 /// name that is expected: of two builds of a program.
 fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]) -> Option<DoesNotFit> {
-    let (fingerprint, expected) = (subscriber.fingerprint?, subscriber.type_name.as_ref()?);
+    let (kind, expected) = (subscriber.kind.as_ref()?, subscriber.type_name.as_ref()?);
     let filter = Filter::parse(&subscriber.filter).ok()?;
     let others = || {
         let is_other = |(service, _): &&(&ServiceInfo, String)| {
-            service.fingerprint != fingerprint && filter.matches(&service.service)
+            service.kind.fingerprint != kind.fingerprint && filter.matches(&service.service)
         };
         services.iter().filter(is_other)
     };
     let (service, node) =
         others().find(|(service, _)| service.type_name == *expected).or_else(|| others().next())?;
-    let mismatch = Mismatch::between(Some(&subscriber.schema), &service.schema, service.fingerprint);
+    let mismatch = Mismatch::between(Some(kind), &service.kind);
     Some(DoesNotFit {
         service: service.service.clone(),
         publisher_node: node.clone(),

@@ -1,9 +1,9 @@
 //! The untyped receiving end: the readers of all publishers that it is attached to, polled in turn.
 
-use hivemind_core::contract::Kind;
+use hivemind_core::contract::{Asks, Kind, Match, Remote, SubscriberRole};
 use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Demand, EndId, Expected};
+use hivemind_core::protocol::{Demand, EndId};
 use hivemind_ring::archive::{Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::fork::Counter;
@@ -202,20 +202,16 @@ impl Left {
 struct Connection {
     reader: Reader<Mapped>,
     origin: Origin,
-    /// See [`Arrival::route`].
-    route: EndId,
+    /// See [`Arrival::matched`].
+    matched: Arc<Match>,
     /// See [`Arrival::user`].
     user: u32,
-    /// The schema's bytes, as announced.
-    schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
     /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
-    /// See [`Arrival::remote_first`].
-    remote_first: Option<u64>,
     /// There is another one for the same publisher of another host by now, which begins at this number there.
     followed_at: Option<u64>,
     /// What a link calls it; see [`Intake::name_new`].
@@ -233,6 +229,16 @@ const FRESH: Duration = Duration::from_millis(200);
 const UNNAMED: u32 = u32::MAX;
 
 impl Connection {
+    /// The end that let us in.
+    fn route(&self) -> EndId {
+        self.matched.route.end
+    }
+
+    /// The number that message 0 of the ring has at its publisher's host, if that is another one.
+    fn remote_first(&self) -> Option<u64> {
+        self.matched.route.author.remote().map(|remote| remote.first)
+    }
+
     fn received(&self) -> u64 {
         self.reader.cursor() - self.reader.first() - self.lost()
     }
@@ -264,7 +270,7 @@ impl Connection {
     /// For a publisher of another host, its number of the message that would be read next.
     fn remote_next(&self) -> Option<u64> {
         // Numbers of a stranger: whatever they are, only figures depend on it.
-        Some(self.remote_first?.saturating_add(self.reader.cursor()))
+        Some(self.remote_first()?.saturating_add(self.reader.cursor()))
     }
 
     /// Its publisher has ended, or is gone, and everything was read.
@@ -302,13 +308,9 @@ impl Intake {
         let hub = member.hub();
         hub.home().check()?;
         let index = hub.new_index();
-        let demand = Demand {
-            index,
-            filter: filter.as_str().to_owned(),
-            expected: expected.map(|Kind { fingerprint, schema }| Expected { fingerprint, schema }),
-            connected: Vec::new(),
-            link: gate.is_some(),
-        };
+        let role = if gate.is_some() { SubscriberRole::Link } else { SubscriberRole::Counted };
+        let asks = Asks { kind: expected, role, ..Asks::default() };
+        let demand = Demand::new(index, filter.as_str(), asks);
         member.session().demand_while(demand.clone(), batch.map(Batch::gathering), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
@@ -470,7 +472,7 @@ impl Intake {
     /// As [`Intake::origin`].
     #[must_use]
     pub fn schema(&self, turn: usize) -> &[u8] {
-        &self.connections[turn].schema
+        &self.connections[turn].matched.kind.schema
     }
 
     /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
@@ -510,7 +512,7 @@ impl Intake {
     pub fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
         let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
-        self.end.bar(self.connections[turn].route);
+        self.end.bar(self.connections[turn].route());
         self.end_connection(turn);
         detached(&origin, reason)
     }
@@ -528,7 +530,7 @@ impl Intake {
             self.ended.pop_front();
         }
         self.ended.push_back(connection.status(true));
-        let route = connection.route;
+        let route = connection.route();
         // Of one that has ended, or is gone, the root hears anyway.
         let lives = !connection.gone && !connection.reader.finished();
         self.end.detached(route, connection.reader.seat());
@@ -553,27 +555,25 @@ impl Intake {
         // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
         let mut let_go = Vec::new();
         for (publisher, reason) in revoked {
-            let is_it = |connection: &Connection| connection.route == publisher;
+            let is_it = |connection: &Connection| connection.route() == publisher;
             if let Some(turn) = self.connections.iter().position(is_it) {
                 self.problems.push_back((self.connections[turn].origin, reason));
                 let_go.push((publisher, self.connections[turn].reader.cursor()));
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, user, gone, schema, copies, remote_first } in arrivals {
-            if let Some(first) = remote_first {
+        for Arrival { reader, origin, matched, user, gone, copies } in arrivals {
+            if let Some(Remote { first, .. }) = matched.route.author.remote() {
                 self.count_missed((user, origin.publisher), first.saturating_add(reader.first()));
             }
             self.connections.push(Connection {
                 reader,
                 origin,
-                route,
+                matched,
                 user,
-                schema,
                 gone,
                 copies,
                 invalid: 0,
-                remote_first,
                 followed_at: None,
                 name: UNNAMED,
                 keep: 1,
@@ -581,7 +581,7 @@ impl Intake {
             });
         }
         for connection in &mut self.connections {
-            connection.gone |= gone.contains(&connection.route.node);
+            connection.gone |= gone.contains(&connection.route().node);
         }
         if self.last_call.is_none() && self.member.hub().leaving() {
             // A lag beyond the largest ring is a lie.
@@ -595,7 +595,7 @@ impl Intake {
     /// That one may not be read to its end yet; then this is done when it is.
     fn count_missed(&mut self, publisher: StoodFor, first: u64) {
         let is_earlier = |connection: &&mut Connection| {
-            connection.remote_first.is_some() && (connection.user, connection.origin.publisher) == publisher
+            connection.remote_first().is_some() && (connection.user, connection.origin.publisher) == publisher
         };
         if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
             earlier.followed_at = Some(first);
@@ -788,7 +788,7 @@ impl Intake {
         let named = self.connections.partition_point(|connection| connection.name != UNNAMED);
         let mut turn = named;
         while let Some(connection) = self.connections.get_mut(turn) {
-            if let Some((name, keep)) = name(connection.route, connection.reader.first()) {
+            if let Some((name, keep)) = name(connection.route(), connection.reader.first()) {
                 (connection.name, connection.keep) = (name, keep);
                 turn += 1;
             } else {
@@ -811,7 +811,7 @@ impl Intake {
 
     /// Detaches. The number of the message that would have been next; `None`: it is not attached.
     pub fn end_route(&mut self, route: EndId) -> Option<u64> {
-        let turn = self.connections.iter().position(|connection| connection.route == route)?;
+        let turn = self.connections.iter().position(|connection| connection.route() == route)?;
         let next = self.connections[turn].reader.cursor();
         self.end_connection(turn);
         Some(next)
@@ -834,8 +834,7 @@ impl Intake {
         for turn in (0..self.connections.len()).rev() {
             let connection = &self.connections[turn];
             if connection.is_over() {
-                let Connection { reader, route, .. } = connection;
-                ended.push((*route, reader.cursor()));
+                ended.push((connection.route(), connection.reader.cursor()));
                 self.end_connection(turn);
             }
         }
@@ -859,8 +858,8 @@ impl Intake {
             }
             Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
             Err(error) => {
-                let Connection { route, reader, .. } = &self.connections[turn];
-                let (route, next) = (*route, reader.cursor());
+                let connection = &self.connections[turn];
+                let (route, next) = (connection.route(), connection.reader.cursor());
                 let _told_in_the_log = self.cut_off(turn, error.to_string());
                 RoutePoll::Ended { route, next }
             }
@@ -899,7 +898,7 @@ impl Drop for Intake {
         self.member.hub().remove_subscriber(self.index);
         self.member.session().withdraw(self.index);
         for connection in &self.connections {
-            self.member.session().forget(connection.route.node);
+            self.member.session().forget(connection.route().node);
         }
     }
 }

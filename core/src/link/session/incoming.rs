@@ -15,6 +15,7 @@
 
 use super::say::{self, Credit, Opened};
 use super::{Action, GRANTED_MAX, Now, REMEMBERED_MAX, STREAMS_MAX, Session, Violation};
+use crate::contract::Contract;
 use crate::link::candidate::{Candidate, Via};
 use crate::link::frame::{Header, Kind, SEQUENCE_END};
 use crate::name::{ServiceName, is_host_name};
@@ -180,7 +181,7 @@ impl Incoming {
         let grant = self.grant(window);
         // A sender who may be out of credit waits for every bit of it.
         let starved = self.said.messages <= self.arrived.messages && grant.messages > self.said.messages;
-        let each = ACKNOWLEDGE_EACH.min(u64::from(self.candidate.capacity) / 4).max(1);
+        let each = ACKNOWLEDGE_EACH.min(u64::from(self.candidate.contract.capacity) / 4).max(1);
         starved
             || self.committed.messages - self.said_committed >= each
             || self.long >= ACKNOWLEDGE_EACH_LONG
@@ -401,7 +402,7 @@ impl Session {
             self.decline(stream, UNWANTED);
             return Ok(());
         }
-        if self.schemas + candidate.schema.len() > SCHEMAS_MAX {
+        if self.schemas + candidate.kind.schema.len() > SCHEMAS_MAX {
             self.decline(stream, TOO_MUCH_SCHEMA);
             return Ok(());
         }
@@ -517,7 +518,7 @@ impl Session {
     /// Out of the table, with what it counts there.
     fn take_incoming(&mut self, import: ImportId) -> Option<Incoming> {
         let incoming = self.incoming.remove(&import)?;
-        self.schemas -= incoming.candidate.schema.len();
+        self.schemas -= incoming.candidate.kind.schema.len();
         Some(incoming)
     }
 
@@ -570,11 +571,8 @@ impl Session {
             publisher: open.publisher,
             node,
             service: open.service.parse().ok()?,
-            fingerprint: open.fingerprint,
-            schema: open.schema,
-            reliable: open.reliable,
-            history: open.history,
-            capacity: open.capacity,
+            kind: open.kind,
+            contract: open.contract,
             via: Some(via),
         }))
     }
@@ -600,7 +598,7 @@ impl Session {
         self.next_import += 1;
         self.by_publisher.insert(candidate.publisher, import);
         self.streams_in.insert(stream, import);
-        self.schemas += candidate.schema.len();
+        self.schemas += candidate.kind.schema.len();
         self.actions.push_back(Action::Open { import, candidate: candidate.clone(), first });
         let incoming = Incoming {
             candidate,
@@ -671,7 +669,7 @@ impl Session {
             return;
         }
         // Only the stream is left of it.
-        self.schemas -= std::mem::take(&mut incoming.candidate.schema).len();
+        self.schemas -= std::mem::take(&mut incoming.candidate.kind.schema).len();
         incoming.refused = Some(bounded_reason(reason));
         incoming.partial = None;
         incoming.pending.clear();
@@ -707,8 +705,8 @@ impl Session {
 
     fn remember(&mut self, candidate: &Candidate, next: u64) {
         let publisher = candidate.publisher;
-        let missed_by = self.is_wanted_here(&candidate.service, candidate.fingerprint);
-        let missed_by = missed_by.then(|| (candidate.service.clone(), candidate.fingerprint));
+        let missed_by = self.is_wanted_here(&candidate.service, candidate.kind.fingerprint);
+        let missed_by = missed_by.then(|| (candidate.service.clone(), candidate.kind.fingerprint));
         if self.remembered.insert(publisher, Remembered { next, missed_by }).is_none() {
             self.remembered_order.push_back(publisher);
             if self.remembered_order.len() > REMEMBERED_MAX
@@ -742,6 +740,9 @@ impl Session {
 
 /// An import that stands for the one can stand for the other.
 fn is_same(ours: &Candidate, theirs: &Candidate) -> bool {
-    (&ours.service, ours.fingerprint, ours.reliable, ours.capacity, &ours.via)
-        == (&theirs.service, theirs.fingerprint, theirs.reliable, theirs.capacity, &theirs.via)
+    let facts = |candidate: &Candidate| {
+        let Contract { pattern, delivery, capacity, .. } = candidate.contract;
+        (candidate.kind.fingerprint, pattern, delivery, capacity)
+    };
+    (&ours.service, facts(ours), &ours.via) == (&theirs.service, facts(theirs), &theirs.via)
 }

@@ -6,6 +6,7 @@ use rkyv::rancor::ResultExt as _;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::contract::{self, Contract};
 use crate::link::candidate::Candidate;
 use crate::link::frame::{CONTROL_MAX, HEADER, Header, Kind};
 use crate::protocol::{EndId, MAX_REASON, MAX_SCHEMA};
@@ -34,11 +35,8 @@ pub(super) struct Open {
     pub(super) host: Option<String>,
     pub(super) node: String,
     pub(super) service: String,
-    pub(super) fingerprint: u128,
-    pub(super) schema: Vec<u8>,
-    pub(super) reliable: bool,
-    pub(super) history: u32,
-    pub(super) capacity: u32,
+    pub(super) kind: contract::Kind,
+    pub(super) contract: Contract,
     /// The number of the first message that can be sent.
     pub(super) first: u64,
     /// The number after the last one, when that is known already.
@@ -53,11 +51,8 @@ impl Open {
             host: via.filter(|via| !via.leaf).map(|via| via.host.clone()),
             node: via.map_or(&candidate.node, |via| &via.node).as_str().to_owned(),
             service: candidate.service.as_str().to_owned(),
-            fingerprint: candidate.fingerprint,
-            schema: candidate.schema.clone(),
-            reliable: candidate.reliable,
-            history: candidate.history,
-            capacity: candidate.capacity,
+            kind: candidate.kind.clone(),
+            contract: candidate.contract,
             first,
             end,
         }
@@ -116,7 +111,7 @@ macro_rules! say {
 }
 
 say!(Interest, this => this.wanted.len() <= CONTROL_MAX as usize / 16);
-say!(Open, this => this.schema.len() <= MAX_SCHEMA);
+say!(Open, this => this.kind.schema.len() <= MAX_SCHEMA);
 say!(Opened, this => !matches!(this, Opened::Refused { reason } if reason.len() > MAX_REASON));
 say!(Credit, _this => true);
 say!(Bye, this => this.reason.len() <= MAX_REASON);
