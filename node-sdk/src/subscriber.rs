@@ -1041,11 +1041,13 @@ impl Drop for Intake {
         }
         // Arrivals that nobody took yet are attached, too.
         self.take_news();
-        self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
+        let connections = std::mem::take(&mut self.connections);
+        let routes: Vec<EndId> = connections.iter().map(|connection| connection.route).collect();
+        self.end.seats.close(connections.into_iter().map(|connection| connection.reader));
         self.inner.hub.remove_subscriber(self.index);
         self.inner.session().withdraw(self.index);
-        for connection in &self.connections {
-            self.inner.session().forget(connection.route.node);
+        for route in routes {
+            self.inner.session().forget(route.node);
         }
     }
 }

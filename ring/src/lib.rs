@@ -28,7 +28,7 @@
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
 //! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
-//! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
+//! | close   | `Writer::drop`, `Reader::drop`, `Seats::close` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
 //! | life    | `PerLife::of`             | `PerLife::of`            | what this process made anew after a fork         |
 //!
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
@@ -57,6 +57,7 @@ pub mod heap;
 pub mod kept;
 pub mod layout;
 pub mod line;
+pub mod loan;
 #[cfg(not(loom))]
 pub mod mapped;
 pub mod memory;

@@ -24,11 +24,13 @@
 //! What has been written stays, by the seals ([`crate::segment::Found`]).
 
 use crate::bell::Bell;
+use crate::fork::{Home, PerLife};
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, CHUNK_MEMORY_MAX, LAYOUT_VERSION, LINE_BYTES, MESSAGE_BYTES_MAX,
     MODE_RELIABLE, READER_CONSTANTS, READER_MAGIC, RING_CONSTANTS, RING_MAGIC, ReaderConstants, ReaderHeader,
     RingConstants, RingHeader, SEATS_MAX, SEATS_OFFSET, SLOTS_OFFSET, Seat, Slot,
 };
+use crate::memory::sealed::Sealed;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory, UnmappedMemory};
 use crate::reader::Seats;
 pub use crate::refusal::OpenError;
@@ -38,6 +40,7 @@ use crate::segment::{
 use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
 use crate::unmapped::Unmapped;
 use crate::writer::{RingConfig, Writer};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -49,6 +52,11 @@ pub const BELLS_MAX: u32 = 65_536;
 /// Memory in mapped segments.
 #[derive(Debug)]
 pub enum Mapped {}
+
+impl Sealed for Mapped {}
+impl Sealed for MappedRing {}
+impl Sealed for MappedSeats {}
+impl Sealed for MappedBell {}
 
 impl Memory for Mapped {
     type Ring = MappedRing;
@@ -442,7 +450,43 @@ pub struct MappedSeats {
     known: AtomicUsize,
     /// A peer's object.
     object: Option<Object>,
+    /// Of our own. Samples keep the segment, and so this, until the last is dropped.
+    _own: Option<OwnNode>,
     segment: Segment,
+}
+
+/// The nodes of this process that have reader segments, each as often as it has some.
+static OWN_NODES: PerLife<Mutex<HashMap<u64, usize>>> = PerLife::new();
+
+/// Counts a reader segment of this process as long as it lives.
+#[derive(Debug)]
+struct OwnNode {
+    node: u64,
+    home: Home,
+}
+
+impl OwnNode {
+    fn new(node: u64) -> Self {
+        *lock(OWN_NODES.get()).entry(node).or_default() += 1;
+        OwnNode { node, home: Home::here() }
+    }
+}
+
+impl Drop for OwnNode {
+    fn drop(&mut self) {
+        // In a child the table is another, in which it never was.
+        if !self.home.is_here() {
+            return;
+        }
+        let mut nodes = lock(OWN_NODES.get());
+        let count = nodes.get_mut(&self.node).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if count == 0 {
+            nodes.remove(&self.node);
+        }
+    }
 }
 
 // SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; all that they reach is atomics.
@@ -466,7 +510,8 @@ impl MappedSeats {
         let segment = backend.create("reader", length, Sharing::SingleWriter)?;
         segment.reserve(0..PAGE_BYTES)?;
         let constants = ReaderConstants { node, index, seats, bell: bell.line };
-        let memory = MappedSeats::over(segment, constants, seats as usize, None);
+        let own = OwnNode::new(node);
+        let memory = MappedSeats::over(segment, constants, seats as usize, None, Some(own));
         memory.header().write(&memory.constants);
         Ok(Seats::new(Arc::new(memory), bell))
     }
@@ -490,7 +535,7 @@ impl MappedSeats {
             return Err(OpenError::Hollow { what: "header", at, end: SEATS_OFFSET });
         }
         let object = Some(found.object());
-        Ok(MappedSeats::over(found.map(found.len())?, constants, seats_before(at), object))
+        Ok(MappedSeats::over(found.map(found.len())?, constants, seats_before(at), object, None))
     }
 
     fn find(backend: &dyn Backend, handle: Handle) -> Result<Found, SegmentError> {
@@ -517,7 +562,13 @@ impl MappedSeats {
         Ok(())
     }
 
-    fn over(segment: Segment, constants: ReaderConstants, known: usize, object: Option<Object>) -> Self {
+    fn over(
+        segment: Segment,
+        constants: ReaderConstants,
+        known: usize,
+        object: Option<Object>,
+        own: Option<OwnNode>,
+    ) -> Self {
         let seats = constants.seats;
         assert!(seats_end(seats) <= segment.len(), "seats end within the segment");
         assert!(known as u64 <= seats, "they are known among all");
@@ -526,7 +577,7 @@ impl MappedSeats {
         let header = unsafe { view::<ReaderHeader>(&segment, 0, 1) }.cast();
         // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as above.
         let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) }.cast();
-        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, segment }
+        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, _own: own, segment }
     }
 
     /// The segment.
@@ -561,6 +612,9 @@ impl SeatMemory for MappedSeats {
     }
     fn is_forked(&self) -> bool {
         self.segment.is_forked()
+    }
+    fn has_node_here(node: u64) -> bool {
+        lock(OWN_NODES.get()).contains_key(&node)
     }
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError> {
         let start = SEATS_OFFSET + (seats.start * size_of::<Seat>()) as u64;

@@ -82,8 +82,14 @@ const MOST_INTERRUPTIONS: u32 = 100;
 /// some 20 us.
 const ASK_BEFORE_RESERVING: u64 = 1 << 20;
 
+/// Only this crate makes segments: what is mapped where is what its proofs rest on.
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
 /// Makes and opens segments. Safe to use from any thread; no call waits for another process.
-pub trait Backend: Send + Sync + fmt::Debug {
+pub trait Backend: Sealed + Send + Sync + fmt::Debug {
     /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it to
     /// read and write.
     ///

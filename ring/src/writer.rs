@@ -415,7 +415,7 @@ impl<M: Memory> Writer<M> {
 
     /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as [`Writer::send_inline`].
     #[inline]
-    pub fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
+    pub(crate) fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
         self.send_chunk_quietly(chunk, length);
         self.announce();
         self.attached
@@ -423,7 +423,7 @@ impl<M: Memory> Writer<M> {
 
     /// As [`Writer::send_chunk`], but wakes nobody: [`Writer::announce`] has to follow.
     #[inline]
-    pub fn send_chunk_quietly(&mut self, chunk: Chunk, length: u64) {
+    pub(crate) fn send_chunk_quietly(&mut self, chunk: Chunk, length: u64) {
         assert!(length <= chunk.length(), "the message lies in its chunk");
         // A reader takes no more than these two words.
         self.commit(&[chunk.offset(), length], KIND_CHUNK, Some(chunk));
@@ -720,7 +720,7 @@ impl<M: Memory> Writer<M> {
 
     /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
     /// (lossy rings) that of the oldest messages. Never blocks.
-    pub fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
+    pub(crate) fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
         match self.at_hand(length) {
             Some(chunk) => Ok(chunk),
             None => self.allocate_by(length, Writer::grow),
@@ -830,21 +830,21 @@ impl<M: Memory> Writer<M> {
 
     /// Gives back what a message did not need at the end of its chunk, unless it is little: then the chunk fits the next
     /// message as well.
-    pub fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
+    pub(crate) fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
         if chunk.length() > tolerated(length) {
             self.allocator.shrink(chunk, length.max(1));
         }
     }
 
     /// Gives back a chunk that was never sent.
-    pub fn release(&mut self, chunk: Chunk) {
+    pub(crate) fn release(&mut self, chunk: Chunk) {
         self.allocator.free(chunk);
         // One that began on paper takes what it did not fill along.
         self.allocator.retract(self.backed);
     }
 
     /// The memory of a chunk that was not sent yet; `chunk` proves that nobody else has it.
-    pub fn chunk_memory(&self, chunk: &Chunk) -> NonNull<[u8]> {
+    pub(crate) fn chunk_memory(&self, chunk: &Chunk) -> NonNull<[u8]> {
         let (base, bytes) = self.ring.chunks();
         let end = chunk.offset().checked_add(chunk.length());
         assert!(end.is_some_and(|end| end <= bytes), "the allocator stays within the chunk memory");
