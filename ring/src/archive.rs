@@ -368,6 +368,7 @@ fn not_here() -> ! {
 #[error(
     "message {sequence} of {length} bytes could not be copied ({reason}); free memory, or raise the limit of this process or container"
 )]
+#[non_exhaustive]
 pub struct NoCopy {
     /// Number of the message.
     pub sequence: u64,
@@ -402,6 +403,7 @@ pub struct View<A, M: Memory = Mapped> {
     "message {sequence} of {length} bytes is no valid archive of its type, or nested deeper than {DEPTH_MAX}; its publisher is \
      broken or hostile"
 )]
+#[non_exhaustive]
 pub struct InvalidArchive {
     /// Number of the message.
     pub sequence: u64,

@@ -48,9 +48,9 @@ pub enum Begin {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the reader is registered, and its publisher waits for it"]
 pub struct Start {
-    sequence: u64,
+    pub(crate) sequence: u64,
     /// Which seat, and which taking of it, where that is known.
-    of: Option<(u32, u64)>,
+    pub(crate) of: Option<(u32, u64)>,
 }
 
 impl Start {
@@ -66,11 +66,6 @@ impl Start {
     /// The number of the first message.
     pub fn sequence(&self) -> u64 {
         self.sequence
-    }
-
-    /// Whether it can be the answer for this taking of this seat.
-    pub(crate) fn may_be_of(&self, seat: u32, life: u64) -> bool {
-        self.of.is_none_or(|of| of == (seat, life))
     }
 }
 
@@ -96,7 +91,7 @@ pub(crate) enum Call<B> {
 }
 
 /// One attached reader, as its publisher sees it.
-pub struct Peer<M: Memory> {
+pub(crate) struct Peer<M: Memory> {
     pub(crate) seats: Arc<M::Seats>,
     pub(crate) seat: usize,
     /// Which taking of the seat.
@@ -107,7 +102,7 @@ pub struct Peer<M: Memory> {
     /// It was there before the publisher: it is told 0.
     at_first: bool,
     /// Which subscriber: the life of its node and its index there.
-    pub subscriber: (u64, u32),
+    pub(crate) subscriber: (u64, u32),
 }
 
 /// Why a reader was not attached.

@@ -34,6 +34,7 @@
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
 //! the heap, under loom and in property tests.
 #![allow(unsafe_code)]
+#![deny(missing_debug_implementations)]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!(
@@ -43,7 +44,7 @@ compile_error!(
 #[cfg(target_endian = "big")]
 compile_error!("hivemind supports little-endian machines only: archives are little-endian and read in place");
 
-pub mod allocator;
+mod allocator;
 #[cfg(not(loom))]
 pub mod archive;
 pub mod barrier;
@@ -52,6 +53,7 @@ pub mod desk;
 #[cfg(not(loom))]
 pub mod draft;
 pub mod fork;
+#[doc(hidden)]
 pub mod heap;
 #[cfg(not(loom))]
 pub mod kept;
@@ -70,6 +72,7 @@ mod refusal;
 pub mod retained;
 #[cfg(not(loom))]
 pub mod segment;
+#[doc(hidden)]
 pub mod sync;
 #[cfg(not(loom))]
 pub mod unmapped;

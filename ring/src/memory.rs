@@ -85,6 +85,7 @@ pub trait BellMemory: Sealed + Clone + Send + Sync {
 
 /// The operating system had no memory for a segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("the system refused {bytes} bytes of shared memory ({reason})")]
 pub struct ReserveError {
     /// Bytes that were asked for.

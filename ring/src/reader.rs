@@ -131,6 +131,7 @@ impl<M: Memory> Reader<M> {
         Reader::begin(ring, door, true, seat, start)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an answer is for one reader")]
     fn begin(
         ring: Arc<M::Ring>,
         bell: M::Bell,
@@ -138,14 +139,14 @@ impl<M: Memory> Reader<M> {
         seat: TakenSeat<M>,
         start: Start,
     ) -> Result<Self, PollError> {
-        let first = start.sequence();
+        let Start { sequence: first, of } = start;
         if first > SEQUENCE_MAX {
             return Err(PollError::Corrupt {
                 sequence: first,
                 what: "the first sequence is beyond all bounds",
             });
         }
-        assert!(start.may_be_of(seat.index(), seat.life()), "the desk answered for this seat");
+        assert!(of.is_none_or(|of| of == (seat.index(), seat.life())), "the desk answered for this seat");
         seat.begin(first);
         let (reliable, message_max) = (ring.constants().reliable, ring.constants().message_max);
         let mask = ring.slots().len() as u64 - 1;
