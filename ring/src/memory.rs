@@ -1,4 +1,5 @@
-//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the heap.
+//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the
+//! heap.
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, Seat, Slot};
@@ -6,7 +7,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the proofs of all that reads them rest on.
+/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the
+/// proofs of all that reads them rest on.
 pub(crate) mod sealed {
     pub trait Sealed {}
 }
@@ -30,13 +32,16 @@ pub trait RingMemory: Sealed + Send + Sync {
     fn header(&self) -> &RingHeader;
     /// All slots.
     fn slots(&self) -> &[Slot];
-    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a cache line.
+    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a
+    /// cache line.
     fn chunks(&self) -> (NonNull<u8>, u64);
-    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See [`crate::unmapped`].
+    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See
+    /// [`crate::unmapped`].
     fn unmapped(&self) -> Option<&dyn UnmappedMemory> {
         None
     }
-    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them cannot fail later.
+    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them
+    /// cannot fail later.
     fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError>;
 }
 
@@ -47,7 +52,8 @@ pub trait UnmappedMemory: Sealed + Send + Sync {
     /// Whether its publisher has taken at least as much memory from the system as a ring needs whose first
     /// `end` bytes are in use.
     fn is_backed(&self, end: u64) -> bool;
-    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is initialised.
+    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is
+    /// initialised.
     ///
     /// # Errors
     /// What the kernel says.

@@ -6,11 +6,13 @@
 //!   └────────────────────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! A publisher relies on it that a seat which is free has no reader that polls: nothing is pinned there any more but what is held already, and
-//! no slot is read. So a seat is given back by dropping what has it, and in no other way; and the subscriber says that it has ended when the
-//! last of its seats was given back, however early that was asked for.
+//! A publisher relies on it that a seat which is free has no reader that polls: nothing is pinned there any
+//! more but what is held already, and no slot is read. So a seat is given back by dropping what has it, and
+//! in no other way; and the subscriber says that it has ended when the last of its seats was given back,
+//! however early that was asked for.
 //!
-//! If the process dies, its seats stay as they are: publishers forget them when the kernel says that the process is gone.
+//! If the process dies, its seats stay as they are: publishers forget them when the kernel says that the
+//! process is gone.
 
 use super::Reader;
 use crate::bell;
@@ -21,7 +23,7 @@ use crate::sync::{Arc, Mutex, Ordering, lock, strong};
 /// Seats in the first page, backed together.
 const FIRST_SEATS: usize = 7;
 
-/// The seats of one subscriber: who takes a place with which publisher. Written by this process alone.
+/// The seats of one subscriber, one for each publisher that it reads. Written by this process alone.
 pub struct Seats<M: Memory> {
     memory: Arc<M::Seats>,
     pub(super) bell: M::Bell,
@@ -50,8 +52,9 @@ impl SeatBook {
     }
 }
 
-/// A seat that was taken for one publisher. It is given back when this, or the reader that it was made into, is dropped: then
-/// its publisher no longer waits for it, whether or not it had registered it. Samples that are still held stay, and keep the seat from being taken again.
+/// A seat that was taken for one publisher. It is given back when this, or the reader that it was made into,
+/// is dropped: then its publisher no longer waits for it, whether or not it had registered it. Samples that
+/// are still held stay, and keep the seat from being taken again.
 pub struct TakenSeat<M: Memory> {
     memory: Arc<M::Seats>,
     book: Arc<Mutex<SeatBook>>,
@@ -150,8 +153,8 @@ impl<M: Memory> Seats<M> {
         &self.memory
     }
 
-    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's descriptor
-    /// goes to that publisher.
+    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's
+    /// descriptor goes to that publisher.
     pub fn take(&self, publisher: (u64, u32)) -> Result<TakenSeat<M>, SeatError> {
         let mut book = lock(&self.book);
         if book.is_closing {
@@ -165,12 +168,14 @@ impl<M: Memory> Seats<M> {
             }
             self.memory.reserve(0..first)?;
             book.backed = first;
-            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
-            // the same few lines of a cache: so subscribers begin at different ones.
+            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page
+            // of its own, and would be on the same few lines of a cache: so subscribers begin at different
+            // ones.
             let index = self.memory.constants().index;
             book.next = index as usize % first;
         }
-        // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
+        // Before the first seat that was never used come those that were passed over because of samples that
+        // outlived their reader.
         let used = book.next..book.backed;
         let passed_over = 0..book.next;
         let fresh = book.backed..seats.len();
@@ -180,8 +185,8 @@ impl<M: Memory> Seats<M> {
                 book.backed = index + 1;
             }
             let seat = &seats[index];
-            // Relaxed: this process alone writes it; the lock, which `TakenSeat::give_back` takes as well, puts the former reader's last store
-            // to this seat before ours.
+            // Relaxed: this process alone writes it; the lock, which `TakenSeat::give_back` takes as well,
+            // puts the former reader's last store to this seat before ours.
             let state = seat.state.load(Ordering::Relaxed);
             let free = seat_phase(state) == SEAT_FREE
                 // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
@@ -196,7 +201,8 @@ impl<M: Memory> Seats<M> {
                     (&seat.publisher_index, u64::from(publisher.1)),
                 ];
                 for (word, value) in words {
-                    // Relaxed: the socket that carries the seat's number to the publisher orders these stores.
+                    // Relaxed: the socket that carries the seat's number to the publisher orders these
+                    // stores.
                     word.store(value, Ordering::Relaxed);
                 }
                 let life = seat_life(state).wrapping_add(1);
@@ -210,8 +216,9 @@ impl<M: Memory> Seats<M> {
         Err(SeatError::SeatsOut { limit: seats.len() })
     }
 
-    /// Says in shared memory that this subscriber ends: no cursor of it counts any more. Ends these readers, and tells their publishers so that
-    /// they look. Where seats are left that are not among them, it has ended when the last of those is dropped.
+    /// Says in shared memory that this subscriber ends: no cursor of it counts any more. Ends these readers,
+    /// and tells their publishers so that they look. Where seats are left that are not among them, it has
+    /// ended when the last of those is dropped.
     pub fn close(&self, readers: impl IntoIterator<Item = Reader<M>>) {
         if self.memory.is_forked() {
             return;

@@ -14,9 +14,9 @@ use std::time::Duration;
 const UNORDERED_NAP: Duration = Duration::from_millis(1);
 
 impl<M: Memory> Seats<M> {
-    /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over. Returns at once
-    /// when `news` says so; it is asked after the publishers know that this subscriber sleeps, so nothing is missed.
-    /// May return for no reason.
+    /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over.
+    /// Returns at once when `news` says so; it is asked after the publishers know that this subscriber
+    /// sleeps, so nothing is missed. May return for no reason.
     ///
     /// With few publishers it listens to each of them, else it sleeps alone; see the head of `bell`:
     ///
@@ -32,13 +32,13 @@ impl<M: Memory> Seats<M> {
     /// subscriber that sleeps alone
     /// the same with SLEEPS and without c
     /// ```
-    /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the message. See
-    /// `barrier` for the two kinds. Who listens to several publishers and is woken by one leaves its bit with the others, and the
-    /// next commit of each rings for nobody.
+    /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the
+    /// message. See `barrier` for the two kinds. A subscriber that listens to several publishers and is woken
+    /// by one leaves its bit with the others, and the next commit of each rings for nobody.
     ///
-    /// To a publisher of another user it always listens, through the ring's `commits` and the word `sleepers` at the door. Others can
-    /// spoil that word, so with such a publisher no sleep is longer than [`STRANGERS_SLEEP_MAX`]; where it cannot listen to all of them,
-    /// than [`UNHEARD_SLEEP_MAX`].
+    /// To a publisher of another user it always listens, through the ring's `commits` and the word `sleepers`
+    /// at the door. Others can spoil that word, so with such a publisher no sleep is longer than
+    /// [`STRANGERS_SLEEP_MAX`]; where it cannot listen to all of them, than [`UNHEARD_SLEEP_MAX`].
     pub fn sleep<'a>(
         &self,
         readers: impl Iterator<Item = &'a Reader<M>> + Clone,
@@ -95,7 +95,8 @@ impl<M: Memory> Seats<M> {
         let can_listen = bell::can_wait_for_any();
         let mut words: WordsUpTo<'_, { STRANGERS_HEARD_MAX + 1 }> = WordsUpTo::of(&self.bell.bell().wake);
         let way = if listens { LISTENS } else { SLEEPS };
-        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see `Desk::wake_sleepers`).
+        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see
+        // `Desk::wake_sleepers`).
         self.memory().header().sleeping.store(u64::from(way), Ordering::Relaxed);
         let mut hears_all = true;
         for reader in readers.clone() {
@@ -114,7 +115,8 @@ impl<M: Memory> Seats<M> {
         self.look_and_sleep(&words, readers, Some(bound), news, timeout)
     }
 
-    /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest sleep.
+    /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest
+    /// sleep.
     #[inline]
     fn look_and_sleep<'a, const MAX: usize>(
         &self,
@@ -143,8 +145,8 @@ impl<M: Memory> Seats<M> {
     }
 }
 
-/// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`. Where the kernel
-/// refuses, says how long a sleep may be: no longer than a wake-up may be late.
+/// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`.
+/// Where the kernel refuses, says how long a sleep may be: no longer than a wake-up may be late.
 fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
     let unfenced = readers.any(|reader| barrier::is_unfenced(reader.ring.header()));
     (unfenced && !barrier::heavy()).then_some(UNORDERED_NAP)
