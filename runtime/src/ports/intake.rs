@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::error::{RecvError, SubscriberError, WaitError};
-use super::hub::{Arrival, Gate, SubscriberEnd};
+use super::inbox::{Arrival, Gate, SubscriberEnd};
 use super::member::Member;
 use super::origin::Origin;
 use super::trust::Trust;
