@@ -30,6 +30,27 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Failure>, variant: &str, parts
     says(&failure.text, parts);
 }
 
+/// Once `capacity(4).history(4)` gave 3 messages, `history(1000)` gave 255, and `capacity(0)` two slots, without a word.
+#[test]
+fn options_that_a_ring_cannot_have_are_refused_and_the_remedy_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::builder("node").dir(folder.path()).join().unwrap();
+    let builder = || node.publisher_builder::<u64>("numbers");
+    for (builder, said) in [
+        (builder().capacity(0), "capacity(0) holds no message"),
+        (builder().capacity(4).history(4), "history(4) is too many for a ring of 4 messages"),
+        (builder().history(1000), "history(1000) is too many for a ring of 256 messages"),
+        (builder().capacity(8).retain(9), "retain(9) is too many for a ring of 8 messages"),
+        (builder().max_message(1 << 40), "max_message is 1099511627776"),
+        (builder().max_memory(1 << 60), "max_memory is"),
+    ] {
+        let error = builder.create().unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    // Rounded up: 5 messages need a ring of 8.
+    builder().capacity(5).history(7).create().unwrap();
+}
+
 #[test]
 fn a_name_that_does_not_parse_says_where() {
     let hive = Hive::new(ACTOR);

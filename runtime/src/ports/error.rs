@@ -33,6 +33,21 @@ pub enum PublisherError {
     /// It belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
     Forked(#[from] Forked),
+    /// A ring holds at least one message. Ask for a `capacity` of 1 to 1,048,576.
+    #[error("capacity(0) holds no message; ask for 1 to 1,048,576")]
+    NoCapacity,
+    /// Past messages are kept in the ring, beside the one that is written. Ask for fewer, or for a larger `capacity`.
+    #[error(
+        "{option}({asked}) is too many for a ring of {capacity} messages; ask for less than that, or raise `capacity`"
+    )]
+    Past {
+        /// `history` or `retain`.
+        option: &'static str,
+        /// Messages that were asked for.
+        asked: u64,
+        /// Messages that the ring holds.
+        capacity: u64,
+    },
     /// The thread of a service could not be started. Raise the limit of threads.
     #[error("no thread for the service: {0}; raise the limit of threads")]
     Thread(std::io::Error),

@@ -161,6 +161,21 @@ fn contract_of(config: &RingConfig) -> Contract {
     }
 }
 
+/// Whether a ring can have these options. Nothing is cut to what is possible in silence.
+fn check(options: &OutletOptions, config: &RingConfig) -> Result<(), PublisherError> {
+    if options.capacity == 0 {
+        return Err(PublisherError::NoCapacity);
+    }
+    let capacity = config.slots();
+    for (option, asked) in [("history", options.history), ("retain", options.retained)] {
+        // Beyond the largest ring the memory is refused.
+        if asked >= capacity && options.capacity <= CAPACITY_MAX {
+            return Err(PublisherError::Past { option, asked, capacity });
+        }
+    }
+    Ok(())
+}
+
 impl Outlet {
     /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node, and until the
     /// subscribers that are there are attached; in a batch, that waits.
@@ -193,6 +208,7 @@ impl Outlet {
             retained: options.retained,
             bell: 0,
         };
+        check(options, &config)?;
         let offer = offer_of(index, &service, kind, contract_of(&config), Author::Own);
         let ahead = AheadOptions { prefault: options.prefault, huge_pages: options.huge_pages };
         let (session, gathering) = (member.session(), batch.map(Batch::gathering));
