@@ -44,6 +44,7 @@
 //! change-over below, the sleepers and the control thread as they are.
 
 use crate::layout::RingHeader;
+use crate::memory::RingMemory;
 use crate::sync::{Ordering, fence, strong};
 
 #[cfg(not(loom))]
@@ -82,11 +83,11 @@ pub(crate) struct CommitOrder {
 impl CommitOrder {
     /// A barrier between a commit and the loads that follow it. `next` is the sequence of the next message.
     #[inline(always)]
-    pub(crate) fn after_commit(&mut self, header: &RingHeader, next: u64) {
+    pub(crate) fn after_commit(&mut self, ring: &impl RingMemory, next: u64) {
         if self.unfenced {
             light();
         } else {
-            self.fence_commit(header, next);
+            self.fence_commit(ring.header(), next);
         }
     }
 

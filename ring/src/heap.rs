@@ -3,9 +3,9 @@
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, SEATS_MAX, Seat, Slot};
 use crate::memory::sealed::Sealed;
-use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
+use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatBook, SeatMemory};
 use crate::reader::Seats;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -153,6 +153,7 @@ pub struct HeapSeats {
     constants: ReaderConstants,
     header: ReaderHeader,
     seats: Box<[Seat]>,
+    book: Mutex<SeatBook>,
 }
 
 impl HeapSeats {
@@ -160,7 +161,8 @@ impl HeapSeats {
     pub fn new(seats: usize) -> Self {
         let constants = ReaderConstants { node: 0, index: 0, seats: (seats as u64).min(SEATS_MAX), bell: 0 };
         let seats = (0..seats).map(|_| Seat::zeroed()).collect();
-        HeapSeats { constants, header: ReaderHeader::zeroed(), seats }
+        let book = Mutex::new(SeatBook::default());
+        HeapSeats { constants, header: ReaderHeader::zeroed(), seats, book }
     }
 }
 
@@ -173,6 +175,9 @@ impl SeatMemory for HeapSeats {
     }
     fn seats(&self) -> &[Seat] {
         &self.seats
+    }
+    fn book(&self) -> &Mutex<SeatBook> {
+        &self.book
     }
     fn reserve(&self, _seats: Range<usize>) -> Result<(), ReserveError> {
         Ok(())

@@ -3,6 +3,7 @@
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, Seat, Slot};
+use crate::sync::Mutex;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -72,6 +73,9 @@ pub trait SeatMemory: Sealed + Send + Sync {
     fn is_forked(&self) -> bool {
         false
     }
+    /// What the subscriber notes about its own seats; of a peer's segment, nothing. It lies here so that a reader needs no more than this.
+    #[doc(hidden)]
+    fn book(&self) -> &Mutex<SeatBook>;
     /// Whether a node of this process has such segments, so that it lives.
     fn has_node_here(_node: u64) -> bool
     where
@@ -81,6 +85,20 @@ pub trait SeatMemory: Sealed + Send + Sync {
     }
     /// Backs these seats with pages, so that touching them cannot fail later.
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
+}
+
+/// What a subscriber notes about its seats, in memory of its own process.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct SeatBook {
+    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
+    pub(crate) next: usize,
+    /// How many seats are backed by pages.
+    pub(crate) backed: usize,
+    /// How many seats are taken or read.
+    pub(crate) taken: usize,
+    /// The subscriber ends: no seat is taken any more.
+    pub(crate) is_closing: bool,
 }
 
 /// One line of a doorbell segment.

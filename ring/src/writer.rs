@@ -521,7 +521,7 @@ impl<M: Memory> Writer<M> {
         }
         // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at
         // the desk.
-        self.order.after_commit(self.ring.header(), self.next);
+        self.order.after_commit(&*self.ring, self.next);
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.

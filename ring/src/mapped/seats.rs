@@ -7,7 +7,7 @@ use crate::fork::{Home, PerLife};
 use crate::layout::{
     READER_CONSTANTS, READER_MAGIC, ReaderConstants, ReaderHeader, SEATS_MAX, SEATS_OFFSET, Seat,
 };
-use crate::memory::{ReserveError, SeatMemory};
+use crate::memory::{ReserveError, SeatBook, SeatMemory};
 use crate::reader::Seats;
 use crate::refusal::OpenError;
 use crate::segment::{Backend, Found, Handle, LengthBounds, Object, Segment, SegmentError, Sharing};
@@ -48,6 +48,7 @@ pub struct MappedSeats {
     object: Option<Object>,
     /// Of our own. Samples keep the segment, and so this, until the last is dropped.
     _own: Option<OwnNode>,
+    book: Mutex<SeatBook>,
     segment: Segment,
 }
 
@@ -177,7 +178,16 @@ impl MappedSeats {
         // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as
         // above.
         let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) }.cast();
-        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, _own: own, segment }
+        MappedSeats {
+            header,
+            seats,
+            constants,
+            known: AtomicUsize::new(known),
+            object,
+            _own: own,
+            book: Mutex::new(SeatBook::default()),
+            segment,
+        }
     }
 
     /// The segment.
@@ -215,6 +225,9 @@ impl SeatMemory for MappedSeats {
     }
     fn is_forked(&self) -> bool {
         self.segment.is_forked()
+    }
+    fn book(&self) -> &Mutex<SeatBook> {
+        &self.book
     }
     fn has_node_here(node: u64) -> bool {
         lock(OWN_NODES.get()).contains_key(&node)

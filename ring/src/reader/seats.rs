@@ -17,8 +17,8 @@
 use super::Reader;
 use crate::bell;
 use crate::layout::{SEAT_FREE, SEAT_READ, SEAT_TAKEN, Seat, seat_life, seat_phase, seat_state};
-use crate::memory::{BellMemory, Memory, SeatMemory};
-use crate::sync::{Arc, Mutex, Ordering, lock, strong};
+use crate::memory::{BellMemory, Memory, SeatBook, SeatMemory};
+use crate::sync::{Arc, Ordering, lock, strong};
 
 /// Seats in the first page, backed together.
 const FIRST_SEATS: usize = 7;
@@ -27,28 +27,13 @@ const FIRST_SEATS: usize = 7;
 pub struct Seats<M: Memory> {
     memory: Arc<M::Seats>,
     pub(super) bell: M::Bell,
-    book: Arc<Mutex<SeatBook>>,
 }
 
-#[derive(Debug, Default)]
-struct SeatBook {
-    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
-    next: usize,
-    /// How many seats are backed by pages.
-    backed: usize,
-    /// How many seats are taken or read.
-    taken: usize,
-    /// The subscriber ends: no seat is taken any more.
-    is_closing: bool,
-}
-
-impl SeatBook {
-    /// Says in shared memory that the subscriber has ended, if it wants to and nothing reads any more.
-    fn close_if_idle<M: Memory>(&self, memory: &M::Seats) {
-        if self.is_closing && self.taken == 0 {
-            // edge close: after the last read of any slot.
-            memory.header().closed.store(1, strong!("close: reader ends", Release));
-        }
+/// Says in shared memory that the subscriber has ended, if it wants to and nothing reads any more.
+fn close_if_idle(book: &SeatBook, memory: &impl SeatMemory) {
+    if book.is_closing && book.taken == 0 {
+        // edge close: after the last read of any slot.
+        memory.header().closed.store(1, strong!("close: reader ends", Release));
     }
 }
 
@@ -57,8 +42,7 @@ impl SeatBook {
 /// are still held stay, and keep the seat from being taken again.
 pub struct TakenSeat<M: Memory> {
     memory: Arc<M::Seats>,
-    book: Arc<Mutex<SeatBook>>,
-    index: usize,
+    index: u32,
     is_given_back: bool,
 }
 
@@ -71,7 +55,7 @@ impl<M: Memory> std::fmt::Debug for TakenSeat<M> {
 impl<M: Memory> TakenSeat<M> {
     /// Its number, by which the publisher's desk knows it.
     pub fn index(&self) -> u32 {
-        self.index as u32
+        self.index
     }
 
     #[inline(always)]
@@ -81,7 +65,7 @@ impl<M: Memory> TakenSeat<M> {
 
     #[inline(always)]
     pub(super) fn words(&self) -> &Seat {
-        &self.memory.seats()[self.index]
+        &self.memory.seats()[self.index as usize]
     }
 
     /// Which taking of the seat.
@@ -104,12 +88,12 @@ impl<M: Memory> TakenSeat<M> {
         if std::mem::replace(&mut self.is_given_back, true) || self.memory.is_forked() {
             return;
         }
-        let mut book = lock(&self.book);
-        book.next = book.next.min(self.index);
+        let mut book = lock(self.memory.book());
+        book.next = book.next.min(self.index as usize);
         book.taken -= 1;
         // edge close: after the last read of any slot. Also see `Seats::take`.
         self.words().state.store(seat_state(self.life(), SEAT_FREE), strong!("close: seat left", Release));
-        book.close_if_idle::<M>(&self.memory);
+        close_if_idle(&book, &*self.memory);
     }
 }
 
@@ -145,7 +129,7 @@ pub enum SeatError {
 
 impl<M: Memory> Seats<M> {
     pub(crate) fn new(memory: Arc<M::Seats>, bell: M::Bell) -> Self {
-        Seats { memory, bell, book: Arc::new(Mutex::new(SeatBook::default())) }
+        Seats { memory, bell }
     }
 
     /// The segment.
@@ -156,7 +140,7 @@ impl<M: Memory> Seats<M> {
     /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's
     /// descriptor goes to that publisher.
     pub fn take(&self, publisher: (u64, u32)) -> Result<TakenSeat<M>, SeatError> {
-        let mut book = lock(&self.book);
+        let mut book = lock(self.memory.book());
         if book.is_closing {
             return Err(SeatError::Ended);
         }
@@ -209,8 +193,9 @@ impl<M: Memory> Seats<M> {
                 // edge close: a former publisher that sees the new life may reuse what the former pins held.
                 seat.state.store(seat_state(life, SEAT_TAKEN), strong!("close: new life", Release));
                 book.taken += 1;
-                let (memory, book) = (Arc::clone(&self.memory), Arc::clone(&self.book));
-                return Ok(TakenSeat { memory, book, index, is_given_back: false });
+                let memory = Arc::clone(&self.memory);
+                // Fits: there are at most SEATS_MAX.
+                return Ok(TakenSeat { memory, index: index as u32, is_given_back: false });
             }
         }
         Err(SeatError::SeatsOut { limit: seats.len() })
@@ -223,9 +208,9 @@ impl<M: Memory> Seats<M> {
         if self.memory.is_forked() {
             return;
         }
-        let mut book = lock(&self.book);
+        let mut book = lock(self.memory.book());
         book.is_closing = true;
-        book.close_if_idle::<M>(&self.memory);
+        close_if_idle(&book, &*self.memory);
         drop(book);
         readers.into_iter().for_each(Reader::end);
     }
