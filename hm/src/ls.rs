@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use hivemind::{EndId, Filter, Listing, Node};
 use hivemind_ring::view::{ReaderView, RingView, SeatView};
-use hivemind_runtime::session::{Mismatch, PublisherInfo, ServiceInfo, SubscriberInfo};
+use hivemind_runtime::session::{PublisherInfo, ServiceInfo, SubscriberInfo};
 use serde::Serialize;
 use serde_json::json;
 
@@ -265,7 +265,7 @@ impl Report {
                 reliable: view.reliable(),
                 retained: publisher.retained,
                 keepers: publisher.keepers,
-                former_node: publisher.stands_for.as_ref().map(|former| former.node_name.to_string()),
+                former_node: publisher.stands_for.as_ref().map(|former| former.node_name.clone()),
                 capacity: view.capacity(),
                 subscribers: listing
                     .connections
@@ -308,7 +308,7 @@ impl Report {
             .filter_map(|service| {
                 let publisher = published.get(&service.service[..])?;
                 let node = match (&publisher.stands_for, &publisher.via) {
-                    (Some(former), _) => former.node_name.to_string(),
+                    (Some(former), _) => former.node_name.clone(),
                     (None, Some(via)) => format!("{}@{}", via.node_name, via.host),
                     (None, None) => name(publisher.end.node),
                 };
@@ -446,7 +446,7 @@ impl Report {
 /// What a subscription means and does not get, for want of its type. Of several services one is told, rather one whose type has the
 /// name that is expected: of two builds of a program.
 fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]) -> Option<DoesNotFit> {
-    let (kind, expected) = (subscriber.kind.as_ref()?, subscriber.type_name.as_ref()?);
+    let kind = subscriber.kind.as_ref()?;
     let filter = Filter::parse(&subscriber.filter).ok()?;
     let others = || {
         let is_other = |(service, _): &&(&ServiceInfo, String)| {
@@ -455,8 +455,8 @@ fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]
         services.iter().filter(is_other)
     };
     let (service, node) =
-        others().find(|(service, _)| service.type_name == *expected).or_else(|| others().next())?;
-    let mismatch = Mismatch::between(Some(kind), &service.kind);
+        others().find(|(service, _)| service.kind.type_name == kind.type_name).or_else(|| others().next())?;
+    let mismatch = kind.mismatch(&service.kind);
     Some(DoesNotFit {
         service: service.service.clone(),
         publisher_node: node.clone(),

@@ -251,7 +251,7 @@ fn who_may_not_join_any_more_is_let_go_of_told_and_cut_off() {
     let actions = change(&mut registry, "allow user:1002 join");
     let told = summary(&actions);
     assert_eq!(told, [(2, "attach refused"), (1, "attach refused"), (2, "refused"), (2, "cut off")]);
-    assert!(registry.pairs.is_empty() && !registry.clients.contains_key(&2));
+    assert!(registry.pairs.is_empty() && !registry.clients.contains(2));
     // Both subscribers hear why.
     for (place, part) in [(0, "may not subscribe \"a\""), (1, "may not publish \"b\"")] {
         let Action::Send { message: ToNode::AttachRefused { reason, .. }, .. } = &actions[place] else {
@@ -293,7 +293,7 @@ fn an_end_without_a_right_is_withdrawn_and_a_pattern_keeps_the_rest() {
         .collect();
     assert_eq!(refused, [3, 2], "the publisher ab and the subscription y; the pattern stands");
     assert_eq!(
-        registry.pairs.keys().copied().collect::<Vec<_>>(),
+        registry.pairs.iter().map(|(pair, _)| pair).collect::<Vec<_>>(),
         [Pair { publisher: end(1, 1), subscriber: end(2, 1) }]
     );
     // What it withdraws itself later is gone already.
@@ -334,7 +334,7 @@ fn what_a_guest_was_connected_to_before_counts_under_the_next_root_only_if_it_is
         }
         let told: Vec<_> = summary(&actions).into_iter().filter(|(_, what)| *what != "accepted").collect();
         assert_eq!(told, [(2, "attach refused")], "only the one that it may not read");
-        let pairs: Vec<Pair> = registry.pairs.keys().copied().collect();
+        let pairs: Vec<Pair> = registry.pairs.iter().map(|(pair, _)| pair).collect();
         assert_eq!(pairs, [Pair { publisher: end(1, 1), subscriber: end(2, 1) }]);
     }
 }
@@ -397,7 +397,7 @@ proptest! {
         for step in steps {
             let actions = match step {
                 Doing::Join { client, user, groups } => {
-                    if registry.clients.contains_key(&client) {
+                    if registry.clients.contains(client) {
                         continue;
                     }
                     let mut actions = connect(&mut registry, client, user, &groups);
@@ -424,21 +424,21 @@ proptest! {
                     matched.push((EndId { node: to * 10, index: *subscriber }, found.route.end));
                 }
             }
-            for client in registry.clients.values() {
+            for (_, client) in registry.clients.iter() {
                 let now = registry.policy.rights_of(&client.credentials);
                 prop_assert!(now.join());
                 prop_assert_eq!(now.are_everything(), client.rights.are_everything());
             }
-            for publisher in registry.publishers.values() {
+            for (_, publisher) in registry.ends.publishers() {
                 prop_assert!(registry.rights(publisher.client).publish(&publisher.service));
             }
-            for (end, subscriber) in &registry.subscribers {
+            for (end, subscriber) in registry.ends.subscribers() {
                 prop_assert!(registry.rights(subscriber.client).subscribe(&subscriber.filter));
-                for (other, publisher) in &registry.publishers {
-                    let pair = Pair { publisher: *other, subscriber: *end };
+                for (other, publisher) in registry.ends.publishers() {
+                    let pair = Pair { publisher: other, subscriber: end };
                     let wanted = subscriber.filter.matches(publisher.service.as_str())
                         && registry.rights(subscriber.client).read(&publisher.service);
-                    prop_assert_eq!(registry.pairs.contains_key(&pair), wanted, "{:?}", pair);
+                    prop_assert_eq!(registry.pairs.state(pair).is_some(), wanted, "{:?}", pair);
                 }
             }
         }
