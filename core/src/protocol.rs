@@ -9,10 +9,11 @@
 //! +--------------+-----------+------+---------------------------------------------+
 //! ```
 //!
-//! The head never changes its form, so peers of different versions can tell each other so. Descriptors travel beside
-//! the packet, in the order in which its [`Carrier`]s stand; to a node, `Attach`, `Attached` and `Keep` end with one more: the
-//! pidfd of the peer. Every packet is a stranger's input: it is validated before it is read, a packet whose number
-//! of descriptors is not what it says is malformed, and texts and tables are bounded by the constants below.
+//! The head never changes its form, so peers of different versions can tell each other so. Descriptors travel
+//! beside the packet, in the order in which its [`Carrier`]s stand; to a node, `Attach`, `Attached` and
+//! `Keep` end with one more: the pidfd of the peer. Every packet is a stranger's input: it is validated
+//! before it is read, a packet whose number of descriptors is not what it says is malformed, and texts and
+//! tables are bounded by the constants below.
 //!
 //! | step       | subscriber's node        | root                             | publisher's node              |
 //! | ---------- | ------------------------ | -------------------------------- | ----------------------------- |
@@ -23,8 +24,9 @@
 //! | let go     | `Detached`               | forgets that it is connected     | sees it in the reader segment |
 //! | once more  | `Rematch`                | `Match`, and so on               |                               |
 //!
-//! A publisher that retains messages is accepted when a *keeper* has its ring (`docs/decisions/0010-retained-services.md`). What
-//! it retained is offered by its keepers when it is gone, like publishers of their own:
+//! A publisher that retains messages is accepted when a *keeper* has its ring
+//! (`docs/decisions/0010-retained-services.md`). What it retained is offered by its keepers when it is gone,
+//! like publishers of their own:
 //!
 //! | step       | publisher's node         | root                             | keeper's node                           |
 //! | ---------- | ------------------------ | -------------------------------- | --------------------------------------- |
@@ -33,20 +35,21 @@
 //! | stand in   | is gone                  | `Gone`, if the root sees it first | `Offer`, stands for it                 |
 //! | let go     |                          | `Release`                        | closes it                               |
 //!
-//! A subscriber of another type than its service carries is accepted, told (`Skipped`), and matched when the type fits; a publisher may
-//! ask who waits so (`Misfits`).
+//! A subscriber of another type than its service carries is accepted, told (`Skipped`), and matched when the
+//! type fits; a publisher may ask who waits so (`Misfits`).
 //!
-//! Doorbells are writable, so those of a node go to peers of its own user alone. If the kernel says that the two nodes are of different
-//! users, the root passes none on: the publisher's node makes doorbells for that user and answers with them, and the subscriber's
-//! gives none (`docs/decisions/0015-doorbells-for-other-users.md`).
+//! Doorbells are writable, so those of a node go to peers of its own user alone. If the kernel says that the
+//! two nodes are of different users, the root passes none on: the publisher's node makes doorbells for that
+//! user and answers with them, and the subscriber's gives none
+//! (`docs/decisions/0015-doorbells-for-other-users.md`).
 //!
 //! | step       | subscriber's node        | root                             | publisher's node of another user |
 //! | ---------- | ------------------------ | -------------------------------- | -------------------------------- |
 //! | seat       | `Attach` (+ reader)      | `Attach` (+ pidfd)               | maps reader, registers pins      |
 //! | attach     | maps ring, reads         | `Attached` (+ bells, pidfd)      | `Attached` (+ ring, bells)       |
 //!
-//! A publisher that begins is told when the subscribers that were there before it are attached; until then what becomes of its ring is
-//! the root's business as well (`core/src/registry/joiners.rs`):
+//! A publisher that begins is told when the subscribers that were there before it are attached; until then
+//! what becomes of its ring is the root's business as well (`core/src/registry/joiners.rs`):
 //!
 //! | step       | subscriber's node        | root                             | publisher's node                        |
 //! | ---------- | ------------------------ | -------------------------------- | --------------------------------------- |
@@ -56,8 +59,8 @@
 //! | or: lend   |                          | keeps the ring                   | `Lend` (+ ring), `create` returns       |
 //! | is gone    | maps the ring, reads     | `Attached` (+ ring, bells, pidfd) |                                        |
 //!
-//! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor what they
-//! have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
+//! If a node dies between two steps the root forgets the pair; if the root dies, nodes tell its successor
+//! what they have (`Connected`, `Offer`, `Demand`), and pairs that were not attached yet are matched anew.
 //!
 //! | room          | what is in it                                                   |
 //! | ------------- | --------------------------------------------------------------- |

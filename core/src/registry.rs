@@ -1,8 +1,9 @@
 //! The registry: who is here, what they offer and want, and which pairs are under way.
 //!
-//! A pure state machine: [`Registry::handle`] takes an event and answers with actions. It does no input or output, reads
-//! no clock, and the same events give the same actions, so the code that runs in production also runs in property tests
-//! and in a fuzzer. Descriptors are opaque here: an action only says which one goes where ([`Attachment`]).
+//! A pure state machine: [`Registry::handle`] takes an event and answers with actions. It does no input or
+//! output, reads no clock, and the same events give the same actions, so the code that runs in production
+//! also runs in property tests and in a fuzzer. Descriptors are opaque here: an action only says which one
+//! goes where ([`Attachment`]).
 //!
 //! ```text
 //!              Offer, Demand          Attach              Attached
@@ -14,8 +15,9 @@
 //!                  └───────────────────────┘
 //! ```
 //!
-//! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`, after the death
-//!   of an earlier root) get none. A `Rematch` of a subscription gives one more to each pair of it that has failed.
+//! - Every live pair that matches gets exactly one `Match`. Pairs that a node brings along (`Connected`,
+//!   after the death of an earlier root) get none. A `Rematch` of a subscription gives one more to each pair
+//!   of it that has failed.
 //! - An epoch belongs to one process ([`crate::identity`]). A node that says another's is refused; where the
 //!   kernel cannot tell, the first holds it, but one of the owner's processes wins against one of another
 //!   user.
@@ -27,31 +29,33 @@
 //!   after it, and a pair that is `Matched` or `Attaching` when a `Detached` arrives is one of a later
 //!   `Match`, or loses its publisher: nothing changes. What was announced as connected to a root that does
 //!   not know the publisher yet is not connected any more, either.
-//! - A `Match` that a node gets twice, because the policy took the pair away and gave it back in between, may be answered twice. The
-//!   first answer counts.
+//! - A `Match` that a node gets twice, because the policy took the pair away and gave it back in between, may
+//!   be answered twice. The first answer counts.
 //! - Publishers fix the type (*kind*) of a service, subscribers never do:
 //!
-//!   | who                                      | what happens                                                              |
-//!   | ---------------------------------------- | ------------------------------------------------------------------------- |
-//!   | the first publisher of a service         | its type is the type of the service, until the last publisher goes        |
-//!   | a later one of another type              | refused, with both types and the node that holds the service              |
-//!   | ... while all others are gone (retained) | accepted; what those retained is released                                 |
-//!   | a subscriber of another type             | accepted and told (`Skipped`), by exact name and by pattern alike; waits  |
-//!   | a waiting subscriber                     | matched, as anybody, with the first publisher of its own type             |
+//!   | who                                      | what happens
+//!   | | ---------------------------------------- |
+//!   ------------------------------------------------------------------------- | | the first publisher of a
+//!   service         | its type is the type of the service, until the last publisher goes        | | a later
+//!   one of another type              | refused, with both types and the node that holds the service
+//!   | | ... while all others are gone (retained) | accepted; what those retained is released
+//!   | | a subscriber of another type             | accepted and told (`Skipped`), by exact name and by
+//!   pattern alike; waits  | | a waiting subscriber                     | matched, as anybody, with the first
+//!   publisher of its own type             |
 //!
-//!   The same holds for the *pattern* of a service, but that who subscribes by pattern (`**`) means services of its own pattern only,
-//!   and is not told of others.
+//!   The same holds for the *pattern* of a service, but that who subscribes by pattern (`**`) means services
+//!   of its own pattern only, and is not told of others.
 //!
-//!   So neither a guest who may only subscribe nor a forgotten viewer keeps a publisher out, and nodes start in any order. A
-//!   subscriber of a service without a publisher has no line in a listing of services. After the death of a root the
-//!   publishers that live fix the types anew, and subscribers are told anew.
-//! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of pairs needs
-//!   neither thousands of queued packets nor thousands of descriptors, and one that does not answer delays its own
-//!   pairs only.
-//! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a mistake: both may
-//!   be right, only late.
-//! - Nobody is told of what the policy of the hive does not let it read, and a request that the policy does not allow is refused
-//!   in words; see `registry/rights.rs` for what a new policy does.
+//!   So neither a guest who may only subscribe nor a forgotten viewer keeps a publisher out, and nodes start
+//!   in any order. A subscriber of a service without a publisher has no line in a listing of services. After
+//!   the death of a root the publishers that live fix the types anew, and subscribers are told anew.
+//! - Between two nodes at most [`Limits::lane`] pairs are on their way at a time. So a node with thousands of
+//!   pairs needs neither thousands of queued packets nor thousands of descriptors, and one that does not
+//!   answer delays its own pairs only.
+//! - A client that is gone is nowhere any more. What a peer says about it later gets an answer, not a
+//!   mistake: both may be right, only late.
+//! - Nobody is told of what the policy of the hive does not let it read, and a request that the policy does
+//!   not allow is refused in words; see `registry/rights.rs` for what a new policy does.
 //! - Every table has a bound ([`Limits`]); a request that would exceed it is refused in words.
 //!
 //! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
@@ -140,8 +144,8 @@ impl Registry {
         self.root
     }
 
-    /// The clients that stand in the way of this `Hello`: of the same name or epoch. Whether they are alive is not known
-    /// here, so ask the kernel before handling the `Hello`.
+    /// The clients that stand in the way of this `Hello`: of the same name or epoch. Whether they are alive
+    /// is not known here, so ask the kernel before handling the `Hello`.
     #[must_use]
     pub fn holders(&self, hello: &ToRoot) -> Vec<ClientId> {
         let ToRoot::Hello { name, node, .. } = hello else { return Vec::new() };

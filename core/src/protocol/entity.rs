@@ -42,9 +42,11 @@ pub struct Offer {
     pub kind: Kind,
     /// What it promises.
     pub contract: Contract,
-    /// When the ring was made, in nanoseconds since the machine was started: tells which of two that retain messages is the later.
+    /// When the ring was made, in nanoseconds since the machine was started: tells which of two that retain
+    /// messages is the later.
     pub born: u64,
-    /// Whose messages: its own, those of a publisher that is gone and whose ring this node keeps, or those of another host.
+    /// Whose messages: its own, those of a publisher that is gone and whose ring this node keeps, or those of
+    /// another host.
     pub author: Author,
     /// It has sent nothing yet: the subscribers that are there get everything, from its first message on.
     pub begins: bool,
@@ -106,7 +108,8 @@ pub struct Demand {
     pub filter: String,
     /// What it asks for.
     pub asks: Asks,
-    /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see [`ToRoot::Connected`].)
+    /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see
+    /// [`ToRoot::Connected`].)
     pub connected: Vec<Connected>,
 }
 

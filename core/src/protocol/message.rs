@@ -98,8 +98,8 @@ pub enum ToRoot {
         /// Why, in words.
         reason: String,
     },
-    /// Subscribers that were there when this publisher began are not attached yet: keep its ring for them, in case that it ends
-    /// before. One carrier. Not answered.
+    /// Subscribers that were there when this publisher began are not attached yet: keep its ring for them, in
+    /// case that it ends before. One carrier. Not answered.
     Lend {
         /// The end of this node.
         publisher: u32,
@@ -137,8 +137,8 @@ pub enum ToRoot {
         /// Whose.
         publisher: EndId,
     },
-    /// This subscription has let go of a publisher that lives, or could not take what the publisher gave it: the pair is not connected
-    /// any more.
+    /// This subscription has let go of a publisher that lives, or could not take what the publisher gave it:
+    /// the pair is not connected any more.
     Detached {
         /// The end of this node.
         subscriber: u32,
@@ -161,7 +161,8 @@ pub enum ToRoot {
     Watch,
     /// Give a sign of life. Answered by `Alive`.
     AreYouThere,
-    /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or `Refused`.
+    /// A dedicated root is ready to take over: give up the lock and the socket. Answered by `HandedOver` or
+    /// `Refused`.
     HandOver,
     /// This node is leaving.
     Leave,
@@ -186,15 +187,16 @@ pub enum ToNode {
         /// Of a publisher that begins: whether others are on their way to it.
         joining: Joining,
     },
-    /// Nobody is awaited any more of those that were under way when this publisher was accepted; what they were sent is with them.
+    /// Nobody is awaited any more of those that were under way when this publisher was accepted; what they
+    /// were sent is with them.
     Joined {
         /// The end of this node.
         publisher: u32,
         /// Some of them do not answer at the moment: `Lend` the ring for them.
         unanswered: bool,
     },
-    /// A request was refused, or (without a number) the node itself is, and is cut off. With the number of an end that stood:
-    /// the policy does not allow it any more, and it is withdrawn.
+    /// A request was refused, or (without a number) the node itself is, and is cut off. With the number of an
+    /// end that stood: the policy does not allow it any more, and it is withdrawn.
     Refused {
         /// Of the question.
         request: Option<u64>,
@@ -208,15 +210,16 @@ pub enum ToNode {
         /// The publisher.
         matched: Box<Match>,
     },
-    /// A service is what a subscription means, but has another type or another pattern. The subscription stands, and is matched when
-    /// they fit.
+    /// A service is what a subscription means, but has another type or another pattern. The subscription
+    /// stands, and is matched when they fit.
     Skipped {
         /// The end of this node.
         subscriber: u32,
         /// What the service carries.
         carried: Box<Carried>,
     },
-    /// A subscriber wants in. One carrier or two, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
+    /// A subscriber wants in. One carrier or two, then the pidfd of the subscriber's process. Answered by
+    /// `Attached` or `AttachRefused`.
     Attach {
         /// The end of this node.
         publisher: u32,
@@ -256,7 +259,8 @@ pub enum ToNode {
         /// The publisher is gone, and the root had its ring: nothing more will come.
         gone: bool,
     },
-    /// The pair does not come about, or (when it has) is dissolved because the policy does not allow it any more: let go.
+    /// The pair does not come about, or (when it has) is dissolved because the policy does not allow it any
+    /// more: let go.
     AttachRefused {
         /// The end of this node.
         subscriber: u32,
@@ -265,12 +269,14 @@ pub enum ToNode {
         /// Why, in words.
         reason: String,
     },
-    /// Keep the ring of `source`, until it is released or the publisher is gone and had sent nothing. The pidfd of the source's process.
-    /// Answered by `Kept`, `NotKept`, or `Offer` if the publisher is gone already.
+    /// Keep the ring of `source`, until it is released or the publisher is gone and had sent nothing. The
+    /// pidfd of the source's process. Answered by `Kept`, `NotKept`, or `Offer` if the publisher is gone
+    /// already.
     Keep {
         /// Who has the ring: the publisher, or another keeper.
         source: EndId,
-        /// The publisher. Its `author` says which; to be offered when it is gone, under a number of this node.
+        /// The publisher. Its `author` says which; to be offered when it is gone, under a number of this
+        /// node.
         offer: Box<Offer>,
     },
     /// A publisher whose ring this node keeps has ended, or has left this root.

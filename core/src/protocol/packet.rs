@@ -1,4 +1,5 @@
-//! Messages as bytes, and back: one message is one packet. Every packet is a stranger's input, and is checked here.
+//! Messages as bytes, and back: one message is one packet. Every packet is a stranger's input, and is checked
+//! here.
 use rkyv::rancor::{self, ResultExt as _};
 use rkyv::util::AlignedVec;
 
@@ -14,7 +15,8 @@ const HEAD: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Shorter than its head, longer than any packet, or of another protocol. Something else uses this socket.
+    /// Shorter than its head, longer than any packet, or of another protocol. Something else uses this
+    /// socket.
     #[error("a packet of {length} bytes is not of this protocol")]
     Foreign {
         /// Its bytes.
@@ -66,8 +68,8 @@ pub fn encode<M: Message>(message: &M, packet: &mut AlignedVec) -> Result<(), To
     Ok(())
 }
 
-/// Reads a message out of a packet and checks everything that can be checked without knowing the state of a hive.
-/// `packet` must be aligned to 16, as an [`AlignedVec`] is.
+/// Reads a message out of a packet and checks everything that can be checked without knowing the state of a
+/// hive. `packet` must be aligned to 16, as an [`AlignedVec`] is.
 ///
 /// # Errors
 /// [`DecodeError`].
@@ -326,8 +328,8 @@ mod tests {
     }
 
     proptest! {
-        /// Damaged packets are refused or mean something else; they never panic, and what they mean is no larger than
-        /// they are.
+        /// Damaged packets are refused or mean something else; they never panic, and what they mean is no
+        /// larger than they are.
         #[test]
         fn a_damaged_packet_harms_nobody(place in 8usize..200, byte: u8, cut in 0usize..200, descriptors in 0usize..4) {
             let mut packet = packet(&demand());

@@ -1,4 +1,5 @@
-//! Ends that come and go: what an `Offer`, a `Demand` and a `Withdraw` do, and what an end hears that does not fit.
+//! Ends that come and go: what an `Offer`, a `Demand` and a `Withdraw` do, and what an end hears that does
+//! not fit.
 use std::collections::BTreeSet;
 
 use super::ends::{Fit, Publisher, Stream, Subscriber};
@@ -90,7 +91,8 @@ impl Registry {
         }
     }
 
-    /// Who wants a service that carries this, and who means it although it does not fit.
+    /// The subscriptions that want a service with this content, and those that name it although it does not
+    /// fit.
     fn subscribers_of(&self, service: &ServiceName, stream: &Stream) -> (Vec<EndId>, Vec<EndId>) {
         let (mut wanting, mut skipping) = (Vec::new(), Vec::new());
         for (end, subscriber) in self.ends.subscribers_of(service) {
@@ -245,7 +247,8 @@ impl Registry {
         actions.push(send(to.client, message));
     }
 
-    /// Who waits for the service of this publisher in vain, because it asks for something else.
+    /// Answers which subscriptions wait in vain for the service of this publisher, because they ask for
+    /// something else.
     pub(super) fn misfits(&self, client: ClientId, request: u64, index: u32, actions: &mut Actions) {
         let publisher = self.ends.publisher(self.clients.end(client, index));
         let found = publisher

@@ -8,7 +8,8 @@ use crate::protocol::{Carrier, PUBLISHER_GONE, ToNode};
 
 const NO_BELLS: &str = "the publisher made no doorbells for this user; restart its node";
 
-/// What a publisher's node answers with: where the subscriber begins, the ring, and doorbells if it is of another user.
+/// What a publisher's node answers with: where the subscriber begins, the ring, and doorbells if it is of
+/// another user.
 pub(super) struct Given {
     pub(super) start: u64,
     pub(super) ring: Carrier,
@@ -30,7 +31,8 @@ impl Registry {
         }
     }
 
-    /// Sends the `Match` of waiting pairs while their lane has room; at most [`Limits::lane`](super::Limits::lane) in a row.
+    /// Sends the `Match` of waiting pairs while their lane has room; at most
+    /// [`Limits::lane`](super::Limits::lane) in a row.
     pub(super) fn release(&mut self, lane: Lane, actions: &mut Actions) {
         while let Some(pair) = self.pairs.next_due(lane) {
             actions.extend(self.match_of(pair));

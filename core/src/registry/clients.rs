@@ -1,8 +1,9 @@
-//! Who is connected, and who of them is a node: clients, by number, name and epoch.
+//! The clients: connections, and the nodes that some of them are, by number, name and epoch.
 //!
 //! What holds after every call:
 //!
-//! - A client is found by its epoch, and unless it only looks by its name, from its admission until it is removed; nobody else is.
+//! - A client is found by its epoch, and unless it only looks by its name, from its admission until it is
+//!   removed; nobody else is.
 //! - Name, epoch and doorbells of a node never change. What it has ([`Holdings`]) goes with it.
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Index;
@@ -75,7 +76,8 @@ impl Holdings {
         std::mem::take(&mut self.ends)
     }
 
-    /// Connections of a subscriber that is still to come. False: there are more than `limit` of this node by now.
+    /// Connections of a subscriber that is still to come. False: there are more than `limit` of this node by
+    /// now.
     pub(super) fn announce(&mut self, subscriber: u32, connections: Vec<Connected>, limit: usize) -> bool {
         self.announced_count += connections.len();
         if self.announced_count > limit {

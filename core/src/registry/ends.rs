@@ -2,7 +2,8 @@
 //!
 //! What holds after every call:
 //!
-//! - A service is there as long as a publisher or an exact subscriber of it is, and carries something as long as it has a publisher.
+//! - A service is there as long as a publisher or an exact subscriber of it is, and carries something as long
+//!   as it has a publisher.
 //! - All its publishers send the same ([`Stream`]); who offers something else asks [`Ends::stream`] first.
 //! - A subscription is with its service if its filter is a name, and among the patterns otherwise.
 use std::collections::{BTreeMap, BTreeSet};
@@ -209,8 +210,8 @@ impl Ends {
         exact.chain(patterns.filter(|(_, subscriber)| subscriber.filter.matches(service.as_str())))
     }
 
-    /// The subscriptions that may have brought along a connection with a publisher of this service, those whose filter it does not
-    /// match as well.
+    /// The subscriptions that may have brought along a connection with a publisher of this service, those
+    /// whose filter it does not match as well.
     pub(super) fn possible_subscribers_of(
         &self,
         service: &ServiceName,
@@ -232,7 +233,8 @@ impl Ends {
         carrying.filter_map(|(name, service)| Some((name, service.stream.as_ref()?, &service.publishers)))
     }
 
-    /// Takes an end out of its service; what it carries is free again when nobody publishes, and the name when nobody is left.
+    /// Takes an end out of its service; what it carries is free again when nobody publishes, and the name
+    /// when nobody is left.
     fn leave_service(&mut self, name: &ServiceName, leave: impl FnOnce(&mut Service) -> bool) {
         let Some(service) = self.services.get_mut(name) else { return };
         leave(service);

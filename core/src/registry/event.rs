@@ -103,7 +103,8 @@ pub enum Event {
         /// Who.
         client: ClientId,
     },
-    /// The kernel says that the process of this client, of which the root has heard [`Event::Gone`] or a `Leave` before, is dead.
+    /// The kernel says that the process of this client, of which the root has heard [`Event::Gone`] or a
+    /// `Leave` before, is dead.
     Died {
         /// Who.
         client: ClientId,
@@ -127,8 +128,8 @@ pub enum Action {
         /// Whose.
         client: ClientId,
     },
-    /// Keep the descriptor that came with this message: the ring of this publisher. With it the pidfd of its client,
-    /// and tell when that process is dead ([`Event::Died`]).
+    /// Keep the descriptor that came with this message: the ring of this publisher. With it the pidfd of its
+    /// client, and tell when that process is dead ([`Event::Died`]).
     KeepRing {
         /// Who sent it.
         client: ClientId,

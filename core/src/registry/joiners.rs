@@ -13,23 +13,28 @@
 //!                                        its process is dead, or it has withdrawn itself
 //! ```
 //!
-//! The *joiners* of a publisher are the subscribers that match when it is offered. They are introduced like all others; what is added:
+//! The *joiners* of a publisher are the subscribers that match when it is offered. They are introduced like
+//! all others; what is added:
 //!
-//! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the publisher's node waits, for at
-//!   most [`JOINERS_PATIENCE`](crate::session::JOINERS_PATIENCE) after the last sign of progress. `Joined` leaves after the
-//!   `Attached` of the last joiner, so whatever dies then (the publisher, the root, both), the ring is with the subscriber.
-//! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten until then counts as lost.
-//! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands it to the joiners that are
-//!   left when the publisher is gone, and closes it when none is left. Nobody writes this ring any more, so no pin has to
-//!   count: the publisher has withdrawn it, or the kernel says that its process is dead. A socket that closed proves neither; until the
-//!   proof comes, a joiner that asks gets no answer.
+//! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the
+//!   publisher's node waits, for at most `hivemind_runtime::session::JOINERS_PATIENCE` after the
+//!   last sign of progress. `Joined` leaves after the `Attached` of the last joiner, so whatever dies then
+//!   (the publisher, the root, both), the ring is with the subscriber.
+//! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten
+//!   until then counts as lost.
+//! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands
+//!   it to the joiners that are left when the publisher is gone, and closes it when none is left. Nobody
+//!   writes this ring any more, so no pin has to count: the publisher has withdrawn it, or the kernel says
+//!   that its process is dead. A socket that closed proves neither; until the proof comes, a joiner that asks
+//!   gets no answer.
 //! - A node that did not answer its `Match` while a publisher waited is not awaited until it answers one; a
 //!   node of a user who does not own the hive, never again. It gets everything nevertheless. A publisher may
 //!   say so of nodes of its own user alone, unless it is the owner's.
-//! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher ends before
-//!   its joiners answer, they get nothing of it.
+//! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher
+//!   ends before its joiners answer, they get nothing of it.
 //!
-//! If the root's process dies, lent rings are lost with it. A publisher that has sent nothing yet begins anew at the next root.
+//! If the root's process dies, lent rings are lost with it. A publisher that has sent nothing yet begins anew
+//! at the next root.
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Registry;
@@ -231,7 +236,8 @@ impl Registry {
         };
         let blamed: Vec<ClientId> = silent.into_iter().filter(may_blame).collect();
         if blamed.is_empty() {
-            // To look through all that begin takes long, and who says `Lend` again and again blames nobody but once.
+            // To look through all that begin takes long, and who says `Lend` again and again blames nobody
+            // but once.
             return;
         }
         for other in blamed {
@@ -310,7 +316,8 @@ impl Registry {
         }
     }
 
-    /// An end is about to be forgotten. True: it is a publisher whose ring is kept for its joiners, all of whom are told of it.
+    /// An end is about to be forgotten. True: it is a publisher whose ring is kept for its joiners, all of
+    /// whom are told of it.
     pub(super) fn orphan(&mut self, end: EndId, actions: &mut Actions) -> bool {
         if self.ends.publisher(end).is_none() {
             return false;
@@ -383,7 +390,8 @@ impl Registry {
                 user,
                 start: 0,
                 ring: Carrier::Descriptor,
-                // Nobody rings any more, and no doorbells go to another user: those that it has itself stand in.
+                // Nobody rings any more, and no doorbells go to another user: those that it has itself stand
+                // in.
                 bells,
                 is_stranger: self.clients.user(to) != user,
                 gone: true,
@@ -393,7 +401,8 @@ impl Registry {
         self.end_if_empty(end, actions);
     }
 
-    /// A subscriber answers the `Match` of a publisher. True: that is gone, its ring is kept for this subscriber, and it gets it.
+    /// A subscriber answers the `Match` of a publisher. True: that is gone, its ring is kept for this
+    /// subscriber, and it gets it.
     pub(super) fn asks_for_orphan(&mut self, pair: Pair, actions: &mut Actions) -> bool {
         if !self.joiners.orphans.contains(&pair.publisher) {
             return false;
@@ -426,7 +435,8 @@ impl Registry {
         }
     }
 
-    /// A publisher of this number comes: the process of the one before has only lost its connection, or somebody else claims its number.
+    /// A publisher of this number comes: the process of the one before has only lost its connection, or
+    /// somebody else claims its number.
     pub(super) fn discard_orphan(&mut self, end: EndId, actions: &mut Actions) {
         if !self.joiners.orphans.contains(&end) {
             return;

@@ -1,7 +1,8 @@
 //! Pages of what the registry knows.
 //!
-//! A page ends before it outgrows a packet, and says with a cursor where to go on. The tables are ordered by key, so
-//! whatever lives during the whole listing appears exactly once, however the rest changes between two pages.
+//! A page ends before it outgrows a packet, and says with a cursor where to go on. The tables are ordered by
+//! key, so whatever lives during the whole listing appears exactly once, however the rest changes between two
+//! pages.
 use super::Registry;
 use super::ends::Stream;
 use super::pairs::{Pair, PairState};

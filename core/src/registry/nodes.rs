@@ -1,4 +1,4 @@
-//! Who is admitted as a node, and what becomes of those who go.
+//! Admitting nodes, and forgetting everything of clients that go.
 use std::collections::BTreeSet;
 
 use super::clients::{Admitted, Client, Holdings};
@@ -83,7 +83,8 @@ impl Registry {
             && !holder.rights.are_everything()
     }
 
-    /// A node has seen a higher epoch, so the lock file has lost it. This root holds the lock, so it is the later one.
+    /// A node has seen a higher epoch, so the lock file has lost it. This root holds the lock, so it is the
+    /// later one.
     fn rise_above(&mut self, seen_epoch: u64, actions: &mut Actions) {
         if seen_epoch.min(MAX_EPOCH) > self.root.epoch {
             // A node that lies gains nothing: equal epochs are obeyed too.

@@ -3,8 +3,8 @@
 //! What holds after every call:
 //!
 //! - A pair is found by its publisher and by its subscriber, or not at all.
-//! - A lane counts its pairs that are matched or attaching, at most [`Limits::lane`](super::Limits::lane), and knows those that wait; a lane
-//!   without either is not kept.
+//! - A lane counts its pairs that are matched or attaching, at most [`Limits::lane`](super::Limits::lane),
+//!   and knows those that wait; a lane without either is not kept.
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 

@@ -1,7 +1,8 @@
-//! Who asked for what and has no answer yet: looks at segments, which nodes answer, and watchers, whom the next change answers.
+//! Questions without an answer yet: inquiries about segments, which nodes answer, and watchers, which the
+//! next change answers.
 //!
-//! What holds after every call: who asks and who is asked of an inquiry are connected, and there are at most
-//! [`Limits::inquiries`](super::Limits::inquiries).
+//! What holds after every call: both sides of an inquiry, asker and asked, are connected, and there are at
+//! most [`Limits::inquiries`](super::Limits::inquiries).
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Registry;
@@ -15,7 +16,7 @@ pub(super) struct Questions {
     inquiries: BTreeMap<u64, Inquiry>,
     /// How many inquiries there were so far.
     asked: u64,
-    /// Who wants to be told of the next change.
+    /// Clients that want to hear of the next change.
     watchers: BTreeSet<ClientId>,
 }
 
@@ -81,7 +82,7 @@ impl Registry {
     ) {
         let questions = &mut self.questions;
         match questions.inquiries.get(&number) {
-            // Whoever asked has gone meanwhile: late, not wrong.
+            // The asker has gone meanwhile: late, not wrong.
             None if number <= questions.asked => return,
             Some(inquiry) if inquiry.asked == client => {}
             _ => return self.expel(client, malformed("an answer to no question"), actions),

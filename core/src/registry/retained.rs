@@ -8,15 +8,19 @@
 //!                            another is asked                       (nothing)                         Keep: another keeper
 //! ```
 //!
-//! A *keeper* is a node that holds a descriptor of the ring. When the publisher is gone it offers the ring as a publisher of its own
-//! (`stands_for`), so matching, attaching, policy and listing know nothing of all this. Each keeper does: who wants the messages is matched
-//! with each of them, takes the first and declines the others.
+//! A *keeper* is a node that holds a descriptor of the ring. When the publisher is gone it offers the ring as
+//! a publisher of its own (`stands_for`), so matching, attaching, policy and listing know nothing of all
+//! this. Each keeper does: who wants the messages is matched with each of them, takes the first and declines
+//! the others.
 //!
-//! - A publisher that retains is accepted when one keeper has its ring, or nobody can keep it: what it sends after that survives it.
-//! - Keepers are nodes of the publisher's user, in processes other than its own and each other's. When one goes another is asked, as long
-//!   as anybody has the ring; when there are too many (a new root hears of them one by one) the last is released.
+//! - A publisher that retains is accepted when one keeper has its ring, or nobody can keep it: what it sends
+//!   after that survives it.
+//! - Keepers are nodes of the publisher's user, in processes other than its own and each other's. When one
+//!   goes another is asked, as long as anybody has the ring; when there are too many (a new root hears of
+//!   them one by one) the last is released.
 //! - That a publisher is gone is not judged here: keepers ask the kernel, and look at the ring.
-//! - Of one service and one name of a node the latest life stays, of one service at most [`FORMER_MAX`] names.
+//! - Of one service and one name of a node the latest life stays, of one service at most [`FORMER_MAX`]
+//!   names.
 //! - The types of those that are gone hold up no publisher that comes.
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +48,7 @@ pub(super) struct Retained {
 #[derive(Debug, Default)]
 struct Keepers {
     nodes: BTreeMap<ClientId, Keeping>,
-    /// Who is to be told that its offer stands, as soon as somebody keeps the ring.
+    /// The publisher's node and request, to be answered as soon as somebody keeps the ring.
     unanswered: Option<(ClientId, u64)>,
 }
 
@@ -95,7 +99,7 @@ enum Keeping {
 }
 
 impl Registry {
-    /// Whether there is room for one more that retains.
+    /// Checks that there is room for one more publisher that retains.
     pub(super) fn check_retained(&self, client: ClientId, offer: &Offer) -> Result<(), Refusal> {
         let what = match offer.author.former() {
             Some(former) => former.publisher,
@@ -151,7 +155,8 @@ impl Registry {
         self.answer_if_settled(end, actions);
     }
 
-    /// A publisher that is gone, as one of its keepers offers it. False: a later life of it is known, and this is forgotten.
+    /// A publisher that is gone, as one of its keepers offers it. False: a later life of it is known, and
+    /// this is forgotten.
     pub(super) fn may_stand_for(
         &mut self,
         client: ClientId,
@@ -248,7 +253,7 @@ impl Registry {
         actions.push(Action::Send { to: keeper, message, attachments: vec![Attachment::PidfdOf(from)] });
     }
 
-    /// Who has the ring, and what is known of it.
+    /// An end that has the ring, and the offer a keeper would make of it.
     fn source_of(&self, end: EndId, except: Option<ClientId>) -> Option<(EndId, Offer)> {
         let from = |end: EndId| self.ends.publisher(end).filter(|publisher| Some(publisher.client) != except);
         let own = from(end).filter(|publisher| publisher.contract.retained > 0).map(|own| (end, own));
@@ -276,7 +281,7 @@ impl Registry {
         Some((source, offer))
     }
 
-    /// Who is asked next: rather a node without the root, and among these who came first.
+    /// The node to ask next: preferably one that does not host the root, the earliest among equals.
     fn candidate(&self, end: EndId, source: EndId, except: Option<ClientId>) -> Option<ClientId> {
         if self.retained.rings.get(&end)?.nodes.len() >= KEEPERS {
             return None;
@@ -350,7 +355,8 @@ impl Registry {
         self.lost_a_keeper(end, None, actions);
     }
 
-    /// A node goes: it keeps nothing, and is given nothing to keep. To be followed by [`Registry::replace_keeper`].
+    /// A node goes: it keeps nothing, and is given nothing to keep. To be followed by
+    /// [`Registry::replace_keeper`].
     pub(super) fn stop_keeping(&mut self, client: ClientId) -> BTreeSet<EndId> {
         self.clients.holdings_if_any(client).map(Holdings::take_kept).unwrap_or_default()
     }

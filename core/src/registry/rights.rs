@@ -1,7 +1,7 @@
 //! What the policy of a hive means for those who are in it.
 //!
-//! What a node may do follows from its credentials when it connects, and again when the policy changes. A new policy is applied at
-//! once and to everything:
+//! What a node may do follows from its credentials when it connects, and again when the policy changes. A new
+//! policy is applied at once and to everything:
 //!
 //! | it no longer may | what happens                                                                                   |
 //! | ---------------- | ---------------------------------------------------------------------------------------------- |
@@ -9,9 +9,10 @@
 //! | publish          | the end is withdrawn and refused, its subscribers are told to let go                            |
 //! | subscribe        | the same; a pattern that still means something loses those services only                        |
 //!
-//! Pairs that a new policy allows are matched as if both ends had just come. What is attached stays mapped: the kernel cannot take
-//! that back. An obedient subscriber lets go when it is told (`AttachRefused` for a pair that is connected); one that does not
-//! keeps what it had until its process ends, and nobody introduces it any more.
+//! Pairs that a new policy allows are matched as if both ends had just come. What is attached stays mapped:
+//! the kernel cannot take that back. An obedient subscriber lets go when it is told (`AttachRefused` for a
+//! pair that is connected); one that does not keeps what it had until its process ends, and nobody introduces
+//! it any more.
 use std::collections::BTreeSet;
 
 use super::ends::Subscriber;
@@ -57,7 +58,8 @@ impl Registry {
         if is_allowed { Ok(()) } else { Err(self.not_allowed(client, right, what)) }
     }
 
-    /// Looking at the ring of a publisher is reading its messages. A reader segment says what its node reads, and how far.
+    /// Looking at the ring of a publisher is reading its messages. A reader segment says what its node reads,
+    /// and how far.
     pub(super) fn check_look(&self, asker: ClientId, asked: ClientId, end: EndId) -> Result<(), Refusal> {
         let rights = self.rights(asker);
         let is_own = !self.clients.are_strangers(asker, asked);
@@ -178,7 +180,7 @@ impl Registry {
             }
             let (wanted, skipped) = self.publishers_for(subscriber);
             for service in skipped {
-                // Who was told before is told again; the old policy may have hidden it.
+                // It may have been told before; the old policy may have hidden it.
                 self.skip(&service, end, actions);
             }
             for publisher in wanted {

@@ -1,9 +1,9 @@
 //! A message as JSON, by its schema alone.
 //!
-//! The archive comes from a stranger, and may say anything. Every read is checked against its end; a pointer may
-//! lead anywhere within it, also back, so three bounds end what could go on for ever: the depth, the length of the
-//! output, and the number of steps. A step is one value visited or one group of control bytes of a hash map
-//! scanned, so each takes a bounded time. Nothing is allocated but the output.
+//! The archive comes from a stranger, and may say anything. Every read is checked against its end; a pointer
+//! may lead anywhere within it, also back, so three bounds end what could go on for ever: the depth, the
+//! length of the output, and the number of steps. A step is one value visited or one group of control bytes
+//! of a hash map scanned, so each takes a bounded time. Nothing is allocated but the output.
 //!
 //! The root lies at the end of the archive. See [`layout`](super::layout) for where its parts are.
 
@@ -279,8 +279,8 @@ impl<'a> Walk<'a> {
             Primitive::I128 => self.quoted(i128::from_le_bytes(self.array(at)?)),
             Primitive::F32 => {
                 let value = f32::from_le_bytes(self.array(at)?);
-                // Debug, not Display: the shortest text that reads back as the same number, with an exponent where
-                // that is shorter.
+                // Debug, not Display: the shortest text that reads back as the same number, with an exponent
+                // where that is shorter.
                 if value.is_finite() { self.format(format_args!("{value:?}")) } else { self.quoted(value) }
             }
             Primitive::F64 => {
@@ -305,9 +305,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// An `ArchivedString`. The two highest bits of its first byte are 10, which no UTF-8 text begins with, when it
-    /// is stored elsewhere; then those bits are spliced into the length, behind its lowest six. Else the text lies
-    /// here, and 0xff follows when it is shorter than 8 bytes.
+    /// An `ArchivedString`. The two highest bits of its first byte are 10, which no UTF-8 text begins with,
+    /// when it is stored elsewhere; then those bits are spliced into the length, behind its lowest six. Else
+    /// the text lies here, and 0xff follows when it is shorter than 8 bytes.
     fn string(&self, at: u64) -> Outcome<&'a str> {
         let here: [u8; INLINE_STRING as usize] = self.array(at)?;
         if here[0] & 0xc0 != 0x80 {
@@ -435,8 +435,8 @@ impl<'a> Walk<'a> {
         self.tree_node(entries, child, written, length, depth, height + 1)
     }
 
-    /// An `ArchivedHashMap`: offset of the control bytes, number of entries, capacity. Entry i lies i + 1 entries
-    /// before the control bytes, and exists when control byte i has its highest bit clear.
+    /// An `ArchivedHashMap`: offset of the control bytes, number of entries, capacity. Entry i lies i + 1
+    /// entries before the control bytes, and exists when control byte i has its highest bit clear.
     fn table(&mut self, entries: Entries, at: u64, depth: u32) -> Outcome<()> {
         let (length, capacity) = (u64::from(self.u32(at + 4)?), u64::from(self.u32(at + 8)?));
         let (open, close) = entries.style.brackets();
@@ -485,8 +485,8 @@ impl<'a> Walk<'a> {
         self.archive.len() as u64
     }
 
-    /// The only place where the archive is read. `at` and `length` stay far below 2^63: they are sums of a few
-    /// 32-bit numbers and products of two.
+    /// The only place where the archive is read. `at` and `length` stay far below 2^63: they are sums of a
+    /// few 32-bit numbers and products of two.
     fn bytes(&self, at: u64, length: u64) -> Outcome<&'a [u8]> {
         let end = at.checked_add(length).filter(|end| *end <= self.length());
         let Some(end) = end else {
@@ -513,8 +513,8 @@ impl<'a> Walk<'a> {
         self.array(at).map(i32::from_le_bytes)
     }
 
-    /// Where the pointer at `pointer_at` leads, counted from `base`. Up to the end of the archive, where nothing can
-    /// be read any more.
+    /// Where the pointer at `pointer_at` leads, counted from `base`. Up to the end of the archive, where
+    /// nothing can be read any more.
     fn target(&self, pointer_at: u64, base: u64) -> Outcome<u64> {
         let offset = self.offset(pointer_at)?;
         let target = base.checked_add_signed(i64::from(offset)).filter(|target| *target <= self.length());
@@ -562,8 +562,8 @@ impl<'a> Walk<'a> {
         self.format(format_args!("\"{value}\""))
     }
 
-    /// A JSON string. Escapes what JSON demands, and all other control characters too: the text may end up on a
-    /// terminal.
+    /// A JSON string. Escapes what JSON demands, and all other control characters too: the text may end up on
+    /// a terminal.
     fn text(&mut self, text: &str) -> Outcome<()> {
         if self.is_silent {
             return Ok(());

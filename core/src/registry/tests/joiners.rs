@@ -1,4 +1,5 @@
-//! Who was there before a publisher: awaited, served by the root when the publisher is gone, and nothing of it is left.
+//! Who was there before a publisher: awaited, served by the root when the publisher is gone, and nothing of
+//! it is left.
 use super::*;
 use crate::policy::Accounts;
 
@@ -123,7 +124,8 @@ fn a_lent_ring_is_given_to_who_answers_when_the_publisher_is_withdrawn() {
     assert!(is_empty(&registry));
 }
 
-/// Its socket has closed. Perhaps its process writes on: a subscriber that pins what it reads there is not seen by it.
+/// Its socket has closed. Perhaps its process writes on: a subscriber that pins what it reads there is not
+/// seen by it.
 #[test]
 fn a_lent_ring_is_given_to_nobody_before_its_process_is_dead() {
     let mut registry = lent_for_node_2();

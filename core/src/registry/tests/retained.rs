@@ -197,7 +197,8 @@ fn so_many_names_of_one_service_stay_and_the_oldest_goes() {
     assert_eq!(left, (4..20).collect::<Vec<_>>());
 }
 
-/// What nobody alive has fixed holds up nobody who lives. It did once, while a subscriber of the old type was there.
+/// What nobody alive has fixed holds up nobody who lives. It did once, while a subscriber of the old type was
+/// there.
 #[test]
 fn a_publisher_of_another_type_displaces_what_was_retained() {
     let (mut registry, _) = stood_for();

@@ -133,7 +133,8 @@ fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read(
     assert_eq!(told, [(1, "sensors/pose".to_owned()), (2, "secret".to_owned())]);
 }
 
-/// Once a guest got the doorbells of every node whose service it read, with the lines of all its other services, to write.
+/// Once a guest got the doorbells of every node whose service it read, with the lines of all its other
+/// services, to write.
 #[test]
 fn nobody_gets_the_doorbells_of_a_node_of_another_user() {
     let mut registry = hive("allow user:1001 publish of/*\nallow user:1001 subscribe of/*");
@@ -278,7 +279,8 @@ fn an_end_without_a_right_is_withdrawn_and_a_pattern_keeps_the_rest() {
     attach_pair(&mut registry, end(1, 3), end(2, 3));
     let actions = change(&mut registry, "allow user:1001 subscribe x");
     let told = summary(&actions);
-    // From y and from its own ab, which the pattern meant as well (that pair was only matched, so nothing is to be let go of).
+    // From y and from its own ab, which the pattern meant as well (that pair was only matched, so nothing is
+    // to be let go of).
     assert_eq!(
         told,
         [(2, "attach refused"), (1, "attach refused"), (2, "refused"), (2, "refused")],
@@ -385,8 +387,9 @@ fn doing() -> impl Strategy<Value = Doing> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whatever happens, in any order: nobody is in the hive, has an end or is in a pair for which the present policy has no
-    /// line; every pair that it allows is there; and no message tells a guest a name that it may not read.
+    /// Whatever happens, in any order: nobody is in the hive, has an end or is in a pair for which the
+    /// present policy has no line; every pair that it allows is there; and no message tells a guest a name
+    /// that it may not read.
     #[test]
     fn at_any_time_everything_is_as_the_present_policy_wants_it(steps in prop::collection::vec(doing(), 1..60)) {
         let mut registry = hive("allow anyone publish **\nallow anyone subscribe **");

@@ -143,7 +143,8 @@ fn an_end_of_another_node_cannot_be_used() {
     }
     said(&mut registry, 1, offer(1, "a", 5));
     said(&mut registry, 2, demand(1, "a", None));
-    // Node 3 answers for node 2, and then for node 1: it only ever speaks of its own ends, which do not exist.
+    // Node 3 answers for node 2, and then for node 1: it only ever speaks of its own ends, which do not
+    // exist.
     assert_eq!(summary(&said(&mut registry, 3, attach(1, end(1, 1)))), [(3, "attach refused")]);
     said(&mut registry, 2, attach(1, end(1, 1)));
     assert_eq!(said(&mut registry, 3, attached(1, end(2, 1))), []);
@@ -233,7 +234,8 @@ fn an_inspection_reaches_the_node_and_comes_back() {
     assert_eq!(*refusal(&actions), Refusal::UnknownEnd { end: end(1, 1) });
 }
 
-// Once `hm ls`, ended before a stopped node answered it, cost that node its place in the hive as soon as it went on.
+// Once `hm ls`, ended before a stopped node answered it, cost that node its place in the hive as soon as it
+// went on.
 #[test]
 fn an_answer_whose_asker_has_gone_is_late_and_not_wrong() {
     let mut registry = registry();

@@ -1,7 +1,8 @@
 //! Types and patterns that do not fit.
 use super::*;
 
-/// A subscriber fixed it once, so a guest who might only look, or a forgotten viewer, kept the publisher of a service out.
+/// A subscriber fixed it once, so a guest who might only look, or a forgotten viewer, kept the publisher of a
+/// service out.
 #[test]
 fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     let mut registry = registry();

@@ -237,9 +237,9 @@ fn assert_sound(registry: &Registry, world: &World) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
-    /// Random joins, deaths, offers, demands, withdrawals and answers, early or never: every pair that matches gets
-    /// exactly one `Match`, nothing that does not match gets one, who is gone is nowhere, and the same events give the
-    /// same actions.
+    /// Random joins, deaths, offers, demands, withdrawals and answers, early or never: every pair that
+    /// matches gets exactly one `Match`, nothing that does not match gets one, who is gone is nowhere, and
+    /// the same events give the same actions.
     #[test]
     fn every_matching_pair_gets_exactly_one_match(
         steps in prop::collection::vec(step(), 1..120),
@@ -256,8 +256,8 @@ proptest! {
         prop_assert_eq!(world.log, other_world.log);
     }
 
-    /// A root dies in a random state; its nodes tell a new root what they have, in any order. The pairs that were connected
-    /// get no second `Match`, all others get theirs.
+    /// A root dies in a random state; its nodes tell a new root what they have, in any order. The pairs that
+    /// were connected get no second `Match`, all others get theirs.
     #[test]
     fn what_was_connected_is_not_matched_again_by_the_next_root(
         steps in prop::collection::vec(step(), 1..100),
@@ -366,8 +366,8 @@ fn any_message() -> impl Strategy<Value = ToRoot> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
-    /// Nobody has to obey: whatever clients say in whatever order, the registry neither panics nor outgrows its bounds,
-    /// and when all are gone it is empty.
+    /// Nobody has to obey: whatever clients say in whatever order, the registry neither panics nor outgrows
+    /// its bounds, and when all are gone it is empty.
     #[test]
     fn hostile_clients_harm_nobody(
         steps in prop::collection::vec((1u64..6, 0u8..12, any_message()), 1..200),

@@ -7,8 +7,8 @@ pub(super) const MAX_PATH_BYTES: usize = 400;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes are no archive of this type: damaged, or of another type. Check that publisher and schema belong
-    /// together.
+    /// The bytes are no archive of this type: damaged, or of another type. Check that publisher and schema
+    /// belong together.
     #[error(
         "{path}: {corruption} at byte {at}; the message is damaged or of another type than its schema says"
     )]
@@ -28,15 +28,15 @@ pub enum DecodeError {
         /// [`JsonBounds::depth`].
         limit: u32,
     },
-    /// The text would be longer than the bound. Allow more with [`Schema::to_json_within`], or read this message
-    /// with its Rust type.
+    /// The text would be longer than the bound. Allow more with [`Schema::to_json_within`], or read this
+    /// message with its Rust type.
     #[error("the message is longer than {limit} bytes as JSON; read it with its Rust type")]
     TooLong {
         /// [`JsonBounds::bytes`].
         limit: usize,
     },
-    /// Reading took more steps than the bound. Allow more with [`Schema::to_json_within`], or read this message with
-    /// its Rust type.
+    /// Reading took more steps than the bound. Allow more with [`Schema::to_json_within`], or read this
+    /// message with its Rust type.
     #[error("the message takes more than {limit} steps to read; read it with its Rust type")]
     TooManySteps {
         /// [`JsonBounds::steps`].
