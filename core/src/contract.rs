@@ -1,8 +1,9 @@
-//! What the two sides of a service agree on, each fact as one value: the type that it carries, what a publisher promises, what
-//! a subscription asks for, and where its messages come from.
+//! What the two sides of a service agree on, each fact as one value: the type that it carries, what a
+//! publisher promises, what a subscription asks for, and where its messages come from.
 //!
-//! Each value is made once, where an end is created, and embedded everywhere else, on the wire too. A new property of a service is
-//! a new field here; nothing on the way between a builder, the registry and the other side changes.
+//! Each value is made once, where an end is created, and embedded everywhere else, on the wire too. A new
+//! property of a service is a new field here; nothing on the way between a builder, the registry and the
+//! other side changes.
 //!
 //! | value        | who makes it           | who reads it                                                      |
 //! | ------------ | ---------------------- | ----------------------------------------------------------------- |
@@ -14,7 +15,8 @@
 //! | [`Match`]    | the registry           | subscribers: all of the above, of one publisher                   |
 //! | [`Carried`]  | the registry           | ends that do not fit: what the service carries, and who holds it  |
 //!
-//! All of these come from other processes. Names are checked when a packet is decoded; numbers are the peer's word.
+//! All of these come from other processes. Names are checked when a packet is decoded; numbers are the peer's
+//! word.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
 
 use std::fmt;
@@ -206,12 +208,12 @@ pub struct Remote {
     pub publisher: EndId,
     /// The name of its node.
     pub node_name: NodeName,
-    /// The number that message 0 of the ring here has there. A subscriber that was attached to an earlier ring for this publisher
-    /// sees by it what it has missed in between.
+    /// The number that message 0 of the ring here has there. A subscriber that was attached to an earlier
+    /// ring for this publisher sees by it what it has missed in between.
     pub first: u64,
 }
 
-/// Whose messages an end has.
+/// The author of an end's messages.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub enum Author {
     /// Its own.
@@ -243,14 +245,14 @@ impl Author {
     }
 }
 
-/// Which end lets a subscriber in, and whose messages those are.
+/// The end that lets a subscriber in, and the author of its messages.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The end that lets a subscriber in.
     pub end: EndId,
     /// The name of that end's node.
     pub node_name: NodeName,
-    /// Whose messages.
+    /// The author of its messages.
     pub author: Author,
 }
 
@@ -287,7 +289,7 @@ impl Route {
 pub struct Match {
     /// The service.
     pub service: ServiceName,
-    /// Who lets the subscriber in, and whose messages those are.
+    /// The end that lets the subscriber in, and the author of its messages.
     pub route: Route,
     /// The type.
     pub kind: Kind,

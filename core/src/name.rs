@@ -1,7 +1,7 @@
 //! Names: of hives, nodes and services.
 //!
-//! A name is checked once, when it enters the program, and is then cheap to clone. What a refusal says is meant for
-//! the person who typed it: which byte, which rule.
+//! A name is checked once, when it enters the program, and is then cheap to clone. What a refusal says is
+//! meant for the person who typed it: which byte, which rule.
 //!
 //! | name    | levels, split by `/` | bytes    | each level                  |
 //! | ------- | -------------------- | -------- | --------------------------- |

@@ -2,7 +2,8 @@
 //!
 //! So what a message names is a name, or the message is damaged; nobody behind the decoder checks it again.
 
-/// Archives a type as its text. The type has `as_str` and `parse`, whose error says what is wrong with a text.
+/// Archives a type as its text. The type has `as_str` and `parse`, whose error says what is wrong with a
+/// text.
 macro_rules! archive_as_text {
     ($name:ident) => {
         impl rkyv::Archive for $name {

@@ -11,7 +11,7 @@ use hivemind_core::contract::{
 };
 use hivemind_core::link::frame::{HEADER, Header, Kind};
 use hivemind_core::link::greeting::{Hello, Role};
-use hivemind_core::name::NodeName;
+use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_core::protocol::{
     Carrier, Connected, Cursor, Demand, EndId, Entry, Joining, Message, Offer, Refusal, ToNode, ToRoot,
     encode,
@@ -102,6 +102,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         ..Contract::default()
     };
     let camera: NodeName = "camera".parse()?;
+    let service: ServiceName = "sensors/pose".parse()?;
     let former = Author::Former(Former { publisher: end, node_name: camera.clone() });
     let role = SubscriberRole::Member { group: "workers".parse()?, at_least_once: true };
     let asks = Asks { kind: Some(kind.clone()), pattern: Pattern::Jobs, role };
@@ -140,13 +141,13 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".parse()?, first: 9 };
     let route = Route { end, node_name: camera.clone(), author: Author::Remote(remote) };
     let matched = Match {
-        service: "sensors/pose".parse()?,
+        service: service.clone(),
         route: route.clone(),
         kind: kind.clone(),
         contract: Contract { deadline: Some(1000), ..contract },
     };
     let carried = Carried {
-        service: "sensors/pose".parse()?,
+        service: service.clone(),
         pattern: Pattern::Latest,
         kind: kind.clone(),
         holder: camera.clone(),
@@ -172,12 +173,12 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         ToNode::Page {
             request: 3,
             entries: vec![
-                Entry::Service { service: "sensors/pose".to_owned(), pattern: Pattern::Messages, kind },
+                Entry::Service { service: service.clone(), pattern: Pattern::Messages, kind },
                 Entry::Subscriber { end, filter: "**".to_owned(), asks },
-                Entry::Publisher { route, service: "sensors/pose".to_owned(), contract, keepers: 2 },
+                Entry::Publisher { route, service: service.clone(), contract, keepers: 2 },
                 Entry::Publisher {
                     route: Route { end, node_name: camera, author: former },
-                    service: "sensors/pose".to_owned(),
+                    service,
                     contract: contract.of_former(),
                     keepers: 1,
                 },

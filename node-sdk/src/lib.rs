@@ -96,8 +96,8 @@ pub use hivemind_runtime::ports::{
 };
 pub use hivemind_runtime::runtime_dir::RuntimeDirError;
 pub use hivemind_runtime::session::{
-    AnnounceError, ConnectionInfo, Handle, JoinError, Listing, NodeInfo, PublisherInfo, ServiceInfo,
-    SessionError, SubscriberInfo, WaitedFor,
+    AnnounceError, ConnectionInfo, FormerInfo, Handle, JoinError, KindInfo, Listing, Mismatch, NodeInfo,
+    PublisherInfo, RemoteInfo, ServiceInfo, SessionError, SubscriberInfo, WaitedFor,
 };
 pub use message::Message;
 pub use node::{Node, NodeBuilder};

@@ -60,8 +60,11 @@ mod listing;
 mod vigil;
 
 pub use self::error::{AnnounceError, JoinError, Mismatch, SessionError, WaitedFor};
-pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
-pub use hivemind_core::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
+pub use self::listing::{
+    ConnectionInfo, FormerInfo, KindInfo, Listing, NodeInfo, PublisherInfo, RemoteInfo, ServiceInfo,
+    SubscriberInfo,
+};
+pub use hivemind_core::protocol::PUBLISHER_GONE;
 
 /// Requests of other threads that may wait for the control thread.
 const MAX_REQUESTS: usize = 65_536;

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use hivemind::{EndId, Filter, Listing};
 use hivemind_ring::view::SeatView;
-use hivemind_runtime::session::{
-    ConnectionInfo, Mismatch, NodeInfo, PublisherInfo, ServiceInfo, SubscriberInfo,
-};
+use hivemind_runtime::session::{ConnectionInfo, NodeInfo, PublisherInfo, ServiceInfo, SubscriberInfo};
 use serde::Serialize;
 use serde_json::json;
 
@@ -284,7 +282,7 @@ impl Sources<'_> {
 /// What a subscription means and does not get, for want of its type. Of several services one is told, rather one whose type has the
 /// name that is expected: of two builds of a program.
 fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]) -> Option<DoesNotFit> {
-    let (kind, expected) = (subscriber.kind.as_ref()?, subscriber.type_name.as_ref()?);
+    let kind = subscriber.kind.as_ref()?;
     let filter = Filter::parse(&subscriber.filter).ok()?;
     let others = || {
         let is_other = |(service, _): &&(&ServiceInfo, String)| {
@@ -293,8 +291,8 @@ fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]
         services.iter().filter(is_other)
     };
     let (service, node) =
-        others().find(|(service, _)| service.type_name == *expected).or_else(|| others().next())?;
-    let mismatch = Mismatch::between(Some(kind), &service.kind);
+        others().find(|(service, _)| service.kind.type_name == kind.type_name).or_else(|| others().next())?;
+    let mismatch = kind.mismatch(&service.kind);
     Some(DoesNotFit {
         service: service.service.clone(),
         publisher_node: node.clone(),

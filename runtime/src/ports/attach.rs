@@ -11,7 +11,7 @@
 //! its pins would count as those of the first.
 
 use hivemind_core::contract::Match;
-use hivemind_core::end::EndId;
+use hivemind_core::protocol::EndId;
 use hivemind_ring::desk::Start;
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::memory::RingMemory as _;

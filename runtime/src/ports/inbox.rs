@@ -11,9 +11,9 @@
 //! subscriber compares before each look at its readers, and rings the subscriber's bell after the change.
 
 use hivemind_core::contract::{Carried, Match};
-use hivemind_core::end::EndId;
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::Demand;
+use hivemind_core::protocol::EndId;
 use hivemind_ring::fork::Counter;
 use hivemind_ring::mapped::Mapped;
 use hivemind_ring::reader::{Reader, Seats, TakenSeat};
