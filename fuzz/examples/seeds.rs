@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::path::Path;
 
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::protocol::{
     Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Joining, Message, Offer, Refusal,
@@ -214,7 +214,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
 fn link_frames() -> Result<(), Box<dyn Error>> {
     let hello = Hello { role: Role::Leaf, host: "robot".to_owned(), epoch: 7, capabilities: 0 }.encode();
     write("link_frame", 0, &hello[HEADER..])?;
-    let ping = Header::control(Kind::Ping, 0, 0, 0).encode(&[]);
+    let ping = Header::control(FrameKind::Ping, 0, 0, 0).encode(&[]);
     let piece = Header::piece(1, 5, 0, 4, 9).encode(b"data");
     write("link_frame", 1, &[&hello[..], &ping, &piece, b"data"].concat())
 }

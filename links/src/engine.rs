@@ -1,14 +1,14 @@
-//! Runs one link: moves bytes between a connection, the rules ([`Session`]) and the hive of this host.
+//! Runs one link: moves bytes between a connection, the rules ([`Peering`]) and the hive of this host.
 //!
 //! ```text
 //!   hive ─▶ Exports ─▶ sending thread ──▶ │           │ ─▶ receiving thread ─▶ Imports ─▶ hive
 //!                          │ ▲            │ Transport │            │ ▲
 //!                          ▼ │            └───────────┘            ▼ │
-//!                         Session, behind one lock, for the rules alone
+//!                         Peering, behind one lock, for the rules alone
 //! ```
 //!
 //! The sending thread owns the exports and every message that may have to be sent again; it sleeps at the hive's doorbells. The
-//! receiving thread owns the imports; it sleeps at the socket. Neither holds the lock of the session while it waits for anything. A
+//! receiving thread owns the imports; it sleeps at the socket. Neither holds the lock of the rules while it waits for anything. A
 //! payload goes from the ring to the socket, and from the socket into memory of the ring of its import, without a stop in between, unless it is
 //! short and came with others, or its ring has no room.
 //!
@@ -31,7 +31,7 @@ use crate::transport::{Peer, Transport, close_after};
 use hivemind_core::link::candidate::{Candidate, ExportId};
 use hivemind_core::link::frame::{HEADER, Header};
 use hivemind_core::link::greeting::{Hello, may_forward};
-use hivemind_core::link::session::{Action, Now, Out, Session, Settings, Totals, Violation, Wanted};
+use hivemind_core::link::peering::{Action, Now, Out, Peering, Settings, Totals, Violation, Wanted};
 
 mod receive;
 
@@ -94,7 +94,7 @@ struct Shared {
 }
 
 struct State {
-    session: Session,
+    peering: Peering,
     connection: Option<Connection>,
     /// The number of the latest connection.
     number: u64,
@@ -152,7 +152,7 @@ impl Engine {
         let spin = settings.spin;
         let receiver = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let state = State {
-            session: Session::new(settings),
+            peering: Peering::new(settings),
             connection: None,
             number: 0,
             to_sender: VecDeque::new(),
@@ -201,7 +201,7 @@ impl Engine {
             let number = state.number;
             let transport = Arc::new(Mutex::new(transport));
             state.connection = Some(Connection { number, transport, socket, is_tamper_proof, peer });
-            state.session.connected(hello, now);
+            state.peering.connected(hello, now);
             state.dispatch();
         }
         self.shared.wake_both();
@@ -220,7 +220,7 @@ impl Engine {
         let begun = Instant::now();
         let (number, heard) = {
             let mut state = self.shared.lock();
-            let Some(heard) = state.session.ask() else { return false };
+            let Some(heard) = state.peering.ask() else { return false };
             (state.number, heard)
         };
         self.shared.sender.wake();
@@ -230,7 +230,7 @@ impl Engine {
             if !state.is_current(number) {
                 return state.connection.is_some();
             }
-            if state.session.last_heard() > heard {
+            if state.peering.last_heard() > heard {
                 return true;
             }
         }
@@ -239,7 +239,7 @@ impl Engine {
 
     /// What the subscribers of this host want, the whole set. Surplus is left out, and logged.
     pub fn want(&self, wanted: Vec<Wanted>) {
-        let surplus = self.shared.lock().session.want(wanted);
+        let surplus = self.shared.lock().peering.want(wanted);
         if surplus > 0 {
             tracing::warn!(link = %self.shared.name, surplus, "too many filters for one link; these are left out");
         }
@@ -249,7 +249,7 @@ impl Engine {
     /// [`Hooks::permit`] may say otherwise from now on: what is sent is looked at anew.
     pub fn reconsider(&self) {
         let mut state = self.shared.lock();
-        let interest = Arc::clone(state.session.interest_of_peer());
+        let interest = Arc::clone(state.peering.interest_of_peer());
         state.to_sender.push_back(Action::Want(interest));
         drop(state);
         self.shared.sender.wake();
@@ -261,10 +261,10 @@ impl Engine {
         let state = self.shared.lock();
         Status {
             peer: state.connection.as_ref().map(|connection| connection.peer.clone()),
-            hello: state.session.peer().cloned(),
-            totals: state.session.totals(),
+            hello: state.peering.peer().cloned(),
+            totals: state.peering.totals(),
             ended: state.ended.clone(),
-            wanted: state.session.interest_of_peer().wanted().to_vec(),
+            wanted: state.peering.interest_of_peer().wanted().to_vec(),
         }
     }
 
@@ -277,7 +277,7 @@ impl Engine {
         while begun.elapsed() < patience {
             let has_looked = self.shared.idle.load(Ordering::Acquire) >= enough;
             let state = self.shared.lock();
-            if state.connection.is_none() || (has_looked && !state.session.has_unacknowledged()) {
+            if state.connection.is_none() || (has_looked && !state.peering.has_unacknowledged()) {
                 return;
             }
             drop(state);
@@ -318,9 +318,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl State {
-    /// Gives each thread what the session wants of it.
+    /// Gives each thread what the rules want of it.
     fn dispatch(&mut self) {
-        while let Some(action) = self.session.next_action() {
+        while let Some(action) = self.peering.next_action() {
             match action {
                 Action::Want(_) | Action::Release { .. } => self.to_sender.push_back(action),
                 Action::Open { .. } | Action::Reopen { .. } | Action::Close { .. } => {
@@ -332,16 +332,16 @@ impl State {
 
     /// The sender is to be woken.
     fn has_work_for_sender(&mut self) -> bool {
-        let unblocked = self.session.take_unblocked();
+        let unblocked = self.peering.take_unblocked();
         unblocked
-            || self.session.has_turns()
-            || self.session.has_control()
+            || self.peering.has_turns()
+            || self.peering.has_control()
             || self.to_sender.iter().any(|action| !matches!(action, Action::Release { .. }))
     }
 
     /// The sender has something to do when it wakes.
     fn has_lazy_work_for_sender(&self) -> bool {
-        !self.to_sender.is_empty() || self.session.has_more_to_say()
+        !self.to_sender.is_empty() || self.peering.has_more_to_say()
     }
 
     fn is_current(&self, number: u64) -> bool {
@@ -381,7 +381,7 @@ impl Shared {
                 return;
             }
             let connection = state.connection.take();
-            state.session.disconnected(self.now());
+            state.peering.disconnected(self.now());
             // Why it waits is worth more than that it has to.
             if state.ended.is_none() || !reason.contains(TOO_SOON) {
                 state.ended = Some(reason.to_owned());
@@ -393,7 +393,7 @@ impl Shared {
             tracing::warn!(link = %self.name, %peer, reason, "the connection of a link ends");
             let mut transport = lock(&transport);
             match farewell {
-                Some(farewell) => close_after(&mut **transport, &Session::farewell(farewell)),
+                Some(farewell) => close_after(&mut **transport, &Peering::farewell(farewell)),
                 None => transport.close(),
             }
         }
@@ -502,13 +502,13 @@ impl<E: Exports> Sender<E> {
         }
     }
 
-    /// Does what the session wants of this thread.
+    /// Does what the rules want of this thread.
     fn act(&mut self) {
         loop {
             let action = self.shared.lock().to_sender.pop_front();
             match action {
                 Some(Action::Want(interest)) => {
-                    let peer = self.shared.lock().session.peer().cloned();
+                    let peer = self.shared.lock().peering.peer().cloned();
                     let permit = Arc::clone(&self.hooks.permit);
                     self.exports.want(Arc::new(move |candidate| {
                         peer.as_ref().is_some_and(|peer| {
@@ -543,14 +543,14 @@ impl<E: Exports> Sender<E> {
             match change {
                 ExportChange::Begun { id, candidate, first } => {
                     let service = candidate.service.clone();
-                    if !state.session.begun(id, candidate, first) {
+                    if !state.peering.begun(id, candidate, first) {
                         tracing::warn!(link = %self.shared.name, %service, "too many publishers for one link; not sent");
                         self.surplus.insert(id);
                     }
                 }
                 ExportChange::Ended { id, next } => {
                     self.surplus.remove(&id);
-                    state.session.ended(id, next);
+                    state.peering.ended(id, next);
                 }
             }
         }
@@ -564,8 +564,8 @@ impl<E: Exports> Sender<E> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         let now = shared.now();
-        if state.session.deadline().is_some_and(|at| at <= now)
-            && let Err(violation) = state.session.tick(now)
+        if state.peering.deadline().is_some_and(|at| at <= now)
+            && let Err(violation) = state.peering.tick(now)
         {
             let number = state.number;
             drop(state);
@@ -574,15 +574,15 @@ impl<E: Exports> Sender<E> {
         }
         state.dispatch();
         let connection = state.connection.clone()?;
-        state.session.look_at(&self.ready);
+        state.peering.look_at(&self.ready);
         let mut has_said_all = false;
         while !batch.is_full() {
             let start = batch.heads.len();
-            match state.session.next_out(&mut batch.heads) {
+            match state.peering.next_out(&mut batch.heads) {
                 // What could wait goes along with what did not.
                 Out::Nothing if !has_said_all && !batch.parts.is_empty() => {
                     has_said_all = true;
-                    state.session.say_all();
+                    state.peering.say_all();
                 }
                 Out::Nothing => break,
                 Out::Frame => batch.add_heads(start),
@@ -594,10 +594,10 @@ impl<E: Exports> Sender<E> {
                     Polled::Message { sequence, message } => {
                         let length = message.as_ref().len();
                         self.held.entry(export).or_default().push_back((sequence, message));
-                        state.session.polled(export, sequence, length);
+                        state.peering.polled(export, sequence, length);
                     }
-                    Polled::Nothing => state.session.nothing(export),
-                    Polled::HeldOut => state.session.held_out(export),
+                    Polled::Nothing => state.peering.nothing(export),
+                    Polled::HeldOut => state.peering.held_out(export),
                 },
             }
         }
@@ -623,7 +623,7 @@ impl<E: Exports> Sender<E> {
         batch.parts.push(Part::Payload { export, sequence: header.sequence, start, end });
     }
 
-    /// A message that the session sends is held until it says otherwise, and that is heard between two batches.
+    /// A message that the rules have sent is held until it says otherwise, and that is heard between two batches.
     fn message(&self, export: ExportId, sequence: u64) -> &[u8] {
         let held = self.held.get(&export).expect("what is sent is held");
         let at =
@@ -669,8 +669,8 @@ impl<E: Exports> Sender<E> {
     fn tick(&self, number: u64) -> Result<(), String> {
         let mut state = self.shared.lock();
         let now = self.shared.now();
-        if state.is_current(number) && state.session.deadline().is_some_and(|at| at <= now) {
-            state.session.tick(now).map_err(|violation| violation.to_string())?;
+        if state.is_current(number) && state.peering.deadline().is_some_and(|at| at <= now) {
+            state.peering.tick(now).map_err(|violation| violation.to_string())?;
         }
         Ok(())
     }
@@ -678,13 +678,13 @@ impl<E: Exports> Sender<E> {
     fn sleep(&mut self) {
         let (blocked, is_connected, timeout) = {
             let state = self.shared.lock();
-            if !state.to_sender.is_empty() || state.session.has_control() {
+            if !state.to_sender.is_empty() || state.peering.has_control() {
                 return;
             }
             // One that is blocked and has nothing yet wakes this thread when it has, and is found here then.
-            let is_blocked = |export: &ExportId| !state.session.may_send(*export);
+            let is_blocked = |export: &ExportId| !state.peering.may_send(*export);
             let blocked: HashSet<ExportId> = self.ready.drain(..).filter(is_blocked).collect();
-            let timeout = state.session.deadline().map(|at| at.saturating_sub(self.shared.now()));
+            let timeout = state.peering.deadline().map(|at| at.saturating_sub(self.shared.now()));
             (blocked, state.connection.is_some(), timeout)
         };
         if blocked.is_empty() && !self.exports.has_news() {

@@ -7,7 +7,7 @@
 //!
 //! So a late publisher gets less, and never nothing; a lossy publisher that may take no more gives up its
 //! oldest messages, as if its ring were smaller. A publisher that is gone gives back what it had. The other
-//! bounds are those of `hivemind_core::link::session`; see
+//! bounds are those of `hivemind_core::link::peering`; see
 //! `docs/decisions/0017-what-a-linked-host-may-take.md`.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -328,7 +328,7 @@ mod tests {
         drop(shares);
         // As many as a link can have streams, of the usual size.
         let mut shares: Vec<Share> = Vec::new();
-        for _ in 0..hivemind_core::link::session::STREAMS_MAX {
+        for _ in 0..hivemind_core::link::peering::STREAMS_MAX {
             let (slots, share) = purse.open(256).unwrap();
             assert_eq!(slots, 256);
             shares.push(share);

@@ -33,9 +33,9 @@ use crate::keys::HostKey;
 use crate::transport::plain::{Listener, Plain, Stream};
 use crate::transport::tls::{Tls, TlsKeys};
 use crate::transport::{Transport, close_after, wait_for, write_all};
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{GreetingError, Hello, MAX_HELLO, takes_over};
-use hivemind_core::link::session::{Session, Settings, Wanted};
+use hivemind_core::link::peering::{Peering, Settings, Wanted};
 use hivemind_core::name::is_host_name;
 use hivemind_runtime::random::random_number;
 
@@ -568,7 +568,7 @@ impl Shared {
         }
         let heard = receive_hello(&mut *transport, deadline);
         let judged = match &heard {
-            Ok((header, payload)) if header.kind == Kind::Hello => {
+            Ok((header, payload)) if header.kind == FrameKind::Hello => {
                 let proved = transport.peer().host.clone();
                 Some(Hello::judge(payload, &self.hello, proved.as_deref()))
             }
@@ -594,7 +594,7 @@ impl Shared {
                 Err(error.to_string())
             }
             (Ok((_, bye)), None) => {
-                Err(Session::farewell_reason(&bye).unwrap_or_else(|| "it refuses".to_owned()))
+                Err(Peering::farewell_reason(&bye).unwrap_or_else(|| "it refuses".to_owned()))
             }
             (Err(reason), None) => {
                 farewell(&mut *transport, &reason);
@@ -767,7 +767,7 @@ fn receive_hello(transport: &mut dyn Transport, deadline: Instant) -> Result<(He
     let mut head = [0; HEADER];
     receive(transport, &mut head, deadline)?;
     let (header, mut checksum) = Header::decode(&head).map_err(|_| GreetingError::Foreign.to_string())?;
-    if !matches!(header.kind, Kind::Hello | Kind::Bye) || header.length > MAX_HELLO {
+    if !matches!(header.kind, FrameKind::Hello | FrameKind::Bye) || header.length > MAX_HELLO {
         return Err(GreetingError::Foreign.to_string());
     }
     let mut payload = vec![0; header.length as usize];
@@ -791,5 +791,5 @@ fn receive(transport: &mut dyn Transport, mut into: &mut [u8], deadline: Instant
 
 /// Says why, if that goes at once.
 fn farewell(transport: &mut dyn Transport, reason: &str) {
-    close_after(transport, &Session::farewell(reason));
+    close_after(transport, &Peering::farewell(reason));
 }

@@ -4,7 +4,7 @@
 
 use hivemind::links::{LinkOptions, LinkStatus, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
-use hivemind_core::link::frame::{HEADER, Header, Kind, PIECE_MAX};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header, PIECE_MAX};
 use hivemind_core::link::greeting::VERSION;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -40,8 +40,8 @@ enum Mischief {
 }
 
 impl Mischief {
-    fn is_for(self, kind: Kind) -> bool {
-        if self == Mischief::Version { kind == Kind::Hello } else { kind == Kind::Piece }
+    fn is_for(self, kind: FrameKind) -> bool {
+        if self == Mischief::Version { kind == FrameKind::Hello } else { kind == FrameKind::Piece }
     }
 
     /// What the host says that gets it.
@@ -79,7 +79,7 @@ impl Mischief {
             Mischief::Unsummed => frame(header.unsummed(), payload),
             Mischief::Stranger => frame(Header { stream: header.stream + 1000, ..header }, payload),
             Mischief::SecondHello => {
-                let hello = Header::control(Kind::Hello, 0, 0, payload.len() as u32);
+                let hello = Header::control(FrameKind::Hello, 0, 0, payload.len() as u32);
                 [frame(hello, payload), honest].concat()
             }
             Mischief::Truncated => return (honest[..honest.len() / 2].to_vec(), true),

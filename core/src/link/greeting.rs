@@ -7,9 +7,9 @@
 //! +--------------+---------+----------------------------------+
 //! ```
 //!
-//! The magic and the version never change their place, so that peers of different versions can tell each other so. Both send at once
-//! and wait for nothing. After it the host knows which link a connection belongs to; before, it holds a frame of a peer that nobody knows and
-//! nothing else.
+//! The magic and the version never change their place, so that peers of different versions can tell each
+//! other so. Both send at once and wait for nothing. After it the host knows which link a connection belongs
+//! to; before, it holds a frame of a peer that nobody knows and nothing else.
 #![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::link::candidate::Candidate;
-use crate::link::frame::{Header, Kind};
+use crate::link::frame::{FrameKind, Header};
 use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
@@ -99,7 +99,7 @@ impl Hello {
         payload.extend_from_slice(&MAGIC);
         payload.extend_from_slice(&VERSION.to_le_bytes());
         payload.extend_from_slice(&archive);
-        let header = Header::control(Kind::Hello, 0, 0, payload.len() as u32);
+        let header = Header::control(FrameKind::Hello, 0, 0, payload.len() as u32);
         let mut frame = header.encode(&payload).to_vec();
         frame.extend_from_slice(&payload);
         frame
@@ -140,9 +140,11 @@ impl Hello {
     }
 }
 
-/// Two connections to one host: does the new one take the place of the old one? Both hosts come to the same answer.
+/// Two connections to one host: does the new one take the place of the old one? Both hosts come to the same
+/// answer.
 ///
-/// The one that was dialled by the host with the lower epoch stays. If one host dialled both it has given the old one up.
+/// The one that was dialled by the host with the lower epoch stays. If one host dialled both it has given the
+/// old one up.
 #[must_use]
 pub fn takes_over(our_epoch: u64, their_epoch: u64, old_is_ours: bool, new_is_ours: bool) -> bool {
     old_is_ours == new_is_ours || new_is_ours == (our_epoch < their_epoch)

@@ -13,8 +13,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{ANOTHER_STAYS, Connection, LAZY, LEAVES, LOOK_MS, Shared, State, TOO_SOON, lock};
 use crate::local::{Import, ImportError, Imports};
-use hivemind_core::link::frame::{Checksum, FrameError, HEADER, Header, Kind, UNSUMMED};
-use hivemind_core::link::session::{Action, Arrived, Begin, ImportId, Place};
+use hivemind_core::link::frame::{Checksum, FrameError, FrameKind, HEADER, Header, UNSUMMED};
+use hivemind_core::link::peering::{Action, Arrived, Begin, ImportId, Place};
 
 /// What is read from the socket at once.
 const BUFFER: usize = 256 * 1024;
@@ -49,7 +49,7 @@ pub(super) struct Receiver<I: Imports> {
     pause: u16,
     /// When something came in last.
     idle_since: Instant,
-    /// See [`Settings::spin`](hivemind_core::link::session::Settings::spin).
+    /// See [`Settings::spin`](hivemind_core::link::peering::Settings::spin).
     spin: Duration,
     /// The last wait in which this thread slept was shorter than that.
     was_short: bool,
@@ -230,7 +230,7 @@ impl<I: Imports> Receiver<I> {
         if has_waited {
             // What has waited for something else for long enough waits no longer.
             state.lazy_since = None;
-            state.session.say_all();
+            state.peering.say_all();
         }
         let due = Due {
             connection: is_another,
@@ -275,7 +275,7 @@ impl<I: Imports> Receiver<I> {
 
     // ---- imports
 
-    /// Does what the session wants of this thread.
+    /// Does what the rules want of this thread.
     fn act(&mut self) {
         loop {
             let Some(action) = self.shared.lock().to_receiver.pop_front() else { return };
@@ -293,7 +293,10 @@ impl<I: Imports> Receiver<I> {
                         tracing::warn!(service = %candidate.service, %error, "not taken over a link");
                     }
                     let mut state = self.shared.lock();
-                    state.session.opened(import, opened.map_err(|error| error.to_string()));
+                    match opened {
+                        Ok(room) => state.peering.opened(import, room),
+                        Err(error) => state.peering.not_opened(import, error.to_string()),
+                    }
                     state.dispatch();
                 }
                 Action::Reopen { import } => {
@@ -301,7 +304,7 @@ impl<I: Imports> Receiver<I> {
                     let room = slot.import.room();
                     self.needy.insert(import);
                     let mut state = self.shared.lock();
-                    state.session.opened(import, Ok(room));
+                    state.peering.opened(import, room);
                     state.dispatch();
                 }
                 Action::Close { import, lost } => {
@@ -323,7 +326,7 @@ impl<I: Imports> Receiver<I> {
         let mut state = shared.lock();
         self.needy.retain(|id| {
             let Some(slot) = self.slots.get_mut(id) else { return false };
-            if slot.waiting.is_empty() && !state.session.wants_room(*id) {
+            if slot.waiting.is_empty() && !state.peering.wants_room(*id) {
                 return false;
             }
             if let Some(reason) = slot.import.refusal() {
@@ -333,7 +336,7 @@ impl<I: Imports> Receiver<I> {
             }
             let before = slot.waiting.len();
             commit_waiting(*id, slot, &mut state, &mut self.fresh);
-            let still = !slot.waiting.is_empty() || state.session.wants_room(*id);
+            let still = !slot.waiting.is_empty() || state.peering.wants_room(*id);
             has_starved |= still;
             has_moved |= !still || slot.waiting.len() < before;
             still
@@ -484,7 +487,7 @@ impl<I: Imports> Receiver<I> {
         if !state.is_current(connection.number) {
             return Err(Broken::Replaced);
         }
-        state.session.heard(shared.now());
+        state.peering.heard(shared.now());
         loop {
             if let Some(piece) = &mut self.piece {
                 let bytes = &self.buffer[self.start..self.end];
@@ -503,7 +506,7 @@ impl<I: Imports> Receiver<I> {
             if header.flags & UNSUMMED != 0 && !connection.is_tamper_proof {
                 return Err(fault(FrameError::Unsummed));
             }
-            if header.kind == Kind::Piece {
+            if header.kind == FrameKind::Piece {
                 self.start += HEADER;
                 self.begin_piece(header, checksum, &mut state)?;
                 continue;
@@ -512,11 +515,11 @@ impl<I: Imports> Receiver<I> {
             let Some(payload) = bytes.get(HEADER..HEADER + header.length as usize) else { return Ok(()) };
             checksum.add(payload);
             checksum.check().map_err(fault)?;
-            let outcome = state.session.frame(&header, payload, shared.now());
+            let outcome = state.peering.frame(&header, payload, shared.now());
             self.start += HEADER + header.length as usize;
             if let Err(violation) = outcome {
                 let reason = violation.to_string();
-                let is_farewell = header.kind == Kind::Bye;
+                let is_farewell = header.kind == FrameKind::Bye;
                 return Err(if is_farewell { Broken::Farewell(reason) } else { Broken::Fault(reason) });
             }
             state.dispatch();
@@ -525,12 +528,12 @@ impl<I: Imports> Receiver<I> {
 
     fn begin_piece(&mut self, header: Header, checksum: Checksum, state: &mut State) -> Result<(), Broken> {
         self.is_bulk = header.length as usize >= STRAIGHT;
-        let place = state.session.piece(&header).map_err(fault)?;
+        let place = state.peering.piece(&header).map_err(fault)?;
         let import = match place {
             Place::Discard => None,
             Place::Message { import, begin } => match (self.slots.get_mut(&import), begin) {
                 (Some(slot), Some(begin)) => {
-                    if !slot.waiting.is_empty() || state.session.wants_room(import) {
+                    if !slot.waiting.is_empty() || state.peering.wants_room(import) {
                         self.needy.insert(import);
                     }
                     begin_message(import, slot, begin, state, &self.kept);
@@ -548,7 +551,7 @@ impl<I: Imports> Receiver<I> {
     fn finish_piece(&mut self, state: &mut State) -> Result<(), Broken> {
         let Some(piece) = self.piece.take() else { return Ok(()) };
         piece.checksum.check().map_err(fault)?;
-        match state.session.arrived() {
+        match state.peering.arrived() {
             Arrived::Part => {}
             Arrived::Whole { import } => {
                 if let Some(slot) = self.slots.get_mut(&import) {
@@ -603,7 +606,7 @@ fn make_place<I: Import>(id: ImportId, slot: &mut Slot<I>, header: &Header, stat
         tracing::warn!(bytes, "no memory for the rest of a message of another host; it counts as lost");
         slot.filling = Filling::Nothing;
         slot.import.abandon();
-        state.session.not_taken(id);
+        state.peering.not_taken(id);
     }
     has_place
 }
@@ -625,17 +628,17 @@ fn begin_message<I: Import>(
             Err(ImportError::Full) if begin.total <= PRIVATE_MAX => {
                 slot.filling = Filling::Private(Kept::new(Vec::new(), kept));
             }
-            Err(ImportError::Full) => state.session.not_taken(id),
+            Err(ImportError::Full) => state.peering.not_taken(id),
             Err(ImportError::NoMemory { bytes }) => {
                 tracing::warn!(bytes, "no memory for a message of another host; it counts as lost");
-                state.session.not_taken(id);
+                state.peering.not_taken(id);
             }
             Err(error) => refuse(id, slot, &error, state),
         }
     } else if begin.total <= PRIVATE_MAX {
         slot.filling = Filling::Private(Kept::new(Vec::new(), kept));
     } else {
-        state.session.not_taken(id);
+        state.peering.not_taken(id);
     }
 }
 
@@ -651,11 +654,11 @@ fn finish_message<I: Import>(
         Filling::Shared => {
             let lost = std::mem::take(&mut slot.lost);
             slot.import.skip(lost);
-            state.session.skipped(id, lost);
+            state.peering.skipped(id, lost);
             match slot.import.commit() {
                 Ok(()) => {
                     note_fresh(id, fresh);
-                    state.session.committed(id, slot.import.room());
+                    state.peering.committed(id, slot.import.room());
                 }
                 // What was lost before it took the room.
                 Err(ImportError::Full) => {
@@ -687,11 +690,11 @@ fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
     while let Some((lost, message)) = slot.waiting.front_mut() {
         let lost = std::mem::take(lost);
         slot.import.skip(lost);
-        state.session.skipped(id, lost);
+        state.peering.skipped(id, lost);
         let Some(message) = message else {
             slot.import.skip(1);
             slot.waiting.pop_front();
-            state.session.missed(id, slot.import.room());
+            state.peering.missed(id, slot.import.room());
             continue;
         };
         let length = message.bytes.len();
@@ -702,23 +705,23 @@ fn commit_waiting<I: Import>(id: ImportId, slot: &mut Slot<I>, state: &mut State
                 match slot.import.commit() {
                     Ok(()) => {
                         note_fresh(id, fresh);
-                        state.session.committed(id, slot.import.room());
+                        state.peering.committed(id, slot.import.room());
                     }
                     Err(error) => return refuse(id, slot, &error, state),
                 }
             }
-            Err(ImportError::Full) => return state.session.room(id, 0),
+            Err(ImportError::Full) => return state.peering.room(id, 0),
             // Nothing gives it memory later: it counts as lost.
             Err(ImportError::NoMemory { .. }) => {
                 slot.import.abandon();
                 slot.import.skip(1);
                 slot.waiting.pop_front();
-                state.session.missed(id, slot.import.room());
+                state.peering.missed(id, slot.import.room());
             }
             Err(error) => return refuse(id, slot, &error, state),
         }
     }
-    state.session.room(id, slot.import.room());
+    state.peering.room(id, slot.import.room());
 }
 
 fn refuse<I: Import>(id: ImportId, slot: &mut Slot<I>, error: &ImportError, state: &mut State) {
@@ -726,7 +729,7 @@ fn refuse<I: Import>(id: ImportId, slot: &mut Slot<I>, error: &ImportError, stat
     slot.waiting.clear();
     slot.filling = Filling::Nothing;
     slot.import.abandon();
-    state.session.refuse(id, error.to_string());
+    state.peering.refuse(id, error.to_string());
 }
 
 /// `None`: nothing is there now.
