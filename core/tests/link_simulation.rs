@@ -1,9 +1,10 @@
 //! Hosts that are linked with each other, in one thread, with a network that does its worst.
 //!
-//! Two, three or four hosts run the machine of links over pipes in memory. A seeded schedule publishes, reads, moves some bytes, breaks
-//! connections at any byte, flips bits, dials anew while the other end still holds the old connection, stops reading, begins and ends
-//! publishers and subscriptions, and lets time pass. A ledger checks each message that comes out: whole, in order, once, and with every gap
-//! counted; a reliable one without gaps. At the end everything is connected and read, and has to be there.
+//! Two, three or four hosts run the machine of links over pipes in memory. A seeded schedule publishes,
+//! reads, moves some bytes, breaks connections at any byte, flips bits, dials anew while the other end still
+//! holds the old connection, stops reading, begins and ends publishers and subscriptions, and lets time pass.
+//! A ledger checks each message that comes out: whole, in order, once, and with every gap counted; a reliable
+//! one without gaps. At the end everything is connected and read, and has to be there.
 //!
 //! `HIVEMIND_SEED=N` replays one schedule, `HIVEMIND_SCHEDULES=N` runs so many instead of the quick ones.
 #![cfg(feature = "links")]

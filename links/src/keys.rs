@@ -5,8 +5,8 @@
 //! <folder>/<host>.pem     for one host: its certificate, its private key, the certificate of the authority
 //! ```
 //!
-//! Files have mode 0600 and are never overwritten. They are written under another name and then renamed, so whoever dies here leaves at most a
-//! file `*.new`, which the next one replaces.
+//! Files have mode 0600 and are never overwritten. They are written under another name and then renamed, so
+//! whoever dies here leaves at most a file `*.new`, which the next one replaces.
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

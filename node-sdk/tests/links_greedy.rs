@@ -1,6 +1,7 @@
-//! What a linked host can take of this one's memory and time by saying a few words. The peer is made by hand, over plain text: it obeys the rules as far as it
-//! must to be heard, and then claims what it does not send. Each time memory grows with what has arrived, who breaks a bound hears the reason, and who speaks
-//! within this host or over another link does not notice.
+//! What a linked host can take of this one's memory and time by saying a few words. The peer is made by hand,
+//! over plain text: it obeys the rules as far as it must to be heard, and then claims what it does not send.
+//! Each time memory grows with what has arrived, who breaks a bound hears the reason, and who speaks within
+//! this host or over another link does not notice.
 #![cfg(feature = "links")]
 
 use hivemind::links::{LinkOptions, Links, Security};

@@ -1,5 +1,6 @@
-//! What a peer, or the network in between, can do to a link: a proxy between two hosts knows frames, and damages one of them. Each time both sides say
-//! why the connection ended, the link comes back, nothing is lost, and nobody who speaks within one host notices.
+//! What a peer, or the network in between, can do to a link: a proxy between two hosts knows frames, and
+//! damages one of them. Each time both sides say why the connection ended, the link comes back, nothing is
+//! lost, and nobody who speaks within one host notices.
 #![cfg(feature = "links")]
 
 use hivemind::links::{LinkOptions, LinkStatus, Links, Security};
@@ -264,7 +265,8 @@ fn whatever_comes_instead_of_a_frame_both_sides_say_why_and_nothing_is_lost() {
         until("the other one says it, too", || a.reasons().contains(heard) && a.status().ended.is_some());
         assert!(b.status().connections > before, "{mischief:?} ended no connection");
     }
-    // The greeting after an end is of another version: the one that gets it refuses, and says so. The next attempt is honest.
+    // The greeting after an end is of another version: the one that gets it refuses, and says so. The next
+    // attempt is honest.
     proxy.arm(Mischief::Version);
     proxy.arm(Mischief::Truncated);
     across.send(10);

@@ -1,9 +1,9 @@
-//! Links whose subscribers come and go, and that break for shorter and for longer than their hosts keep what they have: every publisher is
-//! reached again, and every message is received or counted as lost.
+//! Links whose subscribers come and go, and that break for shorter and for longer than their hosts keep what
+//! they have: every publisher is reached again, and every message is received or counted as lost.
 //!
-//! A publisher that a link had let go of once was never attached to again: the link's subscriber detached without a word to the root, for
-//! which the pair stayed connected. So the second subscriber heard nothing, and after a long outage nobody heard anything, in either
-//! direction.
+//! A publisher that a link had let go of once was never attached to again: the link's subscriber detached
+//! without a word to the root, for which the pair stayed connected. So the second subscriber heard nothing,
+//! and after a long outage nobody heard anything, in either direction.
 #![cfg(feature = "links")]
 
 mod relay;
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 /// The bound of every wait: far beyond anything that is waited for.
 const LONG: Duration = Duration::from_secs(60);
-/// How long these links keep their streams without a connection, and how long they are silent before they count as dead.
+/// How long these links keep their streams without a connection, and how long they are silent before they
+/// count as dead.
 const HOLD: Duration = Duration::from_millis(600);
 const DEAD: Duration = Duration::from_millis(600);
 

@@ -10,7 +10,8 @@
 //! The magic and the version never change their place, so that peers of different versions can tell each
 //! other so. Both send at once and wait for nothing. After it the host knows which link a connection belongs
 //! to; before, it holds a frame of a peer that nobody knows and nothing else.
-#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+// The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+#![allow(missing_docs)]
 
 use std::fmt;
 

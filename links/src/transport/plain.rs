@@ -1,4 +1,5 @@
-//! Plain TCP and Unix sockets: what everything else runs over, and what a link uses that is told to do without encryption.
+//! Plain TCP and Unix sockets: what everything else runs over, and what a link uses that is told to do
+//! without encryption.
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,7 +14,8 @@ use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use super::{Address, Peer, Transport};
 
-/// Bytes that a TCP socket takes beyond what it has on the way. More would only wait there, grow old, and keep what comes after them waiting.
+/// Bytes that a TCP socket takes beyond what it has on the way. More would only wait there, grow old, and
+/// keep what comes after them waiting.
 const UNSENT: u32 = 256 * 1024;
 
 sockopt_impl!(

@@ -1,5 +1,6 @@
 //! What control frames say: archives, validated and bounded before anything else sees them.
-#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+// The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+#![allow(missing_docs)]
 
 use rkyv::rancor;
 use rkyv::rancor::ResultExt as _;
