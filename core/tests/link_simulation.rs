@@ -6,7 +6,7 @@
 //! A ledger checks each message that comes out: whole, in order, once, and with every gap counted; a reliable
 //! one without gaps. At the end everything is connected and read, and has to be there.
 //!
-//! `HIVEMIND_SEED=N` replays one schedule, `HIVEMIND_SCHEDULES=N` runs so many instead of the quick ones.
+//! `HIVEMIND_SEED=N` replays one schedule, `HIVEMIND_SCHEDULES=N` runs N of them instead of 1,500.
 #![cfg(feature = "links")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,7 @@ use hivemind_core::link::peering::{
 use hivemind_core::protocol::EndId;
 
 const QUICK: u64 = 1500;
-/// The host that is a leaf, where there are so many.
+/// The host that is a leaf, where there are four.
 const LEAF: usize = 3;
 const STEPS: usize = 600;
 const PIPE: usize = 6000;

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use hivemind_runtime::lock;
 
+/// First pause.
 const FIRST: Duration = Duration::from_millis(20);
-/// A host that is there again is found within this time.
+/// Longest pause: a host that is back is found within this time.
 const LONGEST: Duration = Duration::from_millis(300);
 
-/// One attempt takes no longer than this. A packet that is lost at its beginning is sent again by the system
-/// after 1, 3 and 7 seconds …
+/// Longest time for one attempt. The system sends a packet that is lost at its beginning again after 1, 3 and
+/// 7 seconds …
 const ATTEMPT_LONGEST: Duration = Duration::from_secs(5);
-/// … so an attempt that takes longer than it can is given up for another one, which begins at once.
+/// … so an attempt that takes too long is given up for another one, which begins at once.
 const ATTEMPT_FIRST: Duration = Duration::from_millis(500);
 
 /// How long an attempt may take: as if the host were near, then twice as long each time, unless it is known
@@ -78,7 +79,7 @@ impl Backoff {
 const FORGIVEN: u32 = 3;
 /// A host that was not at fault for this long begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// The longest pause of a host that is at fault again and again.
+/// Longest pause of a host that is at fault again and again.
 const PENANCE_LONGEST: Duration = Duration::from_secs(30);
 
 /// How often in a row the links with one host ended because one of the two broke the rules. Time is given
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_at_fault_again_and_again_waits_longer_each_time_and_begins_anew_after_a_while() {
+    fn a_host_at_fault_again_and_again_waits_longer_each_time_and_begins_anew_after_a_while() {
         let (mut conduct, mut now) = (Conduct::default(), Duration::from_secs(5));
         let mut pauses = Vec::new();
         for _ in 0..20 {

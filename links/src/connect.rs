@@ -19,7 +19,7 @@ use crate::transport::plain::{Listener, Stream};
 const ACCEPTED_IN_A_ROW: usize = 64;
 /// Pause after the system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Pause between two looks whether a host that was dialled is still linked.
+/// How often it is checked that a host that was dialled is still linked.
 const LOOK_EACH: Duration = Duration::from_millis(50);
 
 /// Why a connection did not become a link.
@@ -83,7 +83,7 @@ impl Connector {
             };
             let origin = stream.origin();
             let Some(pass) = self.admission.admit(&origin) else {
-                tracing::warn!(from = origin, "too many connections that nobody knows yet; closed");
+                tracing::warn!(from = origin, "too many connections that have not greeted yet; closed");
                 continue;
             };
             let connector = Arc::clone(self);

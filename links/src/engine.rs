@@ -39,19 +39,18 @@ use self::shared::Shared;
 use crate::local::{Exports, Imports};
 use crate::transport::{Peer, Transport};
 
-/// Pause between two looks of a thread that waits for the socket: is the connection still the one that it
-/// means?
+/// How often a thread that waits for the socket checks that the connection is still the present one.
 const LOOK_MS: u16 = 100;
-/// How long what can wait (an acknowledgement, messages that need not be held any more) waits for something
+/// Longest delay of what can wait (an acknowledgement, messages that need not be held any more) for something
 /// else to travel with.
 const LAZY: Duration = Duration::from_millis(1);
-/// Pause between two looks whether everything has arrived.
+/// How often it is checked whether everything has arrived.
 const DRAIN_PAUSE: Duration = Duration::from_micros(500);
 
 /// Whether a publisher may cross to that host.
 pub(crate) type Permit = dyn Fn(&Candidate, &Hello) -> bool + Send + Sync;
 
-/// What the owner of a link has to say in it, and hears of it.
+/// What an engine asks of its owner, and tells it.
 #[derive(Clone)]
 pub(crate) struct Hooks {
     /// Asked about every publisher that the other host wants, beside what the rules say: may it cross? Must
@@ -63,11 +62,11 @@ pub(crate) struct Hooks {
     pub(crate) at_fault: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// What a host says that ends all its links.
+/// Last word of a host that ends all its links.
 pub(crate) const LEAVES: &str = "the host leaves";
-/// What a host says, among others, that is linked again too soon after many faults.
+/// Part of the last word to a host that is back too soon after many faults.
 pub(crate) const TOO_SOON: &str = "links of these hosts ended for a fault again and again";
-/// What a host says that has two connections, on the one that goes.
+/// Last word on the one of two connections that goes.
 pub(crate) const ANOTHER_STAYS: &str = "another connection of these hosts stays";
 
 /// One link, with its two threads. Dropped, it ends: the other host is told so, and what stood for its
@@ -80,7 +79,7 @@ pub(crate) struct Engine {
 /// How a link is.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
-    /// Who is connected; `None`: nobody.
+    /// The host that is connected; `None`: there is no connection.
     pub(crate) peer: Option<Peer>,
     /// What it has carried.
     pub(crate) totals: Totals,
@@ -139,8 +138,8 @@ impl Engine {
         self.shared.lock().connection.is_some()
     }
 
-    /// Whether the host that is connected gives a sign of life within so long. That the connection ends in
-    /// the meantime is none.
+    /// Whether the host that is connected gives a sign of life within `patience`. The end of its connection
+    /// is none.
     #[must_use]
     pub(crate) fn is_alive(&self, patience: Duration) -> bool {
         let begun = Instant::now();
@@ -197,8 +196,8 @@ impl Engine {
         }
     }
 
-    /// Waits until everything that was published here is acknowledged over there, at most so long, and while
-    /// there is a connection.
+    /// Waits until the other host has acknowledged everything that was published here, at most for
+    /// `patience`, and only while there is a connection.
     pub(crate) fn drain(&self, patience: Duration) {
         let begun = Instant::now();
         // The first of its rounds to end may have begun before this; the second has not.
@@ -211,7 +210,7 @@ impl Engine {
                 return;
             }
             drop(state);
-            // Its second round, too, shall not wait for anything else.
+            // Its second round must not wait for anything else, either.
             self.shared.wake_sender();
             std::thread::sleep(DRAIN_PAUSE);
         }

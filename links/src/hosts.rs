@@ -112,7 +112,7 @@ impl Hosts {
         }
     }
 
-    /// Who this host is.
+    /// The greeting of this host.
     pub(super) fn own(&self) -> &Hello {
         &self.own
     }

@@ -1,5 +1,5 @@
-//! What a link needs of the hive of its host. `hivemind` implements it over shared memory, tests in plain
-//! memory.
+//! What a link needs of the hive of its host, and all that its engine knows of it. `exports` and `imports`
+//! implement it over the ports.
 //!
 //! Two threads work for a link. The *sending* one owns [`Exports`] and sleeps in [`Exports::sleep`] while
 //! there is nothing to send; the *receiving* one owns the [`Import`]s and sleeps at the socket. Nothing here
@@ -15,7 +15,7 @@ use hivemind_core::link::candidate::{Candidate, ExportId};
 pub(crate) enum ExportChange {
     /// Attached: messages from `first` on can be polled.
     Begun {
-        /// From now on called so.
+        /// Its name from now on.
         id: ExportId,
         /// Whose messages.
         candidate: Candidate,
@@ -24,7 +24,7 @@ pub(crate) enum ExportChange {
     },
     /// The publisher is gone, everything was polled; or the predicate does not want it any more.
     Ended {
-        /// Which.
+        /// Which export.
         id: ExportId,
         /// The sequence number after the last one that was polled or lost.
         next: u64,
@@ -43,8 +43,7 @@ pub(crate) enum Polled<M> {
         /// Readable until dropped; it may pin memory of its publisher.
         message: M,
     },
-    /// As many messages of this publisher are held as can be; drop some (they were acknowledged), then poll
-    /// again.
+    /// No more messages of this publisher can be held; drop some that were acknowledged, then poll again.
     HeldOut,
 }
 

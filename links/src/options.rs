@@ -22,7 +22,7 @@ pub struct LinkOptions {
     pub(super) listen: Vec<Address>,
     pub(super) peers: Vec<Address>,
     pub(super) settings: Settings,
-    /// The file of the policy, and who must own it.
+    /// The file of the policy, and the user that must own it.
     pub(super) policy: Option<(PathBuf, u32)>,
     pub(super) memory: u64,
 }

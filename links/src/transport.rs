@@ -1,9 +1,9 @@
-//! The seam under a link: an ordered, reliable stream of bytes to a peer who is authenticated, and nothing
+//! The seam under a link: an ordered, reliable stream of bytes to a peer, authenticated or not, and nothing
 //! more.
 //!
-//! A transport is never asked to block: every call does what can be done now and says
-//! [`std::io::ErrorKind::WouldBlock`] otherwise. The engine waits at [`Transport::descriptor`]. Whatever is
-//! below (plain TCP, TLS, a Unix stream, one day an engine such as zenoh) passes the same conformance test.
+//! A transport never blocks: every call does what can be done now and says [`std::io::ErrorKind::WouldBlock`]
+//! otherwise. The engine waits at [`Transport::descriptor`]. Whatever is below (plain TCP, TLS, a Unix
+//! stream, one day an engine such as zenoh) passes the same conformance test.
 
 mod address;
 pub mod plain;
@@ -85,7 +85,7 @@ pub trait Transport: Send {
     /// True: what was changed on the way is never read, so a checksum over it would find nothing.
     fn is_tamper_proof(&self) -> bool;
 
-    /// Who is there.
+    /// The other end.
     fn peer(&self) -> &Peer;
 
     /// Ends what is sent, as far as that goes at once: what was written still arrives, then the end. Reading
@@ -180,7 +180,7 @@ impl Alarm {
         Ok(Alarm(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
-    /// From now on nobody waits here any more.
+    /// Ends all waits here, and those to come.
     pub fn ring(&self) {
         // Fails only when it rings already.
         let _ = self.0.write(1);

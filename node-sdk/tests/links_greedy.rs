@@ -159,7 +159,7 @@ impl Peer {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Publishers are announced, as streams from 1 on, each with so many slots.
+    /// Publishers are announced, as streams from 1 on, each with `slots` slots.
     fn open(&mut self, service: &str, count: u32, capacity: u32) {
         let schema = Schema::of::<[u8]>();
         let mut said = Vec::new();
@@ -200,7 +200,7 @@ impl Peer {
         while self.hear().expect("it answers").0.kind != FrameKind::Pong {}
     }
 
-    /// Hears until the other end has let so many streams send.
+    /// Hears until the other end has let `streams` streams send.
     fn await_credit(&mut self, streams: u32) {
         while (1..=streams).any(|index| !self.peering.may_send(index)) {
             assert!(self.hear().is_some(), "it does not let them send: {:?}", self.reason);
@@ -335,7 +335,7 @@ fn a_gap_in_the_numbers_is_counted_at_once_and_an_impossible_one_ends_the_link()
 }
 
 #[test]
-fn who_is_at_fault_again_and_again_is_linked_less_and_less_often() {
+fn a_host_at_fault_again_and_again_is_linked_less_and_less_often() {
     let _alone = alone();
     let victim = Host::new("victim", None);
     let address = &victim.links.addresses()[0];

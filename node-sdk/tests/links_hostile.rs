@@ -28,7 +28,7 @@ enum Mischief {
     Replayed,
     /// It says that nothing sums it.
     Unsummed,
-    /// It speaks of a stream that there is not.
+    /// It speaks of a stream that does not exist.
     Stranger,
     /// A hello, later.
     SecondHello,
@@ -258,7 +258,7 @@ fn whatever_comes_instead_of_a_frame_both_sides_say_why_and_nothing_is_lost() {
         // Both have had a connection end since, each for a reason that it can say.
         until("the one that got it says why", || b.reasons().contains(mischief.words()));
         let heard = match mischief {
-            // Nobody was there to be told.
+            // There was no subscriber to be told.
             Mischief::Truncated | Mischief::Silence => "",
             _ => mischief.words(),
         };
@@ -276,7 +276,7 @@ fn whatever_comes_instead_of_a_frame_both_sides_say_why_and_nothing_is_lost() {
     }
 }
 
-/// Who says nothing, or speaks something else, is told to go, and takes no place for long.
+/// A peer that says nothing, or speaks something else, is told to go, and takes no place for long.
 #[test]
 fn strangers_are_refused_and_hosts_still_link() {
     let a = Host::new("a", None);

@@ -43,7 +43,7 @@ struct Arguments {
     /// Runs of each case; medians are reported.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// So much less of everything: shows that it works and claims nothing.
+    /// Much less of everything: shows that it works, and claims nothing.
     #[arg(long)]
     smoke: bool,
     /// Only the cases whose name contains this text.

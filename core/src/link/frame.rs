@@ -42,7 +42,7 @@ pub const UNSUMMED: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// Who is here; the first frame of each side.
+    /// The host that speaks; the first frame of each side.
     Hello = 1,
     /// What the subscribers here want.
     Interest = 2,

@@ -26,7 +26,7 @@ use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
 pub const VERSION: u32 = 2;
-/// The longest payload of a hello, in bytes: more is not read from somebody that nobody knows yet.
+/// The longest payload of a hello, in bytes: more is not read from a peer that is unknown.
 pub const MAX_HELLO: u32 = 1024;
 
 const MAGIC: [u8; 4] = *b"HMlk";
@@ -41,7 +41,7 @@ pub enum Role {
     Leaf,
 }
 
-/// Who is at one end of a link.
+/// The host at one end of a link.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// What it is.

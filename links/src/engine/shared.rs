@@ -29,7 +29,7 @@ const LAST_WORD: Duration = Duration::from_millis(50);
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
-    #[error("the other host closed the connection without a word")]
+    #[error("the other host closed the connection without a word; its log may say why")]
     Closed,
     #[error("{0}")]
     Transport(#[from] io::Error),

@@ -221,7 +221,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// A socket on which nobody listens any more is in the way; one on which somebody does stays.
+/// Removes a socket without a listener, which is in the way. One with a listener stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && is_dead(path)? {
@@ -241,7 +241,7 @@ fn is_dead(path: &Path) -> io::Result<bool> {
     Ok(matches!(connect(probe.as_raw_fd(), &address), Err(Errno::ECONNREFUSED)))
 }
 
-/// A socket as it is: nothing is encrypted, nobody is authenticated.
+/// A bare socket: unencrypted and unauthenticated.
 #[derive(Debug)]
 pub struct Plain {
     stream: Stream,

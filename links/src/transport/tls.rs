@@ -27,10 +27,10 @@ use crate::keys::{HostKey, KeyError};
 
 /// Encrypted bytes that may wait for the socket.
 const QUEUE: usize = 512 * 1024;
-/// What is given to `rustls` at once, if a piece has so much: more than one record, and little enough that
-/// they lie in a near cache when the socket
+/// Bytes that are given to `rustls` at once: more than one record, and few enough that they still lie in a
+/// near cache when the socket takes them.
 const CHUNK: usize = 128 * 1024;
-/// Pieces that are given to `rustls` at once.
+/// Most pieces that are given to `rustls` at once.
 const PIECES: usize = 16;
 
 /// What a host needs to speak TLS with others of its hive.
@@ -66,16 +66,15 @@ impl TlsKeys {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(key.chain(), key.private())
             .map_err(|error| KeyError::unfit(&error))?;
-        // Whether somebody was here before is nobody's business, and a session that is resumed proves no
-        // certificate anew.
+        // A session that is resumed proves no certificate anew, and tells that the host was here before.
         client.resumption = rustls::client::Resumption::disabled();
         Ok(TlsKeys { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
 /// Accepts a server whose certificate is of the hive's authority, whatever its name: hosts are reached at
-/// addresses that no certificate knows. Who it is, the name in the certificate says, and the greeting
-/// compares.
+/// addresses that no certificate knows. The name in the certificate is the name of the host; the greeting
+/// compares it.
 #[derive(Debug)]
 struct OfTheHive {
     roots: Arc<rustls::RootCertStore>,

@@ -273,7 +273,7 @@ fn parts_come_in_order_and_belong_together() {
 }
 
 #[test]
-fn who_sends_more_than_was_granted_is_cut_off() {
+fn a_peer_that_sends_more_than_was_granted_is_cut_off() {
     let (mut peering, import) = receiving(2);
     for sequence in 10..12 {
         assert_eq!(receive(&mut peering, sequence), Arrived::Whole { import });
@@ -445,7 +445,7 @@ fn a_stream_that_does_not_come_back_on_a_new_connection_is_let_go_and_counted_if
     assert_eq!(peering.totals().lost, 5);
 }
 
-/// Between two subscribers nobody missed anything.
+/// Between two subscribers nothing is missed.
 #[test]
 fn what_nobody_wanted_is_not_lost() {
     let (mut peering, import) = receiving(4);
@@ -463,7 +463,7 @@ fn what_nobody_wanted_is_not_lost() {
     assert_eq!(peering.totals().lost, 0);
 }
 
-/// Who opens what nobody asked for gets a no for it, and takes a number; who asks for it later gets it.
+/// A stream that was not asked for is refused and takes a number; it is opened once it is asked for.
 #[test]
 fn a_stream_that_nobody_here_asked_for_is_declined_and_can_be_asked_for_later() {
     let mut peering = connected();
