@@ -8,6 +8,7 @@
 //! Time, descriptors and randomness are given from outside; `hivemind_runtime` gives them. Shared memory is `hivemind_ring`'s matter, typed
 //! ends are `hivemind`'s.
 pub mod contract;
+pub mod end;
 pub mod filter;
 pub mod identity;
 #[cfg(feature = "links")]
@@ -17,3 +18,4 @@ pub mod policy;
 pub mod protocol;
 pub mod registry;
 pub mod schema;
+mod text;

@@ -65,12 +65,17 @@ use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::contract::{Asks, Author, Carried, Contract, Kind, Match, Pattern, Route, SubscriberRole};
+use crate::filter::Filter;
+use crate::name::NodeName;
+
+pub use crate::contract::MAX_SCHEMA;
+pub use crate::end::EndId;
+
 /// The version of this protocol. Nodes and roots of different versions refuse each other in words.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The longest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
-/// The longest description of a type, in bytes.
-pub const MAX_SCHEMA: usize = 32 * 1024;
 /// The longest explanation, in bytes; longer ones are cut.
 pub const MAX_REASON: usize = 1024;
 /// The reason of an `AttachRefused` that is nobody's fault: the publisher ended while it was introduced.
@@ -88,22 +93,6 @@ const MAGIC: [u8; 4] = *b"HMcp";
 /// Bytes before the archive.
 const HEAD: usize = 16;
 
-/// One end of a service, in one life of one node.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndId {
-    /// The epoch of the node: a number of this life, never 0, which no other process can have (see
-    /// [`crate::identity`]).
-    pub node: u64,
-    /// Which end of the node; never reused within its life.
-    pub index: u32,
-}
-
-impl fmt::Display for EndId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:016x}:{}", self.node, self.index)
-    }
-}
-
 /// How a segment reaches a peer.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
@@ -120,26 +109,32 @@ pub struct Offer {
     pub index: u32,
     /// The name of the service.
     pub service: String,
-    /// The fingerprint of the type.
-    pub fingerprint: u128,
-    /// The description of the type, at most [`MAX_SCHEMA`] bytes.
-    pub schema: Vec<u8>,
-    /// True: the publisher waits instead of overwriting what was not read.
-    pub reliable: bool,
-    /// How many earlier messages a late subscriber gets.
-    pub history: u32,
-    /// Slots of the ring.
-    pub capacity: u32,
-    /// How many of its last messages stay readable when the publisher is gone; 0: none.
-    pub retained: u32,
+    /// Its type.
+    pub kind: Kind,
+    /// What it promises.
+    pub contract: Contract,
     /// When the ring was made, in nanoseconds since the machine was started: tells which of two that retain messages is the later.
     pub born: u64,
-    /// The ring of a publisher that is gone, kept by this node; `None`: it is this node's own.
-    pub stands_for: Option<Former>,
-    /// It publishes what a publisher of another host does.
-    pub via: Option<Remote>,
+    /// Whose messages: its own, those of a publisher that is gone and whose ring this node keeps, or those of another host.
+    pub author: Author,
     /// It has sent nothing yet: the subscribers that are there get everything, from its first message on.
     pub begins: bool,
+}
+
+impl Offer {
+    /// A publisher with messages of its own, that has begun before.
+    #[must_use]
+    pub fn new(index: u32, service: &str, kind: Kind, contract: Contract) -> Offer {
+        Offer {
+            index,
+            service: service.to_owned(),
+            kind,
+            contract,
+            born: 0,
+            author: Author::Own,
+            begins: false,
+        }
+    }
 }
 
 /// How far a publisher that begins is with the subscribers that were there before it.
@@ -153,49 +148,15 @@ pub enum Joining {
     Unanswered,
 }
 
-/// A publisher of another host.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
-    /// The host, as its link knows it.
-    pub host: String,
-    /// True: that host is a node without shared memory, which counts as part of this host.
-    pub leaf: bool,
-    /// The publisher, at that host.
-    pub publisher: EndId,
-    /// The name of its node.
-    pub node_name: String,
-    /// The number that message 0 of the ring here has there. A subscriber that was attached to an earlier ring for this publisher sees
-    /// by it what it has missed in between.
-    pub first: u64,
-}
-
-/// A publisher whose ring others keep.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Former {
-    /// Which end of which life of a node.
-    pub publisher: EndId,
-    /// The name of that node.
-    pub node_name: String,
-}
-
-/// A type that a subscription insists on.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
-    /// The fingerprint of the type.
-    pub fingerprint: u128,
-    /// The description of the type, at most [`MAX_SCHEMA`] bytes.
-    pub schema: Vec<u8>,
-}
-
-/// A subscription that means a service and expects another type than it carries.
+/// A subscription that means a service and asks for another type, or another pattern, than it has.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
     /// The name of its node.
-    pub node_name: String,
+    pub node_name: NodeName,
     /// Its filter.
-    pub filter: String,
-    /// The type that it expects.
-    pub expected: Expected,
+    pub filter: Filter,
+    /// What it asks for.
+    pub asks: Asks,
 }
 
 /// An established connection, as the subscriber's node tells a new root.
@@ -214,12 +175,18 @@ pub struct Demand {
     pub index: u32,
     /// Which services.
     pub filter: String,
-    /// Which type; `None`: any.
-    pub expected: Option<Expected>,
+    /// What it asks for.
+    pub asks: Asks,
     /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see [`ToRoot::Connected`].)
     pub connected: Vec<Connected>,
-    /// It reads for another host, whose wishes are not this host's.
-    pub link: bool,
+}
+
+impl Demand {
+    /// A subscription without connections.
+    #[must_use]
+    pub fn new(index: u32, filter: &str, asks: Asks) -> Demand {
+        Demand { index, filter: filter.to_owned(), asks, connected: Vec::new() }
+    }
 }
 
 /// Where a listing goes on.
@@ -246,31 +213,21 @@ pub enum Entry {
     Service {
         /// Its name.
         service: String,
-        /// The fingerprint of its type.
-        fingerprint: u128,
-        /// The description of its type.
-        schema: Vec<u8>,
+        /// What it is for.
+        pattern: Pattern,
+        /// Its type.
+        kind: Kind,
     },
     /// A publisher.
     Publisher {
-        /// The end.
-        end: EndId,
+        /// Which end, and whose messages it has.
+        route: Route,
         /// Its service.
         service: String,
-        /// True: loses nothing.
-        reliable: bool,
-        /// Messages that a late subscriber gets.
-        history: u32,
-        /// Slots of the ring.
-        capacity: u32,
-        /// Messages that stay readable when it is gone.
-        retained: u32,
-        /// Nodes that keep its ring for then.
+        /// What it promises.
+        contract: Contract,
+        /// Nodes that keep its ring for when it is gone.
         keepers: u32,
-        /// It is gone, and this is what it retained.
-        stands_for: Option<Former>,
-        /// It is on another host.
-        via: Option<Remote>,
     },
     /// A subscription.
     Subscriber {
@@ -278,10 +235,8 @@ pub enum Entry {
         end: EndId,
         /// Its filter.
         filter: String,
-        /// The type it insists on, as a description.
-        expected: Option<Expected>,
-        /// It reads for another host.
-        link: bool,
+        /// What it asks for.
+        asks: Asks,
     },
     /// An established connection.
     Connection(ConnectionInfo),
@@ -508,39 +463,16 @@ pub enum ToNode {
     Match {
         /// The end of this node.
         subscriber: u32,
-        /// Who writes.
-        publisher: EndId,
-        /// The publisher's node.
-        node_name: String,
-        /// The service.
-        service: String,
-        /// The fingerprint of its type.
-        fingerprint: u128,
-        /// The description of its type.
-        schema: Vec<u8>,
-        /// True: loses nothing.
-        reliable: bool,
-        /// Messages that a late subscriber gets.
-        history: u32,
-        /// Slots of the ring.
-        capacity: u32,
-        /// Who wrote the ring, if that retains messages: the publisher, or one that is gone and whose ring it keeps.
-        writer: Option<EndId>,
-        /// It is on another host.
-        via: Option<Box<Remote>>,
+        /// The publisher.
+        matched: Box<Match>,
     },
-    /// A service is what a subscription means but has another type. The subscription stands, and is matched when the type fits.
+    /// A service is what a subscription means, but has another type or another pattern. The subscription stands, and is matched when
+    /// they fit.
     Skipped {
         /// The end of this node.
         subscriber: u32,
-        /// The service.
-        service: String,
-        /// The fingerprint of its type.
-        fingerprint: u128,
-        /// The description of its type.
-        schema: Vec<u8>,
-        /// The node of a publisher that has it.
-        holder: String,
+        /// What the service carries.
+        carried: Box<Carried>,
     },
     /// A subscriber wants in. One carrier or two, then the pidfd of the subscriber's process. Answered by `Attached` or `AttachRefused`.
     Attach {
@@ -549,7 +481,9 @@ pub enum ToNode {
         /// Who reads.
         subscriber: EndId,
         /// The subscriber's node.
-        node_name: String,
+        node_name: NodeName,
+        /// What it is to the publisher.
+        role: SubscriberRole,
         /// Which seat of the reader segment.
         seat: u32,
         /// The subscriber's user, as the kernel told the root.
@@ -594,7 +528,7 @@ pub enum ToNode {
     Keep {
         /// Who has the ring: the publisher, or another keeper.
         source: EndId,
-        /// The publisher. `stands_for` says which; to be offered when it is gone, under a number of this node.
+        /// The publisher. Its `author` says which; to be offered when it is gone, under a number of this node.
         offer: Box<Offer>,
     },
     /// A publisher whose ring this node keeps has ended, or has left this root.
@@ -620,7 +554,7 @@ pub enum ToNode {
     Misfits {
         /// Of the question.
         request: u64,
-        /// How many subscriptions there are of another type.
+        /// How many subscriptions there are that ask for something else.
         count: u32,
         /// One of them; `None`: there are none.
         first: Option<Box<Misfit>>,
@@ -686,16 +620,9 @@ pub enum Refusal {
         pid: i32,
     },
     /// The service has another type.
-    OtherType {
-        /// The service.
-        service: String,
-        /// The fingerprint of its type.
-        fingerprint: u128,
-        /// The description of its type.
-        schema: Vec<u8>,
-        /// The node of a publisher that has it.
-        holder: String,
-    },
+    OtherType(Box<Carried>),
+    /// The service is for something else.
+    OtherPattern(Box<Carried>),
     /// A table is full.
     Limit {
         /// Of what there are too many.
@@ -860,11 +787,16 @@ impl fmt::Display for Refusal {
             Refusal::Dedicated { pid } => {
                 write!(formatter, "process {pid} is a dedicated root of this hive; stop it first")
             }
-            Refusal::OtherType { service, holder, .. } => {
+            Refusal::OtherType(carried) => {
+                let Carried { service, holder, .. } = &**carried;
                 write!(
                     formatter,
                     "{service} has another type in node {holder}; use that type or another name"
                 )
+            }
+            Refusal::OtherPattern(carried) => {
+                let Carried { service, pattern, holder, .. } = &**carried;
+                write!(formatter, "{service} is used for {pattern} in node {holder}; use another name")
             }
             Refusal::Limit { what, limit } => {
                 write!(formatter, "there are too many {what}: {limit} are possible; use fewer")
@@ -1080,12 +1012,11 @@ impl Message for ToNode {
             }
             ToNode::Attached { ring, bells, .. } => ring.is_bounded() && bells.is_bounded(),
             ToNode::Inspected { segment, .. } => segment.is_bounded(),
-            ToNode::Match { schema, .. } | ToNode::Skipped { schema, .. } => schema.len() <= MAX_SCHEMA,
+            ToNode::Match { matched, .. } => matched.kind.is_bounded(),
+            ToNode::Skipped { carried, .. } => carried.kind.is_bounded(),
             ToNode::AttachRefused { reason, .. } => reason.len() <= MAX_REASON,
-            ToNode::Misfits { first, .. } => {
-                first.as_ref().is_none_or(|misfit| misfit.expected.schema.len() <= MAX_SCHEMA)
-            }
-            ToNode::Keep { offer, .. } => offer.schema.len() <= MAX_SCHEMA && offer.stands_for.is_some(),
+            ToNode::Misfits { first, .. } => first.as_ref().is_none_or(|misfit| misfit.asks.is_bounded()),
+            ToNode::Keep { offer, .. } => offer.kind.is_bounded() && offer.author.former().is_some(),
             _ => true,
         }
     }
@@ -1110,15 +1041,44 @@ mod tests {
     use proptest::prelude::*;
 
     fn demand() -> ToRoot {
+        let kind = Some(Kind { fingerprint: u128::MAX - 5, schema: vec![1, 2, 3] });
+        let role = SubscriberRole::Member { group: "workers".parse().unwrap(), at_least_once: true };
+        let asks = Asks { kind, pattern: Pattern::Jobs, role };
         ToRoot::Demand {
             request: 7,
             demand: Demand {
-                index: 3,
-                filter: "sensors/*".into(),
-                expected: Some(Expected { fingerprint: u128::MAX - 5, schema: vec![1, 2, 3] }),
                 connected: vec![Connected { publisher: EndId { node: 9, index: 1 }, seat: 4 }],
-                link: false,
+                ..Demand::new(3, "sensors/*", asks)
             },
+        }
+    }
+
+    /// With names as long as there are.
+    fn carried(schema: usize) -> Carried {
+        Carried {
+            service: "x".repeat(200).parse().unwrap(),
+            pattern: Pattern::Messages,
+            kind: Kind { fingerprint: 1, schema: vec![0; schema] },
+            holder: "y".repeat(64).parse().unwrap(),
+        }
+    }
+
+    /// As a peer would write it that checks no names.
+    #[derive(Archive, Serialize)]
+    struct Unchecked {
+        name: String,
+    }
+
+    #[derive(Archive, Deserialize, Debug, PartialEq)]
+    struct Checked {
+        name: NodeName,
+    }
+
+    #[test]
+    fn a_name_on_the_wire_that_is_none_is_damage() {
+        for (name, is_one) in [("camera", true), ("", false), ("a/b", false), ("a b", false)] {
+            let bytes = rkyv::to_bytes::<rancor::Error>(&Unchecked { name: name.to_owned() }).unwrap();
+            assert_eq!(rkyv::from_bytes::<Checked, rancor::Failure>(&bytes).is_ok(), is_one, "{name:?}");
         }
     }
 
@@ -1179,24 +1139,16 @@ mod tests {
             vec![Connected { publisher: EndId { node: 1, index: 1 }, seat: 1 }; CONNECTED_PER_PACKET];
         let length = packet(&ToRoot::Connected { subscriber: 1, connections }).len();
         assert!(length <= MAX_PACKET, "{length}");
-        let schema = vec![0; MAX_SCHEMA];
-        let refusal =
-            Refusal::OtherType { service: "x".repeat(200), fingerprint: 1, schema, holder: "y".repeat(64) };
+        let carried = carried(MAX_SCHEMA);
+        let refusal = Refusal::OtherType(Box::new(carried.clone()));
         packet(&ToNode::Refused { request: Some(1), refusal });
-        let (service, schema, holder) = ("x".repeat(200), vec![0; MAX_SCHEMA], "y".repeat(64));
-        packet(&ToNode::Skipped { subscriber: 1, service, fingerprint: 1, schema, holder });
+        packet(&ToNode::Skipped { subscriber: 1, carried: Box::new(carried) });
     }
 
     #[test]
     fn a_message_longer_than_a_packet_is_refused() {
         let mut packet = AlignedVec::new();
-        let message = ToNode::Skipped {
-            subscriber: 0,
-            service: String::new(),
-            fingerprint: 0,
-            schema: vec![0; MAX_PACKET],
-            holder: String::new(),
-        };
+        let message = ToNode::Skipped { subscriber: 0, carried: Box::new(carried(MAX_PACKET)) };
         assert!(encode(&message, &mut packet).is_err());
     }
 

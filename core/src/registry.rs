@@ -39,6 +39,9 @@
 //!   | a subscriber of another type             | accepted and told (`Skipped`), by exact name and by pattern alike; waits  |
 //!   | a waiting subscriber                     | matched, as anybody, with the first publisher of its own type             |
 //!
+//!   The same holds for the *pattern* of a service, but that who subscribes by pattern (`**`) means services of its own pattern only,
+//!   and is not told of others.
+//!
 //!   So neither a guest who may only subscribe nor a forgotten viewer keeps a publisher out, and nodes start in any order. A
 //!   subscriber of a service without a publisher has no line in a listing of services. After the death of a root the
 //!   publishers that live fix the types anew, and subscribers are told anew.
@@ -54,14 +57,15 @@
 //! If the process of the root dies, all this is lost, and nothing of it was needed: nodes tell the next root.
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::contract::{Asks, Author, Carried, Contract, Kind, Match, Pattern, Remote, Route};
 use crate::filter::Filter;
 use crate::identity::Process;
 use crate::name::{NodeName, ServiceName, is_host_name};
 use crate::policy::{Credentials, Policy, Rights};
 use crate::protocol::{
-    CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Expected,
-    Former, Joining, MAX_EPOCH, MAX_SCHEMA, Misfit, Offer, PUBLISHER_GONE, Refusal, Remote, Right, Table,
-    ToNode, ToRoot, VERSION, bounded_reason,
+    CONNECTED_PER_PACKET, Carrier, Connected, ConnectionInfo, Cursor, DecodeError, Demand, EndId, Joining,
+    MAX_EPOCH, MAX_SCHEMA, Misfit, Offer, PUBLISHER_GONE, Refusal, Right, Table, ToNode, ToRoot, VERSION,
+    bounded_reason,
 };
 
 mod joiners;
@@ -307,47 +311,66 @@ struct Admitted {
 /// A service lives as long as a publisher or an exact subscriber of it.
 #[derive(Debug, Default)]
 struct Service {
-    /// The type of all its publishers; `None`: it has none.
-    kind: Option<Kind>,
+    /// What all its publishers send; `None`: it has none.
+    stream: Option<Stream>,
     publishers: BTreeSet<EndId>,
     /// Subscribers by exactly this name, whatever type they expect.
     subscribers: BTreeSet<EndId>,
 }
 
+/// What a service carries.
 #[derive(Clone, Debug)]
-struct Kind {
-    fingerprint: u128,
-    schema: Vec<u8>,
+struct Stream {
+    pattern: Pattern,
+    kind: Kind,
+}
+
+impl Stream {
+    fn of(offer: &Offer) -> Stream {
+        Stream { pattern: offer.contract.pattern, kind: offer.kind.clone() }
+    }
+
+    fn is_same(&self, pattern: Pattern, fingerprint: u128) -> bool {
+        self.pattern == pattern && self.kind.fingerprint == fingerprint
+    }
 }
 
 #[derive(Debug)]
 struct Publisher {
     client: ClientId,
     service: ServiceName,
-    reliable: bool,
-    history: u32,
-    capacity: u32,
-    retained: u32,
+    contract: Contract,
     born: u64,
-    stands_for: Option<Former>,
-    via: Option<Remote>,
+    author: Author,
 }
 
 #[derive(Debug)]
 struct Subscriber {
     client: ClientId,
     filter: Filter,
-    expected: Option<Expected>,
-    link: bool,
+    asks: Asks,
     /// Connections that it brought along, until their publisher announces itself too.
     announced: BTreeMap<EndId, u32>,
     /// How many those were; they count against the bound of the node until this subscriber is gone.
     brought: usize,
 }
 
+/// Whether a service is what a subscription asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Fits,
+    /// It is named, or matches, and has another type or pattern.
+    Misfit,
+    /// It matches a filter that means services of another pattern.
+    NotMeant,
+}
+
 impl Subscriber {
-    fn accepts(&self, kind: &Kind) -> bool {
-        self.expected.as_ref().is_none_or(|expected| expected.fingerprint == kind.fingerprint)
+    fn fit(&self, stream: &Stream) -> Fit {
+        if self.asks.pattern != stream.pattern {
+            return if self.filter.is_exact().is_some() { Fit::Misfit } else { Fit::NotMeant };
+        }
+        if self.asks.accepts(&stream.kind) { Fit::Fits } else { Fit::Misfit }
     }
 }
 
@@ -741,10 +764,10 @@ impl Registry {
         if !self.may_stand_for(client, &service, &offer, actions) {
             return;
         }
-        self.make_way(&service, offer.fingerprint, actions);
+        let stream = Stream::of(&offer);
+        self.make_way(&service, &stream, actions);
         let end = self.end(client, offer.index);
-        let kind = Kind { fingerprint: offer.fingerprint, schema: offer.schema };
-        let (wanting, skipping) = self.subscribers_of(&service, &kind);
+        let (wanting, skipping) = self.subscribers_of(&service, &stream);
         let barred = self.barred_from(&service, end);
         if let Err(refusal) = self.room_for_pairs(wanting.len()) {
             return actions.push(refuse(client, Some(request), refusal));
@@ -752,21 +775,10 @@ impl Registry {
         let entry = self.services.entry(service.clone()).or_default();
         let is_first = entry.publishers.is_empty();
         entry.publishers.insert(end);
-        entry.kind.get_or_insert(kind);
-        let Offer { reliable, history, capacity, retained, born, stands_for, via, begins, .. } = offer;
-        let former = stands_for.as_ref().map(|former| former.publisher);
-        let service_of = service.clone();
-        let publisher = Publisher {
-            client,
-            service: service_of,
-            reliable,
-            history,
-            capacity,
-            retained,
-            born,
-            stands_for,
-            via,
-        };
+        entry.stream.get_or_insert(stream);
+        let Offer { contract, born, author, begins, .. } = offer;
+        let former = author.former().map(|former| former.publisher);
+        let publisher = Publisher { client, service: service.clone(), contract, born, author };
         self.publishers.insert(end, publisher);
         self.admitted_mut(client).ends.insert(end.index);
         self.has_changed(actions);
@@ -775,7 +787,7 @@ impl Registry {
             self.expect(client, end, &service, &wanting);
         }
         match former {
-            None if retained > 0 => self.begin_to_retain(client, end, request, actions),
+            None if contract.retained > 0 => self.begin_to_retain(client, end, request, actions),
             _ => self.accept(client, end, request, actions),
         }
         if former.is_some_and(|former| !self.stands_for(client, end, former, actions)) {
@@ -796,31 +808,34 @@ impl Registry {
         let service =
             ServiceName::parse(&offer.service).map_err(|error| Refusal::Name { why: error.to_string() })?;
         self.check_right(client, Right::Publish, &offer.service, self.rights(client).publish(&service))?;
-        check_schema(&offer.schema)?;
+        check_kind(&offer.kind)?;
         self.check_index(client, offer.index)?;
         if !self.gives_way(&service, offer) {
-            self.check_type(&service, offer.fingerprint)?;
+            self.check_stream(&service, offer)?;
         }
-        if let Some(Remote { host, node_name, .. }) = &offer.via {
-            NodeName::parse(node_name).map_err(|error| Refusal::Name { why: error.to_string() })?;
-            if !is_host_name(host) || offer.retained > 0 || offer.stands_for.is_some() {
-                return Err(malformed("a publisher of another host that no link announces"));
-            }
-        }
-        if let Some(former) = &offer.stands_for {
-            NodeName::parse(&former.node_name).map_err(|error| Refusal::Name { why: error.to_string() })?;
+        if let Some(Remote { host, .. }) = offer.author.remote()
+            && (!is_host_name(host) || offer.contract.retained > 0)
+        {
+            return Err(malformed("a publisher of another host that no link announces"));
         }
         self.check_retained(client, offer)?;
         Ok(service)
     }
 
-    /// Who wants a service of this type, and who means it although its type does not fit.
-    fn subscribers_of(&self, service: &ServiceName, kind: &Kind) -> (Vec<EndId>, Vec<EndId>) {
+    /// Who wants a service that carries this, and who means it although it does not fit.
+    fn subscribers_of(&self, service: &ServiceName, stream: &Stream) -> (Vec<EndId>, Vec<EndId>) {
         let exact = self.services.get(service).into_iter().flat_map(|service| &service.subscribers);
         let by_pattern =
             self.patterns.iter().filter(|end| self.subscribers[end].filter.matches(service.as_str()));
-        let allowed = exact.chain(by_pattern).filter(|end| self.may_read(end, service));
-        allowed.partition(|end| self.subscribers[end].accepts(kind))
+        let (mut wanting, mut skipping) = (Vec::new(), Vec::new());
+        for end in exact.chain(by_pattern).filter(|end| self.may_read(end, service)) {
+            match self.subscribers[end].fit(stream) {
+                Fit::Fits => wanting.push(*end),
+                Fit::Misfit => skipping.push(*end),
+                Fit::NotMeant => {}
+            }
+        }
+        (wanting, skipping)
     }
 
     /// Connections of a subscriber that its `Demand`, still to come, brings along.
@@ -854,10 +869,8 @@ impl Registry {
         };
         let end = self.end(client, demand.index);
         let announced = brought.iter().map(|connected| (connected.publisher, connected.seat)).collect();
-        let expected = demand.expected;
-        let link = demand.link;
         let subscriber =
-            Subscriber { client, filter: filter.clone(), expected, link, announced, brought: count };
+            Subscriber { client, filter: filter.clone(), asks: demand.asks, announced, brought: count };
         let (wanted, skipped) = self.publishers_for(&subscriber);
         let barred = self.barred_of(&subscriber);
         if let Err(refusal) = self.room_for_pairs(wanted.len()) {
@@ -893,21 +906,21 @@ impl Registry {
             Filter::parse(&demand.filter).map_err(|error| Refusal::Name { why: error.to_string() })?;
         self.check_right(client, Right::Subscribe, &demand.filter, self.rights(client).subscribe(&filter))?;
         self.check_index(client, demand.index)?;
-        if let Some(expected) = &demand.expected {
-            check_schema(&expected.schema)?;
-        }
+        demand.asks.kind.as_ref().map_or(Ok(()), check_kind)?;
         Ok(filter)
     }
 
-    /// The publishers that a subscription means, and the services that it means although their type differs.
+    /// The publishers that a subscription means, and the services that it means although they do not fit.
     fn publishers_for(&self, subscriber: &Subscriber) -> (Vec<EndId>, Vec<ServiceName>) {
         let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
         let rights = self.rights(subscriber.client);
-        let mut look_at = |name: &ServiceName, service: &Service| match &service.kind {
-            _ if !rights.read(name) => {}
-            Some(kind) if subscriber.accepts(kind) => wanted.extend(&service.publishers),
-            Some(_) => skipped.push(name.clone()),
-            None => {}
+        let mut look_at = |name: &ServiceName, service: &Service| {
+            let Some(stream) = service.stream.as_ref().filter(|_| rights.read(name)) else { return };
+            match subscriber.fit(stream) {
+                Fit::Fits => wanted.extend(&service.publishers),
+                Fit::Misfit => skipped.push(name.clone()),
+                Fit::NotMeant => {}
+            }
         };
         if let Some(name) = subscriber.filter.is_exact() {
             if let Some(service) = self.services.get(&name) {
@@ -958,9 +971,9 @@ impl Registry {
             self.leave_service(&publisher.service, |service| {
                 service.publishers.remove(&end);
             });
-            match &publisher.stands_for {
+            match publisher.author.former() {
                 Some(former) => self.stands_no_more(publisher.client, former.publisher, actions),
-                None if publisher.retained > 0 => self.has_ended(end, actions),
+                None if publisher.contract.retained > 0 => self.has_ended(end, actions),
                 None => {}
             }
             self.serve_orphan(end, actions);
@@ -992,35 +1005,34 @@ impl Registry {
         let Some(service) = self.services.get_mut(name) else { return };
         leave(service);
         if service.publishers.is_empty() {
-            service.kind = None;
+            service.stream = None;
         }
         if service.publishers.is_empty() && service.subscribers.is_empty() {
             self.services.remove(name);
         }
     }
 
-    /// Tells a subscriber that a service which it means carries another type.
+    /// Tells a subscriber that a service which it means carries something else.
     fn skip(&self, name: &ServiceName, subscriber: EndId, actions: &mut Actions) {
-        let Some(entry) = self.services.get(name) else { return };
-        let Some(Kind { fingerprint, schema }) = entry.kind.clone() else { return };
-        let (service, holder) = (name.as_str().to_owned(), self.holder_of(entry));
-        let message = ToNode::Skipped { subscriber: subscriber.index, service, fingerprint, schema, holder };
+        let Some(carried) = self.services.get(name).and_then(|service| self.carried(name, service)) else {
+            return;
+        };
+        let message = ToNode::Skipped { subscriber: subscriber.index, carried: Box::new(carried) };
         actions.push(send(self.subscribers[&subscriber].client, message));
     }
 
-    /// Who waits for the service of this publisher in vain, for want of its type.
+    /// Who waits for the service of this publisher in vain, because it asks for something else.
     fn misfits(&self, client: ClientId, request: u64, index: u32, actions: &mut Actions) {
         let publisher = self.publishers.get(&self.end(client, index));
         let found = publisher.and_then(|publisher| {
-            let kind = self.services.get(&publisher.service)?.kind.as_ref()?;
-            Some(self.subscribers_of(&publisher.service, kind).1)
+            let stream = self.services.get(&publisher.service)?.stream.as_ref()?;
+            Some(self.subscribers_of(&publisher.service, stream).1)
         });
         let found = found.unwrap_or_default();
-        let first = found.first().and_then(|end| {
-            let subscriber = &self.subscribers[end];
-            let (node_name, filter) =
-                (self.name_of(subscriber.client), subscriber.filter.as_str().to_owned());
-            Some(Box::new(Misfit { node_name, filter, expected: subscriber.expected.clone()? }))
+        let first = found.first().map(|end| {
+            let Subscriber { client, filter, asks, .. } = &self.subscribers[end];
+            let node_name = self.admitted(*client).name.clone();
+            Box::new(Misfit { node_name, filter: filter.clone(), asks: asks.clone() })
         });
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
         actions.push(send(client, ToNode::Misfits { request, count, first }));
@@ -1097,32 +1109,19 @@ impl Registry {
 
     fn match_of(&self, pair: Pair) -> ToNode {
         let publisher = &self.publishers[&pair.publisher];
-        let kind = self.services[&publisher.service].kind.clone();
-        let Kind { fingerprint, schema } = kind.expect("a service with a publisher has a type");
-        let writer = publisher.stands_for.as_ref().map(|former| former.publisher);
-        let node_name = self.author_of(publisher);
-        ToNode::Match {
-            subscriber: pair.subscriber.index,
-            publisher: pair.publisher,
-            node_name,
-            service: publisher.service.as_str().to_owned(),
-            fingerprint,
-            schema,
-            reliable: publisher.reliable,
-            history: publisher.history,
-            capacity: publisher.capacity,
-            writer: writer.or((publisher.retained > 0).then_some(pair.publisher)),
-            via: publisher.via.clone().map(Box::new),
-        }
+        let stream = self.services[&publisher.service].stream.as_ref();
+        let matched = Match {
+            service: publisher.service.clone(),
+            route: self.route_to(pair.publisher, publisher),
+            kind: stream.expect("a service with a publisher carries something").kind.clone(),
+            contract: publisher.contract,
+        };
+        ToNode::Match { subscriber: pair.subscriber.index, matched: Box::new(matched) }
     }
 
-    /// The name of the node whose messages these are, alive or gone, here or on another host.
-    fn author_of(&self, publisher: &Publisher) -> String {
-        match (&publisher.stands_for, &publisher.via) {
-            (Some(former), _) => former.node_name.clone(),
-            (None, Some(via)) => via.node_name.clone(),
-            (None, None) => self.name_of(publisher.client),
-        }
+    fn route_to(&self, end: EndId, publisher: &Publisher) -> Route {
+        let node_name = self.admitted(publisher.client).name.clone();
+        Route { end, node_name, author: publisher.author.clone() }
     }
 
     fn attach(&mut self, client: ClientId, pair: Pair, seat: u32, reader: Carrier, actions: &mut Actions) {
@@ -1148,7 +1147,8 @@ impl Registry {
         let message = ToNode::Attach {
             publisher: pair.publisher.index,
             subscriber: pair.subscriber,
-            node_name: self.name_of(client),
+            node_name: self.admitted(client).name.clone(),
+            role: self.subscribers[&pair.subscriber].asks.role.clone(),
             seat,
             user: self.clients[&client].credentials.user,
             reader,
@@ -1293,23 +1293,25 @@ impl Registry {
         check_limit(Table::Ends, all, limits.ends)
     }
 
-    fn check_type(&self, name: &ServiceName, fingerprint: u128) -> Result<(), Refusal> {
-        let Some(service) = self.services.get(name) else { return Ok(()) };
-        let Some(kind) = service.kind.as_ref().filter(|kind| kind.fingerprint != fingerprint) else {
+    fn check_stream(&self, name: &ServiceName, offer: &Offer) -> Result<(), Refusal> {
+        let Some(carried) = self.services.get(name).and_then(|service| self.carried(name, service)) else {
             return Ok(());
         };
-        Err(Refusal::OtherType {
-            service: name.as_str().to_owned(),
-            fingerprint: kind.fingerprint,
-            schema: kind.schema.clone(),
-            holder: self.holder_of(service),
-        })
+        if carried.pattern != offer.contract.pattern {
+            return Err(Refusal::OtherPattern(Box::new(carried)));
+        }
+        if carried.kind.fingerprint != offer.kind.fingerprint {
+            return Err(Refusal::OtherType(Box::new(carried)));
+        }
+        Ok(())
     }
 
-    /// The node of a publisher that fixes the type of a service.
-    fn holder_of(&self, service: &Service) -> String {
-        let publisher = service.publishers.first().map(|end| &self.publishers[end]);
-        publisher.map_or_else(String::new, |publisher| self.author_of(publisher))
+    /// What a service carries, and who fixes it; `None`: nobody publishes it.
+    fn carried(&self, name: &ServiceName, service: &Service) -> Option<Carried> {
+        let Stream { pattern, kind } = service.stream.clone()?;
+        let end = service.publishers.first()?;
+        let holder = self.route_to(*end, &self.publishers[end]).publisher_node().clone();
+        Some(Carried { service: name.clone(), pattern, kind, holder })
     }
 
     fn room_for_pairs(&self, more: usize) -> Result<(), Refusal> {
@@ -1353,16 +1355,11 @@ impl Registry {
     }
 }
 
-impl EndId {
-    const FIRST: EndId = EndId { node: 0, index: 0 };
-    const LAST: EndId = EndId { node: u64::MAX, index: u32::MAX };
-}
-
 const NO_BELLS: &str = "the publisher made no doorbells for this user; restart its node";
 const OBSERVER: &str = "an observer has no ends";
 
-fn check_schema(schema: &[u8]) -> Result<(), Refusal> {
-    if schema.len() > MAX_SCHEMA {
+fn check_kind(kind: &Kind) -> Result<(), Refusal> {
+    if kind.schema.len() > MAX_SCHEMA {
         return Err(Refusal::Limit { what: Table::SchemaBytes, limit: MAX_SCHEMA as u64 });
     }
     Ok(())

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hivemind_core::contract::{self, Contract, Delivery};
 use hivemind_core::filter::Filter;
 use hivemind_core::link::candidate::{Candidate, Via};
 use hivemind_core::link::frame::{FrameKind, HEADER, Header};
@@ -80,7 +81,7 @@ struct Publication {
 
 impl Publication {
     fn new(candidate: Candidate, has_subscriber: bool) -> Publication {
-        let capacity = u64::from(candidate.capacity);
+        let capacity = u64::from(candidate.contract.capacity);
         Publication {
             candidate,
             capacity,
@@ -94,7 +95,7 @@ impl Publication {
     }
 
     fn room(&self) -> u64 {
-        if !self.candidate.reliable {
+        if !self.candidate.contract.is_reliable() {
             return self.capacity;
         }
         let slowest = self.cursors.values().copied().chain(self.has_subscriber.then_some(self.read)).min();
@@ -273,11 +274,13 @@ impl World {
             publisher: EndId { node: host as u64 + 100, index },
             node: "node".parse().unwrap(),
             service: SERVICES[self.random.below(SERVICES.len())].parse().unwrap(),
-            fingerprint: 7,
-            schema: vec![1; self.random.below(50)],
-            reliable,
-            history: self.random.below(3) as u32,
-            capacity: 1 << self.random.below(6),
+            kind: contract::Kind { fingerprint: 7, schema: vec![1; self.random.below(50)] },
+            contract: Contract {
+                delivery: Delivery::reliable_if(reliable),
+                history: self.random.below(3) as u32,
+                capacity: 1 << self.random.below(6),
+                ..Contract::default()
+            },
             via: None,
         };
         self.hosts[host].publications.push(Publication::new(candidate, false));
@@ -455,7 +458,7 @@ impl World {
                     && may_forward(&publication.candidate, &peer)
                 {
                     let start = publication.ring.front().map_or(publication.published, |(first, _)| *first);
-                    let history = u64::from(publication.candidate.history);
+                    let history = u64::from(publication.candidate.contract.history);
                     let first = publication.published.saturating_sub(history).max(start);
                     let id = end.next_export;
                     end.next_export += 1;
@@ -576,7 +579,8 @@ impl World {
             let end = &mut self.ends[at];
             let stands = end.imports.get_mut(&import).expect("an import that is open");
             if let Some(begin) = begin {
-                let reliable = self.hosts[end.host].publications[stands.publication].candidate.reliable;
+                let reliable =
+                    self.hosts[end.host].publications[stands.publication].candidate.contract.is_reliable();
                 stands.lost = begin.lost;
                 stands.building.clear();
                 if !reliable && self.random.one_in(50) {
@@ -617,7 +621,7 @@ impl World {
             let Some((lost, waiting)) = stands.waiting.pop_front() else {
                 return end.peering.room(import, publication.room());
             };
-            let reliable = publication.candidate.reliable;
+            let reliable = publication.candidate.contract.is_reliable();
             assert!(lost == 0 || !(self.lossless && reliable), "a reliable service lost messages");
             publication.skip(lost);
             end.peering.skipped(import, lost);
@@ -663,7 +667,7 @@ impl World {
                     let end = &mut self.ends[at];
                     let stands = end.imports.remove(&import).expect("an import that was open");
                     let publication = &mut self.hosts[end.host].publications[stands.publication];
-                    assert!(lost == 0 || !(self.lossless && publication.candidate.reliable));
+                    assert!(lost == 0 || !(self.lossless && publication.candidate.contract.is_reliable()));
                     publication.skip(lost);
                     publication.alive = false;
                     publication.has_subscriber = false;

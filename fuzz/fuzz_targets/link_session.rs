@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use hivemind_core::contract::{self, Contract, Delivery};
 use hivemind_core::filter::Filter;
-use hivemind_core::link::frame::{HEADER, Header, FrameKind};
-use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::link::candidate::Candidate;
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
+use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::link::peering::{
-    Action, Arrived, ImportId, Out, Place, STREAMS_MAX, Peering, Settings, Wanted,
+    Action, Arrived, ImportId, Out, Peering, Place, STREAMS_MAX, Settings, Wanted,
 };
 use hivemind_core::protocol::EndId;
 use libfuzzer_sys::fuzz_target;
@@ -211,11 +212,8 @@ fn candidate(index: u8, reliable: bool) -> Candidate {
         publisher: EndId { node: 7, index: index.into() },
         node: "camera".parse().expect("a name"),
         service: "a/b".parse().expect("a name"),
-        fingerprint: 5,
-        schema: vec![1, 2, 3],
-        reliable,
-        history: 0,
-        capacity: 16,
+        kind: contract::Kind { fingerprint: 5, schema: vec![1, 2, 3] },
+        contract: Contract { delivery: Delivery::reliable_if(reliable), capacity: 16, ..Contract::default() },
         via: None,
     }
 }

@@ -17,12 +17,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::local::{ExportChange, Exports, Polled, WakeUp};
+use hivemind_core::contract::Match;
 use hivemind_core::link::candidate::{Candidate, ExportId, Via};
-use hivemind_core::name::NodeName;
 use hivemind_core::protocol::EndId;
 use hivemind_ring::archive::Message;
 use hivemind_ring::reader::PollError;
-use hivemind_runtime::session::Matched;
 
 use hivemind_runtime::lock;
 use hivemind_runtime::ports::{Connection, Gate, Intake, Member, SubscriberError, Trust, Waker};
@@ -87,42 +86,37 @@ struct ExportGate {
 }
 
 impl Gate for ExportGate {
-    fn admits(&self, matched: &Matched) -> bool {
+    fn admits(&self, matched: &Match) -> bool {
         // What is left of a publisher that is gone stays on its host.
-        if matched.writer.is_some_and(|writer| writer != matched.publisher) {
+        if matched.route.author.former().is_some() {
             return false;
         }
-        let Some(candidate) = candidate_of(matched) else { return false };
+        let candidate = candidate_of(matched);
         let wanted = Arc::clone(&lock(&self.wanted));
         let is_wanted = wanted(&candidate);
         if is_wanted {
-            lock(&self.candidates).insert(matched.publisher, candidate);
+            lock(&self.candidates).insert(matched.route.end, candidate);
         }
         is_wanted
     }
 }
 
-fn candidate_of(matched: &Matched) -> Option<Candidate> {
-    let via = match &matched.via {
-        Some(remote) => Some(Via {
-            host: remote.host.clone(),
-            leaf: remote.leaf,
-            node: NodeName::parse(&remote.node_name).ok()?,
-            publisher: remote.publisher,
-        }),
-        None => None,
-    };
-    Some(Candidate {
-        publisher: matched.publisher,
-        node: matched.node_name.clone(),
-        service: matched.service.clone(),
-        fingerprint: matched.fingerprint,
-        schema: matched.schema.clone(),
-        reliable: matched.reliable,
-        history: matched.history,
-        capacity: matched.capacity,
+fn candidate_of(matched: &Match) -> Candidate {
+    let Match { service, route, kind, contract } = matched;
+    let via = route.author.remote().map(|remote| Via {
+        host: remote.host.clone(),
+        leaf: remote.leaf,
+        node: remote.node_name.clone(),
+        publisher: remote.publisher,
+    });
+    Candidate {
+        publisher: route.end,
+        node: route.publisher_node().clone(),
+        service: service.clone(),
+        kind: kind.clone(),
+        contract: *contract,
         via,
-    })
+    }
 }
 
 /// Ends a sleep of the sending thread.
@@ -146,7 +140,7 @@ impl HiveExports {
         let nothing: Predicate = Arc::new(|_| false);
         let gate = Arc::new(ExportGate { wanted: Mutex::new(nothing), candidates: Mutex::default() });
         let choice: Arc<dyn Gate> = Arc::clone(&gate) as _;
-        let intake = Intake::create(member, "**", None, Duration::ZERO, Trust::SameUser, Some(choice))?;
+        let intake = Intake::create(member, "**", None, Duration::ZERO, Trust::SameUser, Some(choice), None)?;
         let waker = Arc::new(ExportWaker { port: intake.waker(), is_woken: AtomicBool::new(false) });
         Ok(HiveExports {
             member: Arc::clone(member),
@@ -215,7 +209,7 @@ impl Exports for HiveExports {
             let id = *next_id;
             *next_id += 1;
             ids.insert(route, id);
-            let keep = u64::from(candidate.history).max(1);
+            let keep = u64::from(candidate.contract.history).max(1);
             changes.push(ExportChange::Begun { id, candidate, first: connection.first() });
             Some(Export { id, keep, behind_since: None })
         });

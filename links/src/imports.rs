@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hivemind_core::contract::{Contract, Kind};
+use hivemind_core::contract::{Contract, Pattern, Remote};
 use hivemind_core::link::candidate::Candidate;
-use hivemind_core::protocol::Remote;
 use hivemind_core::schema::{Schema, SchemaError};
 use hivemind_ring::layout::{CAPACITY_MIN, INLINE_BYTES};
 use hivemind_ring::mapped::CreateError;
@@ -27,6 +26,8 @@ enum StandInError {
     NoHost,
     #[error(transparent)]
     NotPermitted(#[from] NotPermitted),
+    #[error("links carry messages, not {pattern}; subscribe at its host")]
+    Pattern { pattern: Pattern },
     #[error(transparent)]
     Schema(#[from] SchemaError),
     #[error("its type is not the one that it is described as; the peer is damaged or hostile")]
@@ -49,7 +50,6 @@ pub(super) struct HiveImport {
     port: StandIn,
     /// `None`: any bytes are a message.
     schema: Option<Schema>,
-    reliable: bool,
     share: Share,
     /// Lost before the next message, and not counted in the ring yet.
     owed: u64,
@@ -74,33 +74,31 @@ impl HiveImports {
         let via = candidate.via.as_ref().ok_or(StandInError::NoHost)?;
         let admitted = self.admit.version();
         self.admit.check(candidate)?;
-        let schema = Schema::from_bytes(&candidate.schema)?;
-        if schema.fingerprint() != candidate.fingerprint {
+        let Contract { pattern, capacity, .. } = candidate.contract;
+        if pattern != Pattern::Messages {
+            return Err(StandInError::Pattern { pattern });
+        }
+        let schema = Schema::from_bytes(&candidate.kind.schema)?;
+        if schema.fingerprint() != candidate.kind.fingerprint {
             return Err(StandInError::OtherType);
         }
-        let asked = u64::from(candidate.capacity).clamp(CAPACITY_MIN, CAPACITY_MAX);
+        let asked = u64::from(capacity).clamp(CAPACITY_MIN, CAPACITY_MAX);
         let (capacity, share) = self.purse.open(asked)?;
-        let kind = Kind { fingerprint: candidate.fingerprint, schema: candidate.schema.clone() };
-        let contract = Contract {
-            reliable: candidate.reliable,
-            history: candidate.history,
-            // At most `CAPACITY_MAX`.
-            capacity: capacity as u32,
-            retained: 0,
-        };
+        // At most `CAPACITY_MAX`. What it retains stays on its host.
+        let contract = Contract { capacity: capacity as u32, retained: 0, ..candidate.contract };
         let remote = Remote {
             host: via.host.clone(),
             leaf: via.leaf,
             publisher: via.publisher,
-            node_name: via.node.as_str().to_owned(),
+            node_name: via.node.clone(),
             first,
         };
         let memory = MEMORY_MAX.min(self.purse.all_memory());
-        let port = StandIn::create(&self.member, &candidate.service, kind, contract, memory, remote)?;
+        let (service, kind) = (&candidate.service, candidate.kind.clone());
+        let port = StandIn::create(&self.member, service, kind, contract, memory, remote)?;
         Ok(HiveImport {
             port,
             schema: (!schema.is_bytes()).then_some(schema),
-            reliable: candidate.reliable,
             share,
             owed: 0,
             admit: Arc::clone(&self.admit),
@@ -133,9 +131,10 @@ impl Import for HiveImport {
         if bytes > INLINE_BYTES as u64 {
             let limit = self.share.limit().min(MEMORY_MAX);
             self.port.drafter().limit_growth(limit);
+            let is_reliable = self.candidate.contract.is_reliable();
             self.port.drafter().begin(length).map_err(|error| match error {
                 // What its subscribers have yet to read, or hold, takes all of it.
-                AllocateError::MemoryOut { .. } if self.reliable && bytes <= limit / 2 => ImportError::Full,
+                AllocateError::MemoryOut { .. } if is_reliable && bytes <= limit / 2 => ImportError::Full,
                 _ => ImportError::NoMemory { bytes },
             })?;
             self.share.takes(self.port.drafter().writer().taken());

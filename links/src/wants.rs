@@ -58,7 +58,10 @@ impl Follower {
             match self.member.session().list() {
                 Ok(listing) => {
                     let own = listing.subscribers.iter().filter(|subscriber| !subscriber.link);
-                    let own = own.map(|subscriber| (subscriber.filter.clone(), subscriber.fingerprint));
+                    let own = own.map(|subscriber| {
+                        let fingerprint = subscriber.kind.as_ref().map(|kind| kind.fingerprint);
+                        (subscriber.filter.clone(), fingerprint)
+                    });
                     self.tell(&own.collect());
                 }
                 Err(error) => tracing::debug!(%error, "cannot see what subscribers want"),

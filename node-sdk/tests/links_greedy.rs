@@ -6,6 +6,7 @@
 
 use hivemind::links::{LinkOptions, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
+use hivemind_core::contract::{self, Contract};
 use hivemind_core::link::candidate::Candidate;
 use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role};
@@ -168,11 +169,8 @@ impl Peer {
                 publisher: EndId { node: 0x600d_beef, index },
                 node: "greedy".parse().unwrap(),
                 service: format!("{service}/{index}").parse().unwrap(),
-                fingerprint: schema.fingerprint(),
-                schema: schema.to_bytes(),
-                reliable: false,
-                history: 0,
-                capacity,
+                kind: contract::Kind::of(&schema),
+                contract: Contract { capacity, ..Contract::default() },
                 via: None,
             };
             assert!(self.peering.begun(index, candidate, 0));

@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | [`Member`] | the node: its connection with the roots, and all its ends |
 //! | [`Outlet`] | a sending end; [`StandIn`] is one that publishes for another host |
+//! | [`Batch`] | ends that are waited for once |
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
 
+mod batch;
 mod error;
 mod hub;
 mod intake;
@@ -15,6 +17,7 @@ mod origin;
 mod outlet;
 mod trust;
 
+pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
 pub use hub::Gate;
 pub use intake::{Connection, ConnectionStatus, Intake, Receiving, SPIN, Skipped, Waker, receive};

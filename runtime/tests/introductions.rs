@@ -5,10 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hivemind_core::contract::{Contract, Kind};
 use hivemind_core::protocol::{EndId, Offer};
 use hivemind_core::schema::{Describe, Schema, SchemaBuilder, TypeRef};
 use hivemind_runtime::root::{ServeOptions, StopHandle, serve_root};
-use hivemind_runtime::session::{AnnounceError, Announcement, JoinError, RootRole, SessionError, WaitedFor};
+use hivemind_runtime::session::{
+    AnnounceError, Announcement, Gathering, JoinError, RootRole, SessionError, WaitedFor,
+};
 
 use recorder::{Heard, Node, content, files, hive, named_hive, wait_for};
 
@@ -149,7 +152,9 @@ fn a_publisher_of_another_type_is_refused_and_a_subscriber_is_told_and_waits() {
     }
     // The publisher can ask who waits.
     let misfits = one.session.misfits(1, recorder::PATIENCE).unwrap().unwrap();
-    let found = (misfits.count, misfits.node_name.as_str(), misfits.filter.as_str(), misfits.fingerprint);
+    let first = &misfits.first;
+    let fingerprint = first.asks.kind.as_ref().unwrap().fingerprint;
+    let found = (misfits.count, first.node_name.as_str(), first.filter.as_str(), fingerprint);
     assert_eq!(found, (2, "two", "heat", text.fingerprint()));
     // When the service is free another takes it over, and who waited is matched.
     one.session.withdraw(1);
@@ -173,40 +178,15 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
     let error = node.offer_with(1, "a", 5, vec![0; 40_000]).unwrap_err();
     assert!(matches!(error, AnnounceError::TooLarge { length: 40_000, .. }));
     node.offer(1, "a", 5).unwrap();
-    let error = node.session.offer(Offer {
-        index: 1,
-        service: "b".into(),
-        fingerprint: 1,
-        schema: Vec::new(),
-        reliable: false,
-        history: 0,
-        capacity: 1,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: true,
-    });
+    let error = node.session.offer(plain_offer(1, "b", 1));
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
 }
 
 fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
-    let schema = vec![1, 2, 3];
-    Offer {
-        index,
-        service: service.into(),
-        fingerprint,
-        schema,
-        reliable: false,
-        history: 0,
-        capacity: 64,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: true,
-    }
+    let kind = Kind { fingerprint, schema: vec![1, 2, 3] };
+    let contract = Contract { capacity: 64, ..Contract::default() };
+    Offer { begins: true, ..Offer::new(index, service, kind, contract) }
 }
 
 /// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is being made. When the
@@ -222,7 +202,7 @@ fn what_the_root_says_about_an_end_waits_until_the_end_is_made() {
         viewer.demand(*index, &service, Some(5)).unwrap();
         let heard_before = camera.side.heard().len();
         let offer = plain_offer(*index, &service, 5);
-        let made = camera.session.offer_while(offer.clone(), || {
+        let made = camera.session.offer_while(offer.clone(), None, || {
             let listing = viewer.session.list().unwrap();
             let is_ahead = listing.publishers.iter().any(|publisher| publisher.end == camera.end(*index));
             if is_ahead {
@@ -244,11 +224,12 @@ fn an_end_that_cannot_be_made_is_withdrawn() {
     let (_base, dir) = hive();
     let camera = Node::join(&dir, "camera");
     let other = Node::join(&dir, "other");
-    let failed = camera.session.offer_while(plain_offer(3, "a", 5), || Err::<(), _>(AnnounceError::Left));
+    let failed =
+        camera.session.offer_while(plain_offer(3, "a", 5), None, || Err::<(), _>(AnnounceError::Left));
     assert!(matches!(failed, Err(AnnounceError::Left)));
     let making = AssertUnwindSafe(|| {
         let make = || -> Result<(), AnnounceError> { panic!("on purpose") };
-        camera.session.offer_while(plain_offer(4, "b", 5), make)
+        camera.session.offer_while(plain_offer(4, "b", 5), None, make)
     });
     assert!(catch_unwind(making).is_err());
     // Both names are free for another type, and the node goes on.
@@ -467,7 +448,7 @@ fn five_thousand_ends_are_listed() {
     });
     let listing = nodes[4].session.list().unwrap();
     assert_eq!((listing.publishers.len(), listing.services.len()), (5000, 5000));
-    assert_eq!(listing.services[0].schema, vec![7; 200]);
+    assert_eq!(listing.services[0].kind.schema, vec![7; 200]);
 }
 
 /// The subscriber is there first, so that every publisher is matched at once; then it is the other way round.
@@ -499,38 +480,32 @@ fn a_thousand_services_are_matched_both_ways() {
 }
 
 #[test]
-fn ends_that_are_announced_together_are_all_there_and_the_refused_are_named() {
+fn ends_that_are_gathered_are_all_there_and_the_refused_are_named() {
     const ENDS: u32 = 300;
     let (_base, dir) = hive();
     let other = Node::join(&dir, "other");
     other.offer(1, "s/7", 99).unwrap();
     let node = Node::join(&dir, "node");
-    let offer_all = |from: u32| {
-        (0..ENDS).map(|number| node.offer(from + number, &format!("s/{number}"), 5)).collect::<Vec<_>>()
-    };
-    let refused = node.session.together(|| offer_all(0)).unwrap_err();
-    assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].0, "s/7");
-    assert!(matches!(refused[0].1, AnnounceError::TypeMismatch { .. }), "{:?}", refused[0].1);
-    assert_eq!(other.session.list().unwrap().publishers.len(), 1 + ENDS as usize - 1);
-
-    let answers = node.session.together(|| other.session.together(|| other.offer(2, "t", 5))).unwrap();
-    answers.unwrap().unwrap();
-    // Outside of it each answer comes at once again.
-    assert!(matches!(node.offer(ENDS, "s/7", 5), Err(AnnounceError::TypeMismatch { .. })));
-}
-
-#[test]
-fn an_end_that_is_confirmed_is_not_awaited_again() {
-    let (_base, dir) = hive();
-    let other = Node::join(&dir, "other");
-    other.offer(1, "a", 99).unwrap();
-    let node = Node::join(&dir, "node");
-    let confirmed = node.session.together(|| {
-        node.offer(1, "a", 5).unwrap();
-        node.session.confirm()
+    let gathering = Gathering::default();
+    // From several threads: what belongs together is said by a value, and by nothing else.
+    std::thread::scope(|scope| {
+        for part in 0..3 {
+            let (node, gathering) = (&node, &gathering);
+            scope.spawn(move || {
+                for number in (part..ENDS).step_by(3) {
+                    node.offer_within(gathering, number, &format!("s/{number}"), 5).unwrap();
+                }
+            });
+        }
     });
-    assert!(matches!(confirmed, Ok(Err(AnnounceError::TypeMismatch { .. }))));
+    // One that is not of the gathering is answered at once.
+    assert!(matches!(node.offer(ENDS, "s/7", 5), Err(AnnounceError::TypeMismatch { .. })));
+    let refused = node.session.finish(&gathering);
+    assert_eq!(refused.len(), 1);
+    assert_eq!((refused[0].index, &*refused[0].what), (7, "s/7"));
+    assert!(matches!(refused[0].error, AnnounceError::TypeMismatch { .. }), "{:?}", refused[0].error);
+    assert_eq!(other.session.list().unwrap().publishers.len(), 1 + ENDS as usize - 1);
+    assert!(node.session.finish(&gathering).is_empty());
 }
 
 /// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each other aside,

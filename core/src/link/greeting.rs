@@ -25,7 +25,7 @@ use crate::link::frame::{FrameKind, Header};
 use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The longest payload of a hello, in bytes: more is not read from a peer that is unknown.
 pub const MAX_HELLO: u32 = 1024;
 
@@ -173,6 +173,7 @@ impl fmt::Display for Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::{Contract, Kind};
     use crate::link::candidate::Via;
     use crate::link::frame::HEADER;
     use crate::name::MAX_HOST_NAME;
@@ -226,11 +227,8 @@ mod tests {
             publisher: EndId { node: 1, index: 1 },
             node: "node".parse().unwrap(),
             service: "service".parse().unwrap(),
-            fingerprint: 1,
-            schema: Vec::new(),
-            reliable: false,
-            history: 0,
-            capacity: 16,
+            kind: Kind { fingerprint: 1, schema: Vec::new() },
+            contract: Contract { capacity: 16, ..Contract::default() },
             via: via.map(|(host, leaf)| Via {
                 host: host.to_owned(),
                 leaf,

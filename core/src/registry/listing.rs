@@ -4,11 +4,12 @@
 //! whatever lives during the whole listing appears exactly once, however the rest changes between two pages.
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::{ConnectionInfo, Cursor, EndId, PairState, Registry};
-use crate::protocol::{Entry, NodeInfo, PAGE_BYTES};
+use super::{ConnectionInfo, Cursor, EndId, PairState, Registry, Stream};
+use crate::contract::{Author, Kind, SubscriberRole};
+use crate::protocol::{ArchivedEntry, Entry, NodeInfo, PAGE_BYTES};
 
 /// What an entry takes in a packet besides its texts.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = size_of::<ArchivedEntry>();
 
 struct Page {
     entries: Vec<Entry>,
@@ -20,14 +21,22 @@ impl Page {
     fn add(&mut self, entry: Entry) -> bool {
         let texts = match &entry {
             Entry::Node(node) => node.name.len(),
-            Entry::Service { service, schema, .. } => service.len() + schema.len(),
-            Entry::Publisher { service, stands_for, via, .. } => {
-                service.len()
-                    + stands_for.as_ref().map_or(0, |former| former.node_name.len())
-                    + via.as_ref().map_or(0, |via| via.host.len() + via.node_name.len())
+            Entry::Service { service, kind, .. } => service.len() + kind.schema.len(),
+            Entry::Publisher { route, service, .. } => {
+                let author = match &route.author {
+                    Author::Own => 0,
+                    Author::Former(former) => former.node_name.as_str().len(),
+                    Author::Remote(remote) => remote.host.len() + remote.node_name.as_str().len(),
+                };
+                service.len() + route.node_name.as_str().len() + author
             }
-            Entry::Subscriber { filter, expected, .. } => {
-                filter.len() + expected.as_ref().map_or(0, |expected| expected.schema.len())
+            Entry::Subscriber { filter, asks, .. } => {
+                let schema = |kind: &Kind| kind.schema.len();
+                let group = match &asks.role {
+                    SubscriberRole::Member { group, .. } => group.as_str().len(),
+                    _ => 0,
+                };
+                filter.len() + asks.kind.as_ref().map_or(0, schema) + group
             }
             Entry::Connection(_) => 0,
         };
@@ -90,12 +99,8 @@ impl Registry {
     fn fill_services(&self, page: &mut Page, after: &str) -> Filled {
         let mut last = after;
         for (name, service) in self.services.range::<str, _>((Excluded(after), Unbounded)) {
-            let Some(kind) = &service.kind else { continue };
-            let entry = Entry::Service {
-                service: name.as_str().to_owned(),
-                fingerprint: kind.fingerprint,
-                schema: kind.schema.clone(),
-            };
+            let Some(Stream { pattern, kind }) = service.stream.clone() else { continue };
+            let entry = Entry::Service { service: name.as_str().to_owned(), pattern, kind };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Services(last.to_owned()));
             }
@@ -106,17 +111,12 @@ impl Registry {
 
     fn fill_publishers(&self, page: &mut Page, mut after: EndId) -> Filled {
         for (end, publisher) in self.publishers.range((Excluded(after), Unbounded)) {
+            let writer = publisher.author.former().map_or(*end, |former| former.publisher);
             let entry = Entry::Publisher {
-                end: *end,
+                route: self.route_to(*end, publisher),
                 service: publisher.service.as_str().to_owned(),
-                reliable: publisher.reliable,
-                history: publisher.history,
-                capacity: publisher.capacity,
-                retained: publisher.retained,
-                keepers: self
-                    .keepers_of(publisher.stands_for.as_ref().map_or(*end, |former| former.publisher)),
-                stands_for: publisher.stands_for.clone(),
-                via: publisher.via.clone(),
+                contract: publisher.contract,
+                keepers: self.keepers_of(writer),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Publishers(after));
@@ -131,8 +131,7 @@ impl Registry {
             let entry = Entry::Subscriber {
                 end: *end,
                 filter: subscriber.filter.as_str().to_owned(),
-                expected: subscriber.expected.clone(),
-                link: subscriber.link,
+                asks: subscriber.asks.clone(),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Subscribers(after));

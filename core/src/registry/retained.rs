@@ -21,10 +21,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Action, Actions, Attachment, ClientId, EndId, Offer, Publisher, Refusal, Registry, ServiceName, Table,
-    ToNode, check_limit, send,
+    Action, Actions, Attachment, Author, ClientId, EndId, Offer, Publisher, Refusal, Registry, ServiceName,
+    Stream, Table, ToNode, check_limit, send,
 };
-use crate::protocol::Former;
+use crate::contract::Former;
 
 /// Nodes that keep the ring of each publisher that retains messages.
 const KEEPERS: usize = 2;
@@ -50,12 +50,12 @@ pub(super) enum Keeping {
 impl Registry {
     /// Whether there is room for one more that retains.
     pub(super) fn check_retained(&self, client: ClientId, offer: &Offer) -> Result<(), Refusal> {
-        let what = match &offer.stands_for {
+        let what = match offer.author.former() {
             Some(former) => former.publisher,
-            None if offer.retained > 0 => {
+            None if offer.contract.retained > 0 => {
                 let own = |end: &&u32| {
                     let end = EndId { node: self.admitted(client).node, index: **end };
-                    self.publishers.get(&end).is_some_and(|publisher| publisher.retained > 0)
+                    self.publishers.get(&end).is_some_and(|publisher| publisher.contract.retained > 0)
                 };
                 let count = self.admitted(client).ends.iter().filter(own).count();
                 check_limit(Table::RetainedOfNode, count, self.limits.retained_of_node)?;
@@ -72,14 +72,14 @@ impl Registry {
     /// Nobody but publishers that are gone fixes the type of this service: they give way to one that lives.
     pub(super) fn gives_way(&self, service: &ServiceName, offer: &Offer) -> bool {
         let Some(entry) = self.services.get(service) else { return false };
-        let is_former = |end: &EndId| self.publishers[end].stands_for.is_some();
-        offer.stands_for.is_none() && entry.publishers.iter().all(is_former)
+        let is_former = |end: &EndId| self.publishers[end].author.former().is_some();
+        offer.author.former().is_none() && entry.publishers.iter().all(is_former)
     }
 
-    /// Forgets those that are gone, if they have another type than this.
-    pub(super) fn make_way(&mut self, service: &ServiceName, fingerprint: u128, actions: &mut Actions) {
-        let kind = self.services.get(service).and_then(|service| service.kind.as_ref());
-        if kind.is_some_and(|kind| kind.fingerprint != fingerprint) {
+    /// Forgets those that are gone, if they have sent something else than this.
+    pub(super) fn make_way(&mut self, service: &ServiceName, comes: &Stream, actions: &mut Actions) {
+        let stream = self.services.get(service).and_then(|service| service.stream.as_ref());
+        if stream.is_some_and(|stream| !stream.is_same(comes.pattern, comes.kind.fingerprint)) {
             for (former, _) in self.former_of(service) {
                 self.release_retained(former, actions);
             }
@@ -112,11 +112,11 @@ impl Registry {
         offer: &Offer,
         actions: &mut Actions,
     ) -> bool {
-        let Some(former) = &offer.stands_for else { return true };
+        let Some(former) = offer.author.former() else { return true };
         let others = self.former_of(service);
         let is_of_same_name = |end: &EndId| {
             let other =
-                self.publishers.values().find_map(|p| p.stands_for.as_ref().filter(|f| f.publisher == *end));
+                self.publishers.values().find_map(|p| p.author.former().filter(|f| f.publisher == *end));
             other.is_some_and(|other| other.node_name == former.node_name)
         };
         let same_name: Vec<(EndId, u64)> = others
@@ -173,7 +173,7 @@ impl Registry {
         let ends = self.services.get(service).into_iter().flat_map(|service| &service.publishers);
         let former = ends.filter_map(|end| {
             let publisher = &self.publishers[end];
-            Some((publisher.stands_for.as_ref()?.publisher, publisher.born))
+            Some((publisher.author.former()?.publisher, publisher.born))
         });
         former.collect::<BTreeMap<EndId, u64>>().into_iter().collect()
     }
@@ -208,7 +208,7 @@ impl Registry {
     /// Who has the ring, and what is known of it.
     fn source_of(&self, end: EndId, except: Option<ClientId>) -> Option<(EndId, Offer)> {
         let is_living =
-            |end: &EndId| self.publishers.get(end).is_some_and(|publisher| publisher.retained > 0);
+            |end: &EndId| self.publishers.get(end).is_some_and(|publisher| publisher.contract.retained > 0);
         let standing = self.retained.get(&end)?.keepers.values().filter_map(|keeping| match keeping {
             Keeping::StandsFor(end) => Some(*end),
             Keeping::Asked | Keeping::Kept => None,
@@ -218,24 +218,18 @@ impl Registry {
             .into_iter()
             .find(|end| self.publishers.get(end).is_some_and(|publisher| Some(publisher.client) != except))?;
         let publisher = &self.publishers[&source];
-        let kind =
-            self.services[&publisher.service].kind.clone().expect("a service with a publisher has a type");
-        let former = publisher
-            .stands_for
-            .clone()
-            .unwrap_or_else(|| Former { publisher: end, node_name: self.name_of(publisher.client) });
+        let stream = self.services[&publisher.service].stream.as_ref();
+        let former = publisher.author.former().cloned().unwrap_or_else(|| {
+            let node_name = self.admitted(publisher.client).name.clone();
+            Former { publisher: end, node_name }
+        });
         let offer = Offer {
             index: 0,
             service: publisher.service.as_str().to_owned(),
-            fingerprint: kind.fingerprint,
-            schema: kind.schema,
-            reliable: publisher.reliable,
-            history: publisher.history.max(publisher.retained),
-            capacity: publisher.capacity,
-            retained: 0,
+            kind: stream.expect("a service with a publisher carries something").kind.clone(),
+            contract: publisher.contract.of_former(),
             born: publisher.born,
-            stands_for: Some(former),
-            via: None,
+            author: Author::Former(former),
             begins: false,
         };
         Some((source, offer))

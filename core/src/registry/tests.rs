@@ -58,30 +58,29 @@ fn end(client: ClientId, index: u32) -> EndId {
     EndId { node: client * 10, index }
 }
 
+fn kind(fingerprint: u128) -> Kind {
+    Kind { fingerprint, schema: vec![fingerprint as u8] }
+}
+
+/// What an end is told that does not fit: messages of this kind.
+fn carried(service: &str, fingerprint: u128, holder: &str) -> Box<Carried> {
+    Box::new(Carried {
+        service: service.parse().unwrap(),
+        pattern: Pattern::Messages,
+        kind: kind(fingerprint),
+        holder: holder.parse().unwrap(),
+    })
+}
+
 fn offer(index: u32, service: &str, fingerprint: u128) -> ToRoot {
-    let offer = Offer {
-        index,
-        service: service.into(),
-        fingerprint,
-        schema: vec![fingerprint as u8],
-        reliable: false,
-        history: 0,
-        capacity: 8,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: false,
-    };
+    let contract = Contract { capacity: 8, ..Contract::default() };
+    let offer = Offer::new(index, service, kind(fingerprint), contract);
     ToRoot::Offer { request: index.into(), offer }
 }
 
 fn demand(index: u32, filter: &str, fingerprint: Option<u128>) -> ToRoot {
-    let expected = fingerprint.map(|fingerprint| Expected { fingerprint, schema: vec![fingerprint as u8] });
-    ToRoot::Demand {
-        request: index.into(),
-        demand: Demand { index, filter: filter.into(), expected, connected: Vec::new(), link: false },
-    }
+    let asks = Asks { kind: fingerprint.map(kind), ..Asks::default() };
+    ToRoot::Demand { request: index.into(), demand: Demand::new(index, filter, asks) }
 }
 
 fn attach(subscriber: u32, publisher: EndId) -> ToRoot {
@@ -189,10 +188,10 @@ fn what_was_declined_is_matched_anew_when_it_is_wanted() {
     drop(said(&mut registry, 2, declined));
     // The other is under way and is not matched twice.
     let actions = said(&mut registry, 2, ToRoot::Rematch { subscriber: 4 });
-    let [Action::Send { to: 2, message: ToNode::Match { publisher, .. }, .. }] = &actions[..] else {
+    let [Action::Send { to: 2, message: ToNode::Match { matched, .. }, .. }] = &actions[..] else {
         panic!("{actions:?}")
     };
-    assert_eq!(*publisher, end(1, 7));
+    assert_eq!(matched.route.end, end(1, 7));
     assert_eq!(summary(&said(&mut registry, 2, attach(4, end(1, 7)))), [(1, "attach")]);
 }
 
@@ -337,13 +336,7 @@ fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     assert_eq!(listed(&registry), [], "nobody publishes it, so it carries nothing");
     let actions = said(&mut registry, 2, offer(1, "a", 5));
     assert_eq!(summary(&actions), [(2, "accepted"), (1, "skipped")]);
-    let told = ToNode::Skipped {
-        subscriber: 1,
-        service: "a".into(),
-        fingerprint: 5,
-        schema: vec![5],
-        holder: "node2".into(),
-    };
+    let told = ToNode::Skipped { subscriber: 1, carried: carried("a", 5, "node2") };
     assert_eq!(actions[1], send(1, told.clone()));
     // Whoever comes later is told the same; a second publisher is no news.
     let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
@@ -359,7 +352,7 @@ fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
 fn listed(registry: &Registry) -> Vec<(String, u128)> {
     let (entries, _) = registry.page(Cursor::Services(String::new()));
     let services = entries.into_iter().filter_map(|entry| match entry {
-        Entry::Service { service, fingerprint, .. } => Some((service, fingerprint)),
+        Entry::Service { service, kind, .. } => Some((service, kind.fingerprint)),
         _ => None,
     });
     services.collect()
@@ -378,10 +371,7 @@ fn a_waiting_subscriber_is_matched_when_a_publisher_of_its_type_takes_the_servic
     // As long as anybody publishes, another type is refused.
     drop(registry.handle(Event::Gone { client: 1 }));
     let actions = said(&mut registry, 3, offer(2, "a", 6));
-    let Refusal::OtherType { service, fingerprint: 5, schema, holder } = refusal(&actions) else {
-        panic!("{actions:?}")
-    };
-    assert_eq!((&service[..], &schema[..], &holder[..]), ("a", &[5u8][..], "node2"));
+    assert_eq!(*refusal(&actions), Refusal::OtherType(carried("a", 5, "node2")));
     drop(registry.handle(Event::Gone { client: 2 }));
     let actions = said(&mut registry, 3, offer(2, "a", 6));
     assert_eq!(summary(&actions), [(3, "accepted"), (3, "match"), (4, "skipped")]);
@@ -390,6 +380,45 @@ fn a_waiting_subscriber_is_matched_when_a_publisher_of_its_type_takes_the_servic
     join(&mut registry, 5);
     let actions = said(&mut registry, 5, offer(1, "a", 5));
     assert_eq!(summary(&actions), [(5, "accepted"), (4, "match"), (3, "skipped")]);
+}
+
+/// Ends of one name have one pattern: who comes with another one is told so, as with another type.
+#[test]
+fn a_service_has_one_pattern_and_who_names_it_for_another_is_told() {
+    let mut registry = registry();
+    for client in 1..=4 {
+        join(&mut registry, client);
+    }
+    let of_pattern = |message: ToRoot, to: Pattern| match message {
+        ToRoot::Offer { request, mut offer } => {
+            offer.contract.pattern = to;
+            ToRoot::Offer { request, offer }
+        }
+        ToRoot::Demand { request, mut demand } => {
+            demand.asks.pattern = to;
+            ToRoot::Demand { request, demand }
+        }
+        other => other,
+    };
+    said(&mut registry, 1, demand(1, "a", Some(5)));
+    said(&mut registry, 1, demand(2, "*", None));
+    let actions = said(&mut registry, 2, of_pattern(offer(1, "a", 5), Pattern::Latest));
+    assert_eq!(summary(&actions), [(2, "accepted"), (1, "skipped")], "by name, not by a pattern over names");
+    let told = Box::new(Carried { pattern: Pattern::Latest, ..*carried("a", 5, "node2") });
+    assert_eq!(actions[1], send(1, ToNode::Skipped { subscriber: 1, carried: told.clone() }));
+    assert_eq!(*refusal(&said(&mut registry, 3, offer(1, "a", 5))), Refusal::OtherPattern(told));
+    let actions = said(&mut registry, 4, of_pattern(demand(1, "*", None), Pattern::Latest));
+    assert_eq!(summary(&actions), [(4, "accepted"), (4, "match")]);
+    let actions = said(&mut registry, 2, ToRoot::Misfits { request: 3, publisher: 1 });
+    let [Action::Send { message: ToNode::Misfits { count: 1, first: Some(first), .. }, .. }] = &actions[..]
+    else {
+        panic!("{actions:?}")
+    };
+    assert_eq!((first.filter.as_str(), first.asks.pattern), ("a", Pattern::Messages));
+    // When the last one goes, the name is free for any pattern.
+    drop(registry.handle(Event::Gone { client: 2 }));
+    let actions = said(&mut registry, 3, offer(2, "a", 5));
+    assert_eq!(summary(&actions), [(3, "accepted"), (1, "match"), (1, "match")]);
 }
 
 #[test]
@@ -405,8 +434,8 @@ fn a_publisher_hears_who_waits_for_another_type_and_no_other_client_does() {
         said(&mut registry, 2, demand(index, filter, fingerprint));
     }
     let question = ToRoot::Misfits { request: 9, publisher: 1 };
-    let expected = Expected { fingerprint: 7, schema: vec![7] };
-    let first = Misfit { node_name: "node2".into(), filter: "a".into(), expected };
+    let asks = Asks { kind: Some(kind(7)), ..Asks::default() };
+    let first = Misfit { node_name: "node2".parse().unwrap(), filter: Filter::parse("a").unwrap(), asks };
     let answer = |count, first| [send(1, ToNode::Misfits { request: 9, count, first })];
     assert_eq!(said(&mut registry, 1, question.clone()), answer(2, Some(Box::new(first))));
     assert_eq!(
@@ -641,20 +670,12 @@ fn every_table_has_a_bound_and_says_so() {
     );
     let large = ToRoot::Offer {
         request: 0,
-        offer: Offer {
-            index: 9,
-            service: "x".into(),
-            fingerprint: 0,
-            schema: vec![0; MAX_SCHEMA + 1],
-            reliable: false,
-            history: 0,
-            capacity: 0,
-            retained: 0,
-            born: 0,
-            stands_for: None,
-            via: None,
-            begins: false,
-        },
+        offer: Offer::new(
+            9,
+            "x",
+            Kind { fingerprint: 0, schema: vec![0; MAX_SCHEMA + 1] },
+            Contract::default(),
+        ),
     };
     assert_eq!(table(&said(&mut registry, 3, large)), Table::SchemaBytes);
     let connections = vec![Connected { publisher: end(9, 9), seat: 0 }; 3];
@@ -852,14 +873,14 @@ impl World {
             self.log.push(action.clone());
             let Action::Send { to, message, .. } = action else { continue };
             match &message {
-                ToNode::Match { subscriber, publisher, .. } => {
-                    *self.matches.entry((*publisher, end(to, *subscriber))).or_default() += 1;
+                ToNode::Match { subscriber, matched } => {
+                    *self.matches.entry((matched.route.end, end(to, *subscriber))).or_default() += 1;
                     self.unanswered.push((to, message));
                 }
                 ToNode::Attach { .. } => self.unanswered.push((to, message)),
-                ToNode::Skipped { subscriber, service, fingerprint, .. } => {
+                ToNode::Skipped { subscriber, carried } => {
                     let told = self.told.entry(end(to, *subscriber)).or_default();
-                    told.insert(service.clone(), *fingerprint);
+                    told.insert(carried.service.as_str().to_owned(), carried.kind.fingerprint);
                 }
                 ToNode::Attached { subscriber, publisher, .. } => {
                     self.connected.insert((*publisher, end(to, *subscriber)));
@@ -886,9 +907,9 @@ impl World {
 
 fn answer(question: &ToNode, agree: bool) -> ToRoot {
     match question {
-        ToNode::Match { subscriber, publisher, .. } if agree => attach(*subscriber, *publisher),
-        ToNode::Match { subscriber, publisher, .. } => {
-            ToRoot::Declined { subscriber: *subscriber, publisher: *publisher }
+        ToNode::Match { subscriber, matched } if agree => attach(*subscriber, matched.route.end),
+        ToNode::Match { subscriber, matched } => {
+            ToRoot::Declined { subscriber: *subscriber, publisher: matched.route.end }
         }
         ToNode::Attach { publisher, subscriber, .. } if agree => attached(*publisher, *subscriber),
         ToNode::Attach { publisher, subscriber, .. } => {
@@ -944,7 +965,7 @@ fn assert_sound(registry: &Registry, world: &World, lane: usize) {
     joiners::assert_sound(registry);
     for service in registry.services.values() {
         assert!(!service.publishers.is_empty() || !service.subscribers.is_empty());
-        assert_eq!(service.kind.is_some(), !service.publishers.is_empty(), "publishers fix the type");
+        assert_eq!(service.stream.is_some(), !service.publishers.is_empty(), "publishers fix the type");
     }
     for (_, publisher, service, kind) in &world.publishers {
         for (_, subscriber, filter, wanted) in &world.subscribers {

@@ -13,16 +13,17 @@ use super::origin::Origin;
 use super::trust::Trust;
 use crate::lock;
 use crate::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, Mismatch,
-    NodeSide, PUBLISHER_GONE, Seating, Skipped,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Mismatch, NodeSide,
+    PUBLISHER_GONE, Seating,
 };
+use hivemind_core::contract::{Author, Carried, Kind, Match, SubscriberRole};
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Connected, Demand, EndId, Offer, Remote};
-use hivemind_ring::desk::{Begin, Desk};
+use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
+use hivemind_ring::desk::{Begin, Desk, Start};
 use hivemind_ring::fork::{Counter, Home};
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
-use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::reader::{Reader, Seats, TakenSeat};
 use hivemind_ring::segment::{Backend, SegmentError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -109,8 +110,8 @@ pub(crate) struct Inbox {
     pub(crate) revoked: Vec<(EndId, String)>,
     /// Attachments that failed.
     pub(crate) problems: Vec<(Origin, String)>,
-    /// Services that carry another type, as far as is known: the holder of one may be gone meanwhile.
-    pub(crate) skipped: Vec<Skipped>,
+    /// Services that carry something else, as far as is known: the holder of one may be gone meanwhile.
+    pub(crate) skipped: Vec<Carried>,
     /// Warnings about them so far.
     warned: u32,
     pending: HashMap<EndId, Pending>,
@@ -147,22 +148,20 @@ impl Known {
 pub(crate) struct Arrival {
     pub(crate) reader: Reader<Mapped>,
     pub(crate) origin: Origin,
-    /// The end that let us in: the publisher, or one that stands for it now that it is gone, or because it is on another host.
-    pub(crate) route: EndId,
+    /// Who let us in, whose messages these are, of which type, and what they promise.
+    pub(crate) matched: Arc<Match>,
     /// The user of that end's node, as the kernel told the root.
     pub(crate) user: u32,
     /// It is gone.
     pub(crate) gone: bool,
-    pub(crate) schema: Vec<u8>,
     /// Its publisher is not trusted.
     pub(crate) copies: bool,
-    /// It stands for a publisher of another host, where message 0 of its ring has this number.
-    pub(crate) remote_first: Option<u64>,
 }
 
 /// A publisher that was asked to attach this subscriber.
 struct Pending {
-    seat: u32,
+    /// Given back when this is dropped, unless a reader has it then.
+    seat: TakenSeat<Mapped>,
     suitor: Suitor,
     /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
     is_widowed: bool,
@@ -170,25 +169,17 @@ struct Pending {
 
 /// A publisher that a subscription means.
 struct Suitor {
-    /// The end that lets us in.
-    route: EndId,
-    /// Whose messages.
+    matched: Arc<Match>,
+    /// The names of it that live as long as the process.
     origin: Origin,
-    /// Who made the ring.
-    writer: EndId,
-    retains: bool,
-    /// Its maker is gone, and `route` stands for it.
+    /// The maker of the ring is gone, and another end stands for it.
     is_gone: bool,
-    fingerprint: u128,
-    schema: Vec<u8>,
-    /// See [`Arrival::remote_first`].
-    remote_first: Option<u64>,
 }
 
 /// Chooses among the publishers that a subscription means.
 pub trait Gate: Send + Sync {
     /// Called by the control thread; must not block.
-    fn admits(&self, matched: &Matched) -> bool;
+    fn admits(&self, matched: &Match) -> bool;
 }
 
 /// Why the memory of a peer is not mapped: it gave other memory before, and what was made of that stands.
@@ -238,15 +229,13 @@ impl SubscriberEnd {
         self.inbox().live.len()
     }
 
-    /// Forgets an attachment and frees its seat.
+    /// Forgets an attachment, whose reader is about to be dropped, or has been.
     pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
         let mut inbox = self.inbox();
         // Attached anew meanwhile: then another seat is the live one.
         if inbox.live.get(&publisher) == Some(&seat) {
             inbox.live.remove(&publisher);
         }
-        drop(inbox);
-        self.seats.leave(seat);
     }
 
     /// Leaves word that this subscriber has to let go of a publisher. False: it is not attached to it.
@@ -269,44 +258,38 @@ impl SubscriberEnd {
 
     /// Takes a seat for a match; `None` when it is not wanted. The error says why there is no seat.
     fn seat(&self, suitor: Suitor) -> Result<Option<Seating>, String> {
-        let publisher = suitor.route;
+        let publisher = suitor.matched.route.end;
         let mut inbox = self.inbox();
         if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
             return Ok(None);
         }
         // Who got its messages while it lived, or from another keeper, has them all.
-        if suitor.is_gone && inbox.known.publishers.contains(&suitor.writer) {
+        if suitor.is_gone && inbox.known.publishers.contains(&suitor.matched.route.writer()) {
             return Ok(None);
         }
         let reader = match self.seats.memory().segment().handle() {
             Ok(reader) => reader,
             Err(error) => {
-                if let Some(pending) = inbox.pending.remove(&publisher) {
-                    self.seats.leave(pending.seat);
-                }
+                inbox.pending.remove(&publisher);
                 return Err(error.to_string());
             }
         };
         // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
-        let seat = match inbox.pending.get(&publisher) {
+        let seat = match inbox.pending.remove(&publisher) {
             Some(pending) => pending.seat,
             None => {
                 let owner = (publisher.node, publisher.index);
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
+        let seating = Seating { seat: seat.index(), reader };
         inbox.pending.insert(publisher, Pending { seat, suitor, is_widowed: false });
-        Ok(Some(Seating { seat, reader }))
+        Ok(Some(seating))
     }
 
     /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
     fn give_up_widowed(&self) {
-        let widowed: Vec<u32> = {
-            let mut inbox = self.inbox();
-            let widowed = inbox.pending.extract_if(|_, pending| pending.is_widowed);
-            widowed.map(|(_, pending)| pending.seat).collect()
-        };
-        widowed.into_iter().for_each(|seat| self.seats.leave(seat));
+        self.inbox().pending.retain(|_, pending| !pending.is_widowed);
     }
 
     /// Leaves word that the messages of this publisher do not arrive, and why.
@@ -319,8 +302,8 @@ impl SubscriberEnd {
         });
     }
 
-    /// Leaves word of a service that this subscription means and that carries another type.
-    fn does_not_fit(&self, skipped: &Skipped) {
+    /// Leaves word of a service that this subscription means and that carries something else.
+    fn does_not_fit(&self, skipped: &Carried) {
         let mut inbox = self.inbox();
         let is_first = inbox.skipped.is_empty();
         let warns = is_first && inbox.warned < WARNINGS_MAX;
@@ -331,7 +314,7 @@ impl SubscriberEnd {
             inbox.skipped.push(skipped.clone());
         }
         drop(inbox);
-        let Skipped { service, holder, .. } = skipped;
+        let Carried { service, holder, .. } = skipped;
         let filter = &self.demand.filter;
         if warns {
             let Mismatch { ours, theirs, difference } = self.mismatch(skipped);
@@ -350,9 +333,14 @@ impl SubscriberEnd {
     }
 
     /// What differs.
-    pub(crate) fn mismatch(&self, skipped: &Skipped) -> Mismatch {
-        let ours = self.demand.expected.as_ref().map(|expected| &expected.schema[..]);
-        Mismatch::between(ours, &skipped.schema, skipped.fingerprint)
+    pub(crate) fn mismatch(&self, skipped: &Carried) -> Mismatch {
+        let asks = &self.demand.asks;
+        if asks.pattern == skipped.pattern {
+            return Mismatch::between(asks.kind.as_ref(), &skipped.kind);
+        }
+        let (ours, theirs) = (asks.pattern.to_string(), skipped.pattern.to_string());
+        let difference = format!("it is used for {theirs}, not for {ours}");
+        Mismatch { ours, theirs, difference }
     }
 
     /// Ends its sleep, or the next one.
@@ -448,9 +436,9 @@ impl Hub {
         lock(&self.ends).publishers.insert(index, end);
     }
 
-    /// The description of the type that this publisher sends.
-    pub(crate) fn schema_of(&self, publisher: u32) -> Option<Vec<u8>> {
-        lock(&self.ends).publishers.get(&publisher).map(|end| end.offer.schema.clone())
+    /// The type that this publisher sends.
+    pub(crate) fn kind_of(&self, publisher: u32) -> Option<Kind> {
+        lock(&self.ends).publishers.get(&publisher).map(|end| end.offer.kind.clone())
     }
 
     pub(crate) fn remove_publisher(&self, index: u32) {
@@ -595,14 +583,13 @@ impl Hub {
     fn open_ring(
         &self,
         end: &SubscriberEnd,
-        pending: &Pending,
+        suitor: &Suitor,
+        seat: TakenSeat<Mapped>,
         to: AttachedTo,
     ) -> Result<(Reader<Mapped>, bool), String> {
-        let announced = Announced {
-            node: pending.suitor.writer.node,
-            index: pending.suitor.writer.index,
-            fingerprint: pending.suitor.fingerprint,
-        };
+        let Match { route, kind, .. } = &*suitor.matched;
+        let EndId { node, index } = route.writer();
+        let announced = Announced { node, index, fingerprint: kind.fingerprint };
         let trusts = |maker| end.trust.covers(to.user, Some(maker));
         let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
             .map_err(|error| error.to_string())?;
@@ -616,8 +603,8 @@ impl Hub {
         };
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
-        let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
-            .map_err(|error| error.to_string())?;
+        let reader =
+            begin(Arc::new(ring), bell, seat, Start::told(to.start)).map_err(|error| error.to_string())?;
         Ok((reader, copies))
     }
 }
@@ -646,27 +633,24 @@ impl NodeSide for Hub {
         offers.chain(stand_for).chain(demands).collect()
     }
 
-    fn matched(&self, m: Matched) -> Option<Seating> {
-        let end = self.subscriber(m.subscriber)?;
-        if let Some(expected) = &end.demand.expected
-            && expected.fingerprint != m.fingerprint
-        {
-            tracing::warn!(service = %m.service, "matched with a service of another type; ignored");
+    fn matched(&self, subscriber: u32, matched: Box<Match>) -> Option<Seating> {
+        let end = self.subscriber(subscriber)?;
+        if !end.demand.asks.accepts(&matched.kind) {
+            tracing::warn!(service = %matched.service, "matched with a service of another type; ignored");
             return None;
         }
-        end.fits(&m.service);
-        if end.gate.as_ref().is_some_and(|gate| !gate.admits(&m)) {
+        end.fits(&matched.service);
+        if end.gate.as_ref().is_some_and(|gate| !gate.admits(&matched)) {
             return None;
         }
-        let writer = m.writer.unwrap_or(m.publisher);
-        let remote_first = m.via.as_ref().map(|remote| remote.first);
-        let names = names::keep_service(m.service).and_then(|service| {
-            Ok(match m.via.map(|remote| *remote) {
-                Some(Remote { host, publisher, .. }) => {
-                    Origin { service, node: names::keep_remote_node(host, m.node_name)?, publisher }
-                }
-                None => Origin { service, node: names::keep_node(m.node_name)?, publisher: writer },
-            })
+        let Match { service, route, .. } = &*matched;
+        let (publisher, name) = (route.publisher(), route.publisher_node().clone());
+        let names = names::keep_service(service.clone()).and_then(|service| {
+            let node = match &route.author {
+                Author::Remote(remote) => names::keep_remote_node(remote.host.clone(), name)?,
+                Author::Own | Author::Former(_) => names::keep_node(name)?,
+            };
+            Ok(Origin { service, node, publisher })
         });
         let origin = match names {
             Ok(origin) => origin,
@@ -675,10 +659,8 @@ impl NodeSide for Hub {
                 return None;
             }
         };
-        let (route, retains, is_gone) = (m.publisher, m.writer.is_some(), writer != m.publisher);
-        let Matched { fingerprint, schema, .. } = m;
-        let suitor = Suitor { route, origin, writer, retains, is_gone, fingerprint, schema, remote_first };
-        match end.seat(suitor) {
+        let is_gone = route.author.former().is_some();
+        match end.seat(Suitor { matched: matched.into(), origin, is_gone }) {
             Ok(seating) => seating,
             Err(reason) => {
                 end.not_attached(origin, reason);
@@ -688,6 +670,11 @@ impl NodeSide for Hub {
     }
 
     fn attach(&self, a: AttachRequest) -> Result<AttachReply, String> {
+        if !matches!(a.role, SubscriberRole::Counted | SubscriberRole::Link) {
+            return Err(
+                "this publisher's program knows subscribers that count, and no others; update it".to_owned()
+            );
+        }
         let (desk, ring) = {
             let ends = lock(&self.ends);
             if let Some(reply) = ends.kept.attach(a.publisher) {
@@ -724,7 +711,7 @@ impl NodeSide for Hub {
             introduce();
             (desk.attach_stranger_from(begin, seats, a.seat, door, subscriber), Some(bells))
         };
-        Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
+        Ok(AttachReply { start: start.map_err(|error| error.to_string())?.sequence(), ring: handle, bells })
     }
 
     fn attach_answered(&self) {
@@ -736,29 +723,24 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
-        let (route, user, is_orphan) = (a.publisher, a.user, a.gone);
-        match self.open_ring(&end, &pending, a) {
+        let Pending { seat, mut suitor, .. } = pending;
+        let (user, is_orphan) = (a.user, a.gone);
+        match self.open_ring(&end, &suitor, seat, a) {
             Ok((reader, copies)) => {
-                let Pending { seat, mut suitor, .. } = pending;
                 suitor.is_gone |= is_orphan;
-                let is_new = !suitor.retains || end.inbox().known.insert(suitor.writer);
+                let Match { route, .. } = &*suitor.matched;
+                let is_new = !suitor.matched.is_retained() || end.inbox().known.insert(route.writer());
                 if !is_new && suitor.is_gone {
                     // Another keeper was faster.
-                    drop(reader);
-                    end.seats.leave(seat);
                     return;
                 }
                 end.put(|inbox| {
-                    inbox.live.insert(route, seat);
-                    let Suitor { origin, is_gone: gone, schema, remote_first, .. } = suitor;
-                    let arrival = Arrival { reader, origin, route, user, gone, schema, copies, remote_first };
-                    inbox.arrivals.push(arrival);
+                    inbox.live.insert(suitor.matched.route.end, reader.seat());
+                    let Suitor { matched, origin, is_gone: gone } = suitor;
+                    inbox.arrivals.push(Arrival { reader, origin, matched, user, gone, copies });
                 });
             }
-            Err(reason) => {
-                end.seats.leave(pending.seat);
-                end.not_attached(pending.suitor.origin, reason);
-            }
+            Err(reason) => end.not_attached(suitor.origin, reason),
         }
         self.notify();
     }
@@ -780,18 +762,18 @@ impl NodeSide for Hub {
             return;
         };
         // The publisher may have registered the seat all the same; it will see that nobody has it.
-        end.seats.leave(pending.seat);
+        let Pending { suitor, .. } = pending;
         // One that ended before it heard of us has nothing for us.
         if reason == PUBLISHER_GONE {
-            tracing::debug!(service = %pending.suitor.origin.service, %publisher, reason, "not attached");
+            tracing::debug!(service = %suitor.origin.service, %publisher, reason, "not attached");
         } else {
-            end.not_attached(pending.suitor.origin, reason.to_owned());
+            end.not_attached(suitor.origin, reason.to_owned());
         }
     }
 
-    fn skipped(&self, subscriber: u32, skipped: Skipped) {
+    fn skipped(&self, subscriber: u32, carried: Carried) {
         if let Some(end) = self.subscriber(subscriber) {
-            end.does_not_fit(&skipped);
+            end.does_not_fit(&carried);
         }
     }
 

@@ -4,10 +4,10 @@
 //! in what is new with [`Intake::take_notice`] and [`Intake::admit_new`], then reads from [`Intake::connection_mut`]
 //! and sleeps in [`Intake::sleep_at`].
 
-use hivemind_core::contract::Kind;
+use hivemind_core::contract::{Asks, Kind, Match, Remote, SubscriberRole};
 use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Demand, EndId, Expected};
+use hivemind_core::protocol::{Demand, EndId};
 use hivemind_ring::archive::{Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::fork::Counter;
@@ -19,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::error::{RecvError, SubscriberError, WaitError};
 use super::hub::{Arrival, Gate, SubscriberEnd};
 use super::member::Member;
@@ -206,20 +207,16 @@ impl Left {
 pub struct Connection<S = ()> {
     reader: Reader<Mapped>,
     origin: Origin,
-    /// See [`Arrival::route`].
-    route: EndId,
+    /// See [`Arrival::matched`].
+    matched: Arc<Match>,
     /// See [`Arrival::user`].
     user: u32,
-    /// The schema's bytes, as announced.
-    schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
     /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
-    /// See [`Arrival::remote_first`].
-    remote_first: Option<u64>,
     /// There is another one for the same publisher of another host by now, which begins at this number there.
     followed_at: Option<u64>,
     /// `None` until [`Intake::admit_new`] gives it one.
@@ -230,7 +227,7 @@ impl<S> Connection<S> {
     /// The end that let this subscriber in.
     #[must_use]
     pub fn route(&self) -> EndId {
-        self.route
+        self.matched.route.end
     }
 
     /// The number of the first message that this subscriber could get.
@@ -282,6 +279,11 @@ impl<S> Connection<S> {
         self.state.as_mut()
     }
 
+    /// The number that message 0 of the ring has at its publisher's host, if that is another one.
+    fn remote_first(&self) -> Option<u64> {
+        self.matched.route.author.remote().map(|remote| remote.first)
+    }
+
     fn received(&self) -> u64 {
         self.reader.cursor() - self.reader.first() - self.lost()
     }
@@ -293,7 +295,7 @@ impl<S> Connection<S> {
     /// For a publisher of another host, its number of the message that would be read next.
     fn remote_next(&self) -> Option<u64> {
         // Numbers of a stranger: whatever they are, only figures depend on it.
-        Some(self.remote_first?.saturating_add(self.reader.cursor()))
+        Some(self.remote_first()?.saturating_add(self.reader.cursor()))
     }
 
     /// Whether its publisher has ended, or is gone, and everything was read.
@@ -315,7 +317,8 @@ impl<S> Connection<S> {
 }
 
 impl<S> Intake<S> {
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers. `None` expects any type.
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in a
+    /// batch, that waits. `None` expects any type.
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -326,19 +329,16 @@ impl<S> Intake<S> {
         spin: Duration,
         trust: Trust,
         gate: Option<Arc<dyn Gate>>,
+        batch: Option<&Batch>,
     ) -> Result<Self, SubscriberError> {
         let filter = Filter::parse(filter)?;
         let hub = member.hub();
         hub.home().check()?;
         let index = hub.new_index();
-        let demand = Demand {
-            index,
-            filter: filter.as_str().to_owned(),
-            expected: expected.map(|Kind { fingerprint, schema }| Expected { fingerprint, schema }),
-            connected: Vec::new(),
-            link: gate.is_some(),
-        };
-        member.session().demand_while(demand.clone(), || {
+        let role = if gate.is_some() { SubscriberRole::Link } else { SubscriberRole::Counted };
+        let asks = Asks { kind: expected, role, ..Asks::default() };
+        let demand = Demand::new(index, filter.as_str(), asks);
+        member.session().demand_while(demand.clone(), batch.map(Batch::gathering), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
             let end = Arc::new(SubscriberEnd::new(demand, seats, trust, gate));
@@ -499,7 +499,7 @@ impl<S> Intake<S> {
     /// As [`Intake::origin`].
     #[must_use]
     pub fn schema(&self, turn: usize) -> &[u8] {
-        &self.connections[turn].schema
+        &self.connections[turn].matched.kind.schema
     }
 
     /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
@@ -539,7 +539,7 @@ impl<S> Intake<S> {
     pub fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
         let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
-        self.end.bar(self.connections[turn].route);
+        self.end.bar(self.connections[turn].route());
         self.end_connection(turn);
         detached(&origin, reason)
     }
@@ -557,7 +557,7 @@ impl<S> Intake<S> {
             self.ended.pop_front();
         }
         self.ended.push_back(connection.status(true));
-        let route = connection.route;
+        let route = connection.route();
         // Of one that has ended, or is gone, the root hears anyway.
         let lives = !connection.gone && !connection.reader.finished();
         self.end.detached(route, connection.reader.seat());
@@ -582,33 +582,31 @@ impl<S> Intake<S> {
         // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
         let mut let_go = Vec::new();
         for (publisher, reason) in revoked {
-            let is_it = |connection: &Connection<S>| connection.route == publisher;
+            let is_it = |connection: &Connection<S>| connection.route() == publisher;
             if let Some(turn) = self.connections.iter().position(is_it) {
                 self.problems.push_back((self.connections[turn].origin, reason));
                 let_go.push((publisher, self.connections[turn].reader.cursor()));
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, user, gone, schema, copies, remote_first } in arrivals {
-            if let Some(first) = remote_first {
+        for Arrival { reader, origin, matched, user, gone, copies } in arrivals {
+            if let Some(Remote { first, .. }) = matched.route.author.remote() {
                 self.count_missed((user, origin.publisher), first.saturating_add(reader.first()));
             }
             self.connections.push(Connection {
                 reader,
                 origin,
-                route,
+                matched,
                 user,
-                schema,
                 gone,
                 copies,
                 invalid: 0,
-                remote_first,
                 followed_at: None,
                 state: None,
             });
         }
         for connection in &mut self.connections {
-            connection.gone |= gone.contains(&connection.route.node);
+            connection.gone |= gone.contains(&connection.route().node);
         }
         if self.last_call.is_none() && self.member.hub().leaving() {
             // A lag beyond the largest ring is a lie.
@@ -622,7 +620,7 @@ impl<S> Intake<S> {
     /// That one may not be read to its end yet; then this is done when it is.
     fn count_missed(&mut self, publisher: StoodFor, first: u64) {
         let is_earlier = |connection: &&mut Connection<S>| {
-            connection.remote_first.is_some() && (connection.user, connection.origin.publisher) == publisher
+            connection.remote_first().is_some() && (connection.user, connection.origin.publisher) == publisher
         };
         if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
             earlier.followed_at = Some(first);
@@ -824,7 +822,7 @@ impl<S> Intake<S> {
 
     /// Detaches. Returns the number of the message that would have been next; `None`: it is not attached.
     pub fn end_route(&mut self, route: EndId) -> Option<u64> {
-        let turn = self.connections.iter().position(|connection| connection.route == route)?;
+        let turn = self.connections.iter().position(|connection| connection.route() == route)?;
         let next = self.connections[turn].reader.cursor();
         self.end_connection(turn);
         Some(next)
@@ -847,8 +845,7 @@ impl<S> Intake<S> {
         for turn in (0..self.connections.len()).rev() {
             let connection = &self.connections[turn];
             if connection.is_over() {
-                let Connection { reader, route, .. } = connection;
-                ended.push((*route, reader.cursor()));
+                ended.push((connection.route(), connection.reader.cursor()));
                 self.end_connection(turn);
             }
         }
@@ -877,11 +874,13 @@ impl<S> Drop for Intake<S> {
         }
         // Arrivals that nobody took yet are attached, too.
         self.take_news();
-        self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
+        let connections = std::mem::take(&mut self.connections);
+        let routes: Vec<EndId> = connections.iter().map(Connection::route).collect();
+        self.end.seats.close(connections.into_iter().map(|connection| connection.reader));
         self.member.hub().remove_subscriber(self.index);
         self.member.session().withdraw(self.index);
-        for connection in &self.connections {
-            self.member.session().forget(connection.route.node);
+        for route in routes {
+            self.member.session().forget(route.node);
         }
     }
 }

@@ -7,9 +7,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hivemind_core::contract::{Contract, Kind};
+use hivemind_core::contract::{Author, Contract, Delivery, Kind, Pattern, Remote};
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{EndId, Offer, Remote};
+use hivemind_core::protocol::{EndId, Misfit, Offer};
 use hivemind_ring::archive;
 use hivemind_ring::draft::Drafter;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, INLINE_BYTES, MESSAGE_BYTES_MAX};
@@ -18,6 +18,7 @@ use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
 use hivemind_ring::segment::{HugePages, Prefaulted};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
 
+use super::batch::Batch;
 use super::error::{PublisherError, SendError, WaitError};
 use super::hub::PublisherEnd;
 use super::member::Member;
@@ -141,38 +142,28 @@ fn withdraw(member: &Member, index: u32) {
     member.session().withdraw_lending(index, ring);
 }
 
-/// What the root is told of a publisher.
-fn offer_of(index: u32, service: &ServiceName, kind: Kind, contract: Contract, via: Option<Remote>) -> Offer {
-    Offer {
-        index,
-        service: service.as_str().to_owned(),
-        fingerprint: kind.fingerprint,
-        schema: kind.schema,
-        reliable: contract.reliable,
-        history: contract.history,
-        capacity: contract.capacity,
-        retained: contract.retained,
-        born: since_boot(),
-        stands_for: None,
-        via,
-        begins: true,
-    }
+/// What the root is told of a publisher that begins.
+fn offer_of(index: u32, service: &ServiceName, kind: Kind, contract: Contract, author: Author) -> Offer {
+    let offer = Offer::new(index, service.as_str(), kind, contract);
+    Offer { born: since_boot(), author, begins: true, ..offer }
 }
 
 /// The contract of a ring that is made with this configuration.
 fn contract_of(config: &RingConfig) -> Contract {
     let slots = config.slots().min(CAPACITY_MAX);
     Contract {
-        reliable: config.reliable,
+        pattern: Pattern::Messages,
+        delivery: Delivery::reliable_if(config.reliable),
         history: config.history.min(slots - 1) as u32,
         capacity: slots as u32,
         retained: config.retained.min(slots - 1) as u32,
+        deadline: None,
     }
 }
 
 impl Outlet {
     /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node, and until the
-    /// subscribers that are there are attached.
+    /// subscribers that are there are attached; in a batch, that waits.
     ///
     /// # Errors
     /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
@@ -181,6 +172,7 @@ impl Outlet {
         service: &str,
         kind: Kind,
         options: &OutletOptions,
+        batch: Option<&Batch>,
     ) -> Result<Outlet, PublisherError> {
         member.home().check()?;
         let service = ServiceName::parse(service)?;
@@ -201,17 +193,16 @@ impl Outlet {
             retained: options.retained,
             bell: 0,
         };
-        let offer = offer_of(index, &service, kind, contract_of(&config), None);
+        let offer = offer_of(index, &service, kind, contract_of(&config), Author::Own);
         let ahead = AheadOptions { prefault: options.prefault, huge_pages: options.huge_pages };
-        let session = member.session();
+        let (session, gathering) = (member.session(), batch.map(Batch::gathering));
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
         let announced = if options.prefault.is_some() || options.huge_pages {
-            make(member, config, ahead, offer.clone(), None).map_err(PublisherError::from).and_then(|made| {
-                session.offer(offer)?;
-                Ok(made)
-            })
+            make(member, config, ahead, offer.clone(), None)
+                .map_err(PublisherError::from)
+                .and_then(|made| session.offer_while(offer, gathering, || Ok(made)))
         } else {
-            session.offer_while(offer.clone(), || Ok(make(member, config, ahead, offer, None)?))
+            session.offer_while(offer.clone(), gathering, || Ok(make(member, config, ahead, offer, None)?))
         };
         let (writer, ahead) = announced.inspect_err(|_: &PublisherError| {
             hub.remove_publisher(index);
@@ -360,9 +351,16 @@ impl Outlet {
             return None;
         }
         let misfits = self.member.session().misfits(self.index, ASKING).ok()??;
-        let Misfits { count, node_name, filter, fingerprint, schema } = misfits;
-        let own = self.member.hub().schema_of(self.index)?;
-        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &schema, fingerprint);
+        let Misfits { count, first: Misfit { node_name, filter, asks } } = misfits;
+        let own = self.member.hub().kind_of(self.index)?;
+        let Some(asked) = asks.kind.filter(|_| asks.pattern == Pattern::Messages) else {
+            let pattern = asks.pattern;
+            return Some(format!(
+                "`{filter}` in node {node_name} is for {pattern}, not for {}",
+                Pattern::Messages
+            ));
+        };
+        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &asked);
         let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
         Some(format!("`{filter}` in node {node_name}{more} expects {theirs}, not {ours} ({difference})"))
     }
@@ -457,7 +455,7 @@ impl Drop for Outlet {
             self.writer.close();
         }
         let name = self.member.session().name();
-        let kept = retained.then(|| self.member.hub().keep_own(self.index, name.as_str())).flatten();
+        let kept = retained.then(|| self.member.hub().keep_own(self.index, name)).flatten();
         withdraw(&self.member, self.index);
         if let Some(offer) = kept {
             self.member.session().stand_for(offer);
@@ -495,12 +493,12 @@ impl StandIn {
             capacity: u64::from(contract.capacity),
             message_max: MESSAGE_BYTES_MAX,
             chunk_memory: CHUNK_MEMORY_MAX.min(memory),
-            reliable: contract.reliable,
+            reliable: contract.is_reliable(),
             history: u64::from(contract.history),
             retained: u64::from(contract.retained),
             bell: 0,
         };
-        let offer = offer_of(index, service, kind, contract_of(&config), Some(via));
+        let offer = offer_of(index, service, kind, contract_of(&config), Author::Remote(via));
         let refused = Arc::new(OnceLock::new());
         let nothing = AheadOptions { prefault: None, huge_pages: false };
         let (writer, _) = make(member, config, nothing, offer.clone(), Some(Arc::clone(&refused)))?;

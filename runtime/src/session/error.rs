@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hivemind_ring::fork::Forked;
 
-use super::Unanswered;
+use super::{Announcement, Unanswered};
 use crate::remedy::remedy;
 use crate::runtime_dir::RuntimeDirError;
+use hivemind_core::contract::{Carried, Kind, Pattern};
 use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, NodeName, ServiceName};
 use hivemind_core::protocol::{EndId, Refusal, Right, VERSION, bounded_reason, not_allowed};
@@ -224,7 +225,19 @@ pub enum AnnounceError {
         /// The first difference.
         difference: String,
         /// The node whose publisher fixes the type.
-        holder: String,
+        holder: NodeName,
+    },
+    /// The service is for something else. Use another name.
+    #[error("{service} is used for {theirs} in node {holder}, not for {ours}; use another name")]
+    PatternMismatch {
+        /// The service.
+        service: ServiceName,
+        /// What it is to be for here.
+        ours: Pattern,
+        /// What it is for there.
+        theirs: Pattern,
+        /// The node whose publisher fixes it.
+        holder: NodeName,
     },
     /// A service name that does not parse. It says where.
     #[error(transparent)]
@@ -298,11 +311,19 @@ impl From<Unanswered> for AnnounceError {
 const REQUESTS: &str = "requests at once in one node";
 
 impl AnnounceError {
-    /// The answer of the root in the words of the caller. `ours` is the description of the type that was announced.
-    pub(super) fn from_refusal(refusal: Refusal, ours: Option<&[u8]>) -> AnnounceError {
+    /// The answer of the root in the words of the caller. `ours` is what was announced; `None`: it stood already.
+    pub(super) fn from_refusal(refusal: Refusal, ours: Option<&Announcement>) -> AnnounceError {
         match refusal {
-            Refusal::OtherType { service, fingerprint, schema, holder } => {
-                type_mismatch(&service, fingerprint, &schema, holder, ours)
+            Refusal::OtherType(carried) => {
+                let kind = ours.and_then(Announcement::kind);
+                let Mismatch { ours, theirs, difference } = Mismatch::between(kind, &carried.kind);
+                let Carried { service, holder, .. } = *carried;
+                AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
+            }
+            Refusal::OtherPattern(carried) => {
+                let Carried { service, pattern: theirs, holder, .. } = *carried;
+                let ours = ours.map_or_else(Pattern::default, Announcement::pattern);
+                AnnounceError::PatternMismatch { service, ours, theirs, holder }
             }
             Refusal::Limit { what, limit } => AnnounceError::Limit { what: what.to_string(), limit },
             Refusal::NotAllowed { owner, user, right, what } => {
@@ -311,20 +332,6 @@ impl AnnounceError {
             other => AnnounceError::Refused { refusal: other.to_string() },
         }
     }
-}
-
-fn type_mismatch(
-    service: &str,
-    fingerprint: u128,
-    theirs: &[u8],
-    holder: String,
-    ours: Option<&[u8]>,
-) -> AnnounceError {
-    let Ok(service) = ServiceName::parse(service) else {
-        return AnnounceError::Refused { refusal: "it names a service that is none".to_owned() };
-    };
-    let Mismatch { ours, theirs, difference } = Mismatch::between(ours, theirs, fingerprint);
-    AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
 }
 
 /// Two types that are not the same, in words. "Here" is ours.
@@ -339,10 +346,11 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Compares the descriptions of two types; `fingerprint` is of theirs, and stands for it if nothing better is there.
+    /// Compares two types by their descriptions; the fingerprint of theirs stands for it if nothing better is there.
     #[must_use]
-    pub fn between(ours: Option<&[u8]>, theirs: &[u8], fingerprint: u128) -> Mismatch {
-        let parse = |bytes: &[u8]| Schema::from_bytes(bytes).ok();
+    pub fn between(ours: Option<&Kind>, theirs: &Kind) -> Mismatch {
+        let Kind { fingerprint, .. } = theirs;
+        let parse = |kind: &Kind| Schema::from_bytes(&kind.schema).ok();
         let (ours, theirs) = (ours.and_then(parse), parse(theirs));
         let difference = match (&ours, &theirs) {
             (Some(ours), Some(theirs)) => ours.difference(theirs),

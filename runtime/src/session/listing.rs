@@ -1,8 +1,8 @@
 //! What there is in a hive, put together from pages.
 use std::collections::BTreeMap;
 
-use hivemind_core::protocol::{ConnectionInfo, EndId, Entry, Former, NodeInfo, Remote};
-use hivemind_core::schema::Schema;
+use hivemind_core::contract::{Author, Contract, Former, Kind, Remote};
+use hivemind_core::protocol::{ConnectionInfo, EndId, Entry, NodeInfo};
 
 /// More lines than any registry holds; a root that sends more is no root.
 const MAX_LINES: usize = 1 << 20;
@@ -33,12 +33,10 @@ pub struct Listing {
 pub struct ServiceInfo {
     /// Its name.
     pub service: String,
-    /// The fingerprint of its type.
-    pub fingerprint: u128,
+    /// Its type.
+    pub kind: Kind,
     /// The name of its type.
     pub type_name: String,
-    /// The description of its type.
-    pub schema: Vec<u8>,
 }
 
 /// A publisher.
@@ -75,10 +73,8 @@ pub struct SubscriberInfo {
     pub filter: String,
     /// The name of the type it insists on; `None`: it takes any.
     pub type_name: Option<String>,
-    /// The fingerprint of that type.
-    pub fingerprint: Option<u128>,
-    /// The description of that type; empty: it takes any.
-    pub schema: Vec<u8>,
+    /// That type.
+    pub kind: Option<Kind>,
     /// It reads for another host.
     pub link: bool,
 }
@@ -105,25 +101,22 @@ impl Collector {
         let listing = &mut self.listing;
         match entry {
             Entry::Node(node) => listing.nodes.push(node),
-            Entry::Service { service, fingerprint, schema } => {
-                let type_name = type_name(&schema, fingerprint);
+            Entry::Service { service, kind, .. } => {
+                let type_name = kind.type_name();
                 self.type_names.insert(service.clone(), type_name.clone());
-                listing.services.push(ServiceInfo { service, fingerprint, type_name, schema });
+                listing.services.push(ServiceInfo { service, kind, type_name });
             }
-            Entry::Publisher {
-                end,
-                service,
-                reliable,
-                history,
-                capacity,
-                retained,
-                keepers,
-                stands_for,
-                via,
-            } => {
+            Entry::Publisher { route, service, contract, keepers } => {
                 let type_name = self.type_names.get(&service).cloned().unwrap_or_default();
+                let reliable = contract.is_reliable();
+                let Contract { history, capacity, retained, .. } = contract;
+                let (stands_for, via) = match route.author {
+                    Author::Own => (None, None),
+                    Author::Former(former) => (Some(former), None),
+                    Author::Remote(remote) => (None, Some(remote)),
+                };
                 listing.publishers.push(PublisherInfo {
-                    end,
+                    end: route.end,
                     service,
                     type_name,
                     reliable,
@@ -135,18 +128,11 @@ impl Collector {
                     via,
                 });
             }
-            Entry::Subscriber { end, filter, expected, link } => {
-                let fingerprint = expected.as_ref().map(|expected| expected.fingerprint);
-                let schema = expected.map(|expected| expected.schema).unwrap_or_default();
-                let type_name = fingerprint.map(|fingerprint| type_name(&schema, fingerprint));
-                listing.subscribers.push(SubscriberInfo {
-                    end,
-                    filter,
-                    type_name,
-                    fingerprint,
-                    schema,
-                    link,
-                });
+            Entry::Subscriber { end, filter, asks } => {
+                let link = asks.is_link();
+                let type_name = asks.kind.as_ref().map(Kind::type_name);
+                let kind = asks.kind;
+                listing.subscribers.push(SubscriberInfo { end, filter, type_name, kind, link });
             }
             Entry::Connection(connection) => listing.connections.push(connection),
         }
@@ -155,9 +141,4 @@ impl Collector {
     pub(super) fn finish(self, root_epoch: u64, root_pid: i32, dedicated_root: bool) -> Listing {
         Listing { root_epoch, root_pid, dedicated_root, ..self.listing }
     }
-}
-
-fn type_name(schema: &[u8], fingerprint: u128) -> String {
-    Schema::from_bytes(schema)
-        .map_or_else(|_| format!("#{fingerprint:032x}"), |schema| schema.type_name().to_owned())
 }

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use hivemind_core::contract::{Asks, Carried, Contract, Kind, Match};
 use hivemind_core::name::{HiveName, NodeName};
-use hivemind_core::protocol::{Connected, Demand, EndId, Expected, Offer};
+use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_runtime::runtime_dir::RuntimeDir;
 use hivemind_runtime::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Matched,
-    NodeSide, RootRole, Seating, Session, SessionConfig, Skipped,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Gathering, Handle, JoinError,
+    NodeSide, RootRole, Seating, Session, SessionConfig,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -139,8 +140,9 @@ impl NodeSide for Recorder {
         state.announcements.values().map(complete).collect()
     }
 
-    fn matched(&self, matched: Matched) -> Option<Seating> {
-        let Matched { subscriber, publisher, service, node_name, .. } = matched;
+    fn matched(&self, subscriber: u32, matched: Box<Match>) -> Option<Seating> {
+        let Match { service, route, .. } = *matched;
+        let (publisher, node_name) = (route.end, route.publisher_node());
         assert!(!self.panics.load(Ordering::SeqCst), "a mistake of the node");
         self.hear(Heard::Matched {
             subscriber,
@@ -190,8 +192,8 @@ impl NodeSide for Recorder {
         self.hear(Heard::AttachRefused { subscriber, publisher, reason: reason.into() });
     }
 
-    fn skipped(&self, subscriber: u32, skipped: Skipped) {
-        let Skipped { service, holder, .. } = skipped;
+    fn skipped(&self, subscriber: u32, carried: Carried) {
+        let Carried { service, holder, .. } = carried;
         self.hear(Heard::Skipped { subscriber, service: service.to_string(), holder: holder.to_string() });
     }
 
@@ -266,23 +268,26 @@ impl Node {
         fingerprint: u128,
         schema: Vec<u8>,
     ) -> Result<(), AnnounceError> {
-        let offer = Offer {
-            index,
-            service: service.into(),
-            fingerprint,
-            schema,
-            reliable: false,
-            history: 0,
-            capacity: 64,
-            retained: 0,
-            born: 0,
-            stands_for: None,
-            via: None,
-            begins: true,
-        };
+        let offer = offer_of(index, service, fingerprint, schema);
+        self.announce(index, offer, None)
+    }
+
+    #[allow(dead_code)]
+    pub fn offer_within(
+        &self,
+        gathering: &Gathering,
+        index: u32,
+        service: &str,
+        fingerprint: u128,
+    ) -> Result<(), AnnounceError> {
+        let offer = offer_of(index, service, fingerprint, vec![1, 2, 3]);
+        self.announce(index, offer, Some(gathering))
+    }
+
+    fn announce(&self, index: u32, offer: Offer, gathering: Option<&Gathering>) -> Result<(), AnnounceError> {
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
-        let answer = self.session.offer(offer);
+        let answer = self.session.offer_while(offer, gathering, || Ok(()));
         if answer.is_err() {
             self.side.state.lock().unwrap().announcements.remove(&index);
         }
@@ -299,8 +304,8 @@ impl Node {
         filter: &str,
         expected: Option<(u128, Vec<u8>)>,
     ) -> Result<(), AnnounceError> {
-        let expected = expected.map(|(fingerprint, schema)| Expected { fingerprint, schema });
-        let demand = Demand { index, filter: filter.into(), expected, connected: Vec::new(), link: false };
+        let kind = expected.map(|(fingerprint, schema)| Kind { fingerprint, schema });
+        let demand = Demand::new(index, filter, Asks { kind, ..Asks::default() });
         let announcement = Announcement::Demand(demand.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
         let answer = self.session.demand(demand);
@@ -360,4 +365,10 @@ pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "never came: {what}");
         std::thread::yield_now();
     }
+}
+
+fn offer_of(index: u32, service: &str, fingerprint: u128, schema: Vec<u8>) -> Offer {
+    let contract = Contract { capacity: 64, ..Contract::default() };
+    let offer = Offer::new(index, service, Kind { fingerprint, schema }, contract);
+    Offer { begins: true, ..offer }
 }

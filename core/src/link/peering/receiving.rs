@@ -240,7 +240,7 @@ impl Receiving {
         }
         self.last_stream = stream;
         let publisher = candidate.publisher;
-        let is_wanted = wants.is_wanted_here(&candidate.service, candidate.fingerprint);
+        let is_wanted = wants.is_wanted_here(&candidate.service, candidate.kind.fingerprint);
         if let Some(import) = self.table.of_publisher(publisher)
             && let Some(incoming) = self.table.get_mut(import)
         {
@@ -265,7 +265,7 @@ impl Receiving {
             self.declined.add(stream, UNWANTED);
             return Ok(());
         }
-        if self.table.schemas() + candidate.schema.len() > SCHEMAS_MAX {
+        if self.table.schemas() + candidate.kind.schema.len() > SCHEMAS_MAX {
             self.declined.add(stream, TOO_MUCH_SCHEMA);
             return Ok(());
         }

@@ -7,6 +7,7 @@ use rkyv::rancor::ResultExt as _;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::contract::{Contract, Kind};
 use crate::link::candidate::{Candidate, Via};
 use crate::link::frame::{CONTROL_MAX, FrameKind, HEADER, Header};
 use crate::link::greeting::{Hello, Role};
@@ -37,11 +38,8 @@ pub(super) struct Open {
     pub(super) host: Option<String>,
     pub(super) node: String,
     pub(super) service: String,
-    pub(super) fingerprint: u128,
-    pub(super) schema: Vec<u8>,
-    pub(super) reliable: bool,
-    pub(super) history: u32,
-    pub(super) capacity: u32,
+    pub(super) kind: Kind,
+    pub(super) contract: Contract,
     /// The number of the first message that can be sent.
     pub(super) first: u64,
     /// The number after the last one, when that is known already.
@@ -56,11 +54,8 @@ impl Open {
             host: via.filter(|via| !via.leaf).map(|via| via.host.clone()),
             node: via.map_or(&candidate.node, |via| &via.node).as_str().to_owned(),
             service: candidate.service.as_str().to_owned(),
-            fingerprint: candidate.fingerprint,
-            schema: candidate.schema.clone(),
-            reliable: candidate.reliable,
-            history: candidate.history,
-            capacity: candidate.capacity,
+            kind: candidate.kind.clone(),
+            contract: candidate.contract,
             first,
             end,
         }
@@ -81,11 +76,8 @@ impl Open {
             publisher: self.publisher,
             node,
             service: self.service.parse().ok()?,
-            fingerprint: self.fingerprint,
-            schema: self.schema,
-            reliable: self.reliable,
-            history: self.history,
-            capacity: self.capacity,
+            kind: self.kind,
+            contract: self.contract,
             via: Some(via),
         }))
     }
@@ -144,7 +136,7 @@ macro_rules! say {
 }
 
 say!(Interest, this => this.wanted.len() <= CONTROL_MAX as usize / 16);
-say!(Open, this => this.schema.len() <= MAX_SCHEMA);
+say!(Open, this => this.kind.schema.len() <= MAX_SCHEMA);
 say!(Opened, this => !matches!(this, Opened::Refused { reason } if reason.len() > MAX_REASON));
 say!(Credit, _this => true);
 say!(Bye, this => this.reason.len() <= MAX_REASON);

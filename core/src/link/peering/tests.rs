@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::contract::{Contract, Delivery, Kind};
 use crate::filter::Filter;
 use crate::link::frame::{HEADER, PIECE, SEQUENCE_END};
 use crate::protocol::{EndId, MAX_SCHEMA};
@@ -27,15 +28,13 @@ fn wanted(filter: &str) -> Wanted {
 }
 
 fn candidate(index: u32, reliable: bool) -> Candidate {
+    let delivery = Delivery::reliable_if(reliable);
     Candidate {
         publisher: EndId { node: 7, index },
         node: "camera".parse().unwrap(),
         service: "sensors/pose".parse().unwrap(),
-        fingerprint: 5,
-        schema: vec![1, 2, 3],
-        reliable,
-        history: 0,
-        capacity: 16,
+        kind: Kind { fingerprint: 5, schema: vec![1, 2, 3] },
+        contract: Contract { delivery, capacity: 16, ..Contract::default() },
         via: None,
     }
 }
@@ -599,7 +598,8 @@ fn what_a_publisher_says_that_comes_back_is_bounded() {
 
 #[test]
 fn descriptions_of_types_have_a_budget_and_give_it_back() {
-    let long = |index| Candidate { schema: vec![7; MAX_SCHEMA], ..candidate(index, true) };
+    let kind = Kind { fingerprint: 5, schema: vec![7; MAX_SCHEMA] };
+    let long = |index| Candidate { kind: kind.clone(), ..candidate(index, true) };
     let mut peering = connected();
     let streams = (receiving::SCHEMAS_MAX / MAX_SCHEMA) as u32 + 10;
     for stream in 1..=streams {

@@ -44,7 +44,7 @@ impl Interest {
     #[must_use]
     pub fn wants(&self, candidate: &Candidate) -> bool {
         !self.refused.contains(&candidate.publisher)
-            && self.wanted.iter().any(|wanted| wanted.is_for(&candidate.service, candidate.fingerprint))
+            && self.wanted.iter().any(|wanted| wanted.is_for(&candidate.service, candidate.kind.fingerprint))
     }
 
     /// The filters.

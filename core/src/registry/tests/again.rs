@@ -166,7 +166,8 @@ impl Node {
 
     fn hear(&mut self) {
         match self.from_root.pop_front() {
-            Some(ToNode::Match { subscriber, publisher, .. }) => {
+            Some(ToNode::Match { subscriber, matched }) => {
+                let publisher = matched.route.end;
                 let pair = (subscriber, publisher);
                 if self.live.contains(&pair) || self.unwanted.contains(&pair) {
                     self.to_root.push_back(ToRoot::Declined { subscriber, publisher });

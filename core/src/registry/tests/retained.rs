@@ -1,7 +1,7 @@
 //! Who keeps what publishers retain, and who stands for those that are gone.
 use super::*;
+use crate::contract::Former;
 use crate::policy::Accounts;
-use crate::protocol::Former;
 use crate::registry::retained::{Keeping, Retained};
 
 /// An offer that retains three messages, or stands for a former publisher.
@@ -18,10 +18,11 @@ pub(super) fn offer(
     offer.born = born;
     match former {
         Some(publisher) => {
-            offer.stands_for = Some(Former { publisher, node_name: format!("node{}", publisher.node / 10) });
+            let node_name = format!("node{}", publisher.node / 10).parse().unwrap();
+            offer.author = Author::Former(Former { publisher, node_name });
         }
         None => {
-            offer.retained = 3;
+            offer.contract.retained = 3;
             offer.begins = true;
         }
     }
@@ -97,8 +98,8 @@ fn a_publisher_that_retains_stands_when_somebody_keeps_its_ring() {
         panic!("{actions:?}")
     };
     assert_eq!((*source, &attachments[..]), (publisher, &[Attachment::PidfdOf(1)][..]));
-    let former = Former { publisher, node_name: "node1".to_owned() };
-    assert_eq!((offer.stands_for.as_ref(), offer.retained, &*offer.service), (Some(&former), 0, "a"));
+    let former = Former { publisher, node_name: "node1".parse().unwrap() };
+    assert_eq!((offer.author.former(), offer.contract.retained, &*offer.service), (Some(&former), 0, "a"));
     // Who was asked fetches the ring like anybody who looks.
     let actions = said(&mut registry, 2, ToRoot::Inspect { request: 9, end: publisher });
     assert_eq!(summary(&actions), [(1, "inspect")]);
@@ -147,11 +148,15 @@ fn who_comes_later_is_matched_with_those_who_stand_for_it() {
     let actions = said(&mut registry, 4, demand(1, "a", Some(5)));
     assert_eq!(summary(&actions), [(4, "accepted"), (4, "match"), (4, "match")]);
     for (action, keeper) in actions[1..].iter().zip([2, 3]) {
-        let Action::Send { message: ToNode::Match { publisher: route, writer, node_name, .. }, .. } = action
-        else {
+        let Action::Send { message: ToNode::Match { matched, .. }, .. } = action else {
             panic!("{action:?}")
         };
-        assert_eq!((*route, *writer, &**node_name), (end(keeper, 0), Some(publisher), "node1"));
+        let route = &matched.route;
+        assert_eq!(
+            (route.end, route.writer(), route.publisher_node().as_str()),
+            (end(keeper, 0), publisher, "node1")
+        );
+        assert!(matched.is_retained());
     }
 }
 
@@ -224,13 +229,7 @@ fn a_publisher_of_another_type_displaces_what_was_retained() {
     join(&mut registry, 5);
     // For subscribers it is the type of the service, held by the node that is gone.
     let actions = said(&mut registry, 5, demand(2, "a", Some(6)));
-    let told = ToNode::Skipped {
-        subscriber: 2,
-        service: "a".into(),
-        fingerprint: 5,
-        schema: vec![5],
-        holder: "node1".into(),
-    };
+    let told = ToNode::Skipped { subscriber: 2, carried: carried("a", 5, "node1") };
     assert_eq!(
         actions[..],
         [send(5, ToNode::Accepted { request: 2, joining: Joining::Done }), send(5, told)]
@@ -238,7 +237,7 @@ fn a_publisher_of_another_type_displaces_what_was_retained() {
     let actions = said(&mut registry, 4, super::offer(1, "a", 6));
     assert_eq!(summary(&actions), [(2, "release"), (3, "release"), (4, "accepted"), (5, "match")]);
     let actions = said(&mut registry, 2, offer(3, "a", 5, 9, Some(end(1, 9))));
-    assert!(matches!(refusal(&actions), Refusal::OtherType { .. }));
+    assert!(matches!(refusal(&actions), Refusal::OtherType(_)));
     assert_sound(&registry);
 }
 

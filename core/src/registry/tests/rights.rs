@@ -95,7 +95,7 @@ fn a_pattern_hears_of_what_may_be_read_and_of_nothing_else() {
     let matched = said(&mut registry, 2, demand(1, "**", Some(7)));
     assert_eq!(summary(&matched), [(2, "accepted"), (2, "match")]);
     assert!(
-        matches!(&matched[1], Action::Send { message: ToNode::Match { service, .. }, .. } if service == "sensors/pose")
+        matches!(&matched[1], Action::Send { message: ToNode::Match { matched, .. }, .. } if matched.service.as_str() == "sensors/pose")
     );
     // The same for those that come later, of this type or another.
     assert_eq!(summary(&said(&mut registry, 1, offer(4, "secret/too", 7))), [(1, "accepted")]);
@@ -124,8 +124,8 @@ fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read(
     );
     let actions = change(&mut registry, "allow user:1001 subscribe **");
     let told = |action: &Action| match action {
-        Action::Send { to: 2, message: ToNode::Skipped { subscriber, service, .. }, .. } => {
-            Some((*subscriber, service.clone()))
+        Action::Send { to: 2, message: ToNode::Skipped { subscriber, carried }, .. } => {
+            Some((*subscriber, carried.service.as_str().to_owned()))
         }
         _ => None,
     };
@@ -418,10 +418,10 @@ proptest! {
                 Doing::Policy(text) => change(&mut registry, &text),
             };
             for action in &actions {
-                if let Action::Send { to, message: ToNode::Match { service, subscriber, publisher, .. }, .. } = action {
-                    let service = ServiceName::parse(service).unwrap();
-                    prop_assert!(registry.rights(*to).read(&service), "{} was told of {}", to, service);
-                    matched.push((EndId { node: to * 10, index: *subscriber }, *publisher));
+                if let Action::Send { to, message: ToNode::Match { subscriber, matched: found }, .. } = action {
+                    let service = &found.service;
+                    prop_assert!(registry.rights(*to).read(service), "{} was told of {}", to, service);
+                    matched.push((EndId { node: to * 10, index: *subscriber }, found.route.end));
                 }
             }
             for client in registry.clients.values() {

@@ -4,22 +4,22 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
+use super::announced::Told;
+use super::questions::Question;
+use super::seeking::Lost;
+use super::{Control, PACKETS_IN_A_ROW, SUCCESSION};
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
-    Misfits, SessionError, Skipped, WaitedFor,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Misfits,
+    SessionError, WaitedFor,
 };
 use crate::socket::Packet;
-use hivemind_core::filter::Filter;
-use hivemind_core::name::{NodeName, ServiceName};
+use hivemind_core::contract::Match;
 use hivemind_core::protocol::{
-    Cursor, DecodeError, EndId, Entry, Expected, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
+    Cursor, DecodeError, EndId, Entry, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
     bounded_reason, decode, decode_unaccompanied,
 };
-
-const NOT_A_NAME: Lost = Lost::Nonsense("it names what is no name");
 
 impl Control {
     pub(super) fn link_ready(&mut self, flags: EpollFlags) {
@@ -38,7 +38,7 @@ impl Control {
         for _ in 0..PACKETS_IN_A_ROW {
             let mut descriptors = Vec::new();
             let Some(link) = &mut self.link else { return };
-            match link.socket.receive(&mut self.buffer, &mut descriptors) {
+            match link.socket.receive(&mut self.packets.buffer, &mut descriptors) {
                 Ok(Packet::Nothing) => return,
                 Ok(Packet::Message { length, descriptors_lost }) => {
                     if let Err(reason) = self.received(length, descriptors_lost, descriptors) {
@@ -54,8 +54,8 @@ impl Control {
     fn received(&mut self, length: usize, lost: bool, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
         // Whatever it is, it is a sign of life.
         self.vigil.is_heard();
-        self.is_asking = false;
-        let bytes = self.buffer.bytes(length);
+        self.questions.is_asking = false;
+        let bytes = self.packets.buffer.bytes(length);
         let decoded = if lost { decode_unaccompanied(bytes) } else { decode(bytes, descriptors.len()) };
         let message: ToNode = decoded.map_err(|error| match error {
             DecodeError::Version { theirs } => Lost::Never(JoinError::version(theirs)),
@@ -104,13 +104,9 @@ impl Control {
             ToNode::Accepted { request, joining } => self.accepted(request, joining),
             ToNode::Joined { publisher, unanswered } => self.joined(publisher, unanswered),
             ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
-            ToNode::Match { .. } => return self.matched(message),
-            ToNode::Skipped { subscriber, service, fingerprint, schema, holder } => {
-                let service = ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?;
-                let holder = NodeName::parse(&holder).map_err(|_| NOT_A_NAME)?;
-                self.side.skipped(subscriber, Skipped { service, fingerprint, schema, holder });
-            }
-            ToNode::Misfits { request, count, first } => return self.misfits(request, count, first),
+            ToNode::Match { subscriber, matched } => self.matched(subscriber, matched),
+            ToNode::Skipped { subscriber, carried } => self.side.skipped(subscriber, *carried),
+            ToNode::Misfits { request, count, first } => self.misfits(request, count, first),
             ToNode::Attach { .. } => return self.attach(message, &mut descriptors),
             ToNode::Attached { .. } => return self.attached(message, &mut descriptors),
             ToNode::AttachRefused { subscriber, publisher, reason } => {
@@ -122,7 +118,7 @@ impl Control {
             ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
             ToNode::Inspected { request, segment } => {
                 let handle = uncarry(segment, &mut descriptors);
-                match self.questions.remove(&request) {
+                match self.questions.remove(request) {
                     Some(Question::Inspect { reply, .. }) => {
                         drop(reply.send(handle.ok_or(SessionError::Descriptors)));
                     }
@@ -149,7 +145,7 @@ impl Control {
             ToNode::Release { publisher } => {
                 // The root has forgotten it already.
                 if let Some(index) = self.side.released(publisher) {
-                    self.told.remove(&index);
+                    self.announced.told.remove(&index);
                 }
             }
             ToNode::Welcome { .. }
@@ -165,9 +161,9 @@ impl Control {
     fn accepted(&mut self, request: u64, joining: Joining) {
         let Ok(index) = u32::try_from(request) else { return };
         // Withdrawn meanwhile: then nobody waits either.
-        let Some(told) = self.told.get_mut(&index) else { return };
+        let Some(told) = self.announced.told.get_mut(&index) else { return };
         *told = Told::Accepted;
-        let pending = self.pending.remove(&index);
+        let pending = self.announced.pending.remove(&index);
         match joining {
             Joining::Done => {}
             Joining::UnderWay => return self.settle(index, pending),
@@ -182,26 +178,23 @@ impl Control {
         let Ok(index) = u32::try_from(request) else {
             return self.question_refused(request, refusal);
         };
-        let ours = match self.told.get(&index) {
-            Some(Told::Open(announcement)) => match &**announcement {
-                Announcement::Offer(offer) => Some(&offer.schema[..]),
-                Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
-            },
+        let ours = match self.announced.told.get(&index) {
+            Some(Told::Open(announcement)) => Some(&**announcement),
             // It stood, and the policy does not allow it any more.
             Some(Told::Accepted) => None,
             // It is withdrawn, or was refused before.
             Some(Told::Refused(_)) | None => return,
         };
         let error = AnnounceError::from_refusal(refusal, ours);
-        self.told.insert(index, Told::Refused(Box::new(error.clone())));
-        match self.pending.remove(&index) {
+        self.announced.told.insert(index, Told::Refused(Box::new(error.clone())));
+        match self.announced.pending.remove(&index) {
             Some(pending) => drop(pending.reply.send(Err(error))),
             None => self.side.refused(index, &error),
         }
     }
 
     fn question_refused(&mut self, request: u64, refusal: Refusal) {
-        match self.questions.remove(&request) {
+        match self.questions.remove(request) {
             Some(Question::List { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Inspect { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Misfits { reply, .. }) => drop(reply.send(Err(refusal.into()))),
@@ -241,45 +234,18 @@ impl Control {
     pub(super) fn keeps(&mut self, publisher: EndId, keeping: Keeping) {
         match keeping {
             Keeping::Kept => self.say(&ToRoot::Kept { publisher }, Vec::new()),
-            Keeping::Offered(offer) => self.tell(Announcement::Offer(*offer)),
+            Keeping::Offered(offer) => self.announced.tell(Announcement::Offer(*offer)),
             Keeping::Nothing => self.say(&ToRoot::NotKept { publisher }, Vec::new()),
         }
     }
 
     // ---- pairs
 
-    fn matched(&mut self, message: ToNode) -> Result<(), Lost> {
-        let ToNode::Match {
-            subscriber,
-            publisher,
-            node_name,
-            service,
-            fingerprint,
-            schema,
-            reliable,
-            history,
-            capacity,
-            writer,
-            via,
-        } = message
-        else {
-            return Ok(());
-        };
-        let matched = Matched {
-            subscriber,
-            publisher,
-            node_name: NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?,
-            service: ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?,
-            fingerprint,
-            schema,
-            reliable,
-            history,
-            capacity,
-            writer,
-            via,
-        };
+    fn matched(&mut self, subscriber: u32, matched: Box<Match>) {
+        let publisher = matched.route.end;
         // A match for an end that was withdrawn crosses the withdrawal.
-        let seating = if self.told.contains_key(&subscriber) { self.side.matched(matched) } else { None };
+        let is_there = self.announced.contains(subscriber);
+        let seating = if is_there { self.side.matched(subscriber, matched) } else { None };
         match seating {
             Some(seating) => {
                 let (reader, descriptors) = carry(seating.reader);
@@ -288,7 +254,6 @@ impl Control {
             }
             None => self.say(&ToRoot::Declined { subscriber, publisher }, Vec::new()),
         }
-        Ok(())
     }
 
     fn attach(
@@ -296,12 +261,11 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells, from_first } =
+        let ToNode::Attach { publisher, subscriber, node_name, role, seat, user, reader, bells, from_first } =
             message
         else {
             return Ok(());
         };
-        let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
         let (reader, is_stranger) = (uncarry(reader, descriptors), bells.is_none());
         let bells = bells.and_then(|bells| uncarry(bells, descriptors));
         let pidfd = descriptors.next();
@@ -315,8 +279,8 @@ impl Control {
             return Ok(());
         }
         let request =
-            AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells, from_first };
-        self.settling.progress = Instant::now();
+            AttachRequest { publisher, subscriber, node_name, role, seat, user, reader, bells, from_first };
+        self.announced.settling.progress = Instant::now();
         match self.side.attach(request) {
             Ok(AttachReply { start, ring, bells }) => {
                 let (ring, mut descriptors) = carry(ring);
@@ -368,7 +332,7 @@ impl Control {
         let reason = format!(
             "process {} (node {}) has no file descriptors left; raise its `ulimit -n`",
             own_pid(),
-            self.name
+            self.who.name
         );
         match *message {
             ToNode::Attach { publisher, subscriber, .. } => self.refuse_attach(publisher, subscriber, reason),
@@ -376,7 +340,7 @@ impl Control {
                 self.side.attach_refused(subscriber, publisher, &reason);
                 self.say_detached(subscriber, publisher);
             }
-            ToNode::Inspected { request, .. } => match self.questions.remove(&request) {
+            ToNode::Inspected { request, .. } => match self.questions.remove(request) {
                 Some(Question::Inspect { reply, .. }) => {
                     drop(reply.send(Err(SessionError::Descriptors)));
                 }
@@ -392,7 +356,7 @@ impl Control {
     // ---- questions
 
     fn page(&mut self, request: u64, entries: Vec<Entry>, next: Option<Cursor>) -> Result<(), Lost> {
-        let Some(Question::List { collector, after, .. }) = self.questions.get_mut(&request) else {
+        let Some(Question::List { collector, after, .. }) = self.questions.get_mut(request) else {
             // Nobody waits for it any more.
             return Ok(());
         };
@@ -407,27 +371,18 @@ impl Control {
         }
         let (epoch, link) = (self.seeking.seen_epoch, self.link.as_ref());
         let (pid, is_dedicated) = link.map_or((0, false), |link| (link.pid, link.is_dedicated));
-        if let Some(Question::List { collector, reply, .. }) = self.questions.remove(&request) {
+        if let Some(Question::List { collector, reply, .. }) = self.questions.remove(request) {
             let _ = reply.send(Ok(collector.finish(epoch, pid, is_dedicated)));
         }
         Ok(())
     }
 
-    fn misfits(&mut self, request: u64, count: u32, first: Option<Box<Misfit>>) -> Result<(), Lost> {
-        let misfits = match first {
-            None => None,
-            Some(misfit) => {
-                let Misfit { node_name, filter, expected: Expected { fingerprint, schema } } = *misfit;
-                let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
-                let filter = Filter::parse(&filter).map_err(|_| NOT_A_NAME)?;
-                Some(Misfits { count, node_name, filter, fingerprint, schema })
-            }
-        };
+    fn misfits(&mut self, request: u64, count: u32, first: Option<Box<Misfit>>) {
+        let misfits = first.map(|first| Misfits { count, first: *first });
         // Nobody may wait for it any more.
-        if let Some(Question::Misfits { reply, .. }) = self.questions.remove(&request) {
+        if let Some(Question::Misfits { reply, .. }) = self.questions.remove(request) {
             drop(reply.send(Ok(misfits)));
         }
-        Ok(())
     }
 
     fn inspect(&mut self, inquiry: u64, index: u32) {
@@ -441,5 +396,5 @@ impl Control {
 
 /// Whose ring is to be kept.
 fn writer_of(offer: &Offer) -> Option<EndId> {
-    offer.stands_for.as_ref().map(|former| former.publisher)
+    offer.author.former().map(|former| former.publisher)
 }

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use crate::contract::Contract;
 use crate::link::candidate::Candidate;
 use crate::link::frame::{FrameKind, Header};
 use crate::link::peering::say::{self, Credit, Opened};
@@ -165,9 +166,12 @@ impl Incoming {
 
     /// An import that stands for this one can stand for the other one.
     pub(super) fn stands_for(&self, other: &Candidate) -> bool {
+        let facts = |candidate: &Candidate| {
+            let Contract { pattern, delivery, capacity, .. } = candidate.contract;
+            (candidate.kind.fingerprint, pattern, delivery, capacity)
+        };
         let ours = &self.candidate;
-        (&ours.service, ours.fingerprint, ours.reliable, ours.capacity, &ours.via)
-            == (&other.service, other.fingerprint, other.reliable, other.capacity, &other.via)
+        (&ours.service, facts(ours), &ours.via) == (&other.service, facts(other), &other.via)
     }
 
     // ---- connections
@@ -204,7 +208,7 @@ impl Incoming {
         self.refused = Some(reason);
         self.partial = None;
         self.pending.clear();
-        std::mem::take(&mut self.candidate.schema)
+        std::mem::take(&mut self.candidate.kind.schema)
     }
 
     /// There is no memory for the message that is coming in.
@@ -329,7 +333,7 @@ impl Incoming {
         let grant = self.grant();
         // A sender that may be out of credit waits for every bit of it.
         let starved = self.said.messages <= self.arrived.messages && grant.messages > self.said.messages;
-        let each = ACKNOWLEDGE_EACH.min(u64::from(self.candidate.capacity) / 4).max(1);
+        let each = ACKNOWLEDGE_EACH.min(u64::from(self.candidate.contract.capacity) / 4).max(1);
         starved
             || self.committed.messages - self.said_committed >= each
             || self.long >= ACKNOWLEDGE_EACH_LONG

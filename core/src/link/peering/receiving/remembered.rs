@@ -27,8 +27,8 @@ pub(super) struct Remembered {
 impl Remembered {
     pub(super) fn add(&mut self, candidate: &Candidate, next: u64, wants: &Wants) {
         let publisher = candidate.publisher;
-        let is_missed = wants.is_wanted_here(&candidate.service, candidate.fingerprint);
-        let missed_by = is_missed.then(|| (candidate.service.clone(), candidate.fingerprint));
+        let is_missed = wants.is_wanted_here(&candidate.service, candidate.kind.fingerprint);
+        let missed_by = is_missed.then(|| (candidate.service.clone(), candidate.kind.fingerprint));
         if self.publishers.insert(publisher, Former { next, missed_by }).is_none() {
             self.in_order.push_back(publisher);
             if self.in_order.len() > REMEMBERED_MAX

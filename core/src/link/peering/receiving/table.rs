@@ -51,14 +51,14 @@ impl Table {
     pub(super) fn insert(&mut self, incoming: Incoming) -> ImportId {
         self.last += 1;
         self.by_publisher.insert(incoming.publisher(), self.last);
-        self.schemas += incoming.candidate().schema.len();
+        self.schemas += incoming.candidate().kind.schema.len();
         self.imports.insert(self.last, incoming);
         self.last
     }
 
     pub(super) fn remove(&mut self, import: ImportId) -> Option<Incoming> {
         let incoming = self.imports.remove(&import)?;
-        self.schemas -= incoming.candidate().schema.len();
+        self.schemas -= incoming.candidate().kind.schema.len();
         if !incoming.is_refused() {
             self.by_publisher.remove(&incoming.publisher());
         }
