@@ -7,9 +7,9 @@ use std::error::Error;
 use std::path::Path;
 
 use hivemind_core::contract::{
-    self, Asks, Author, Carried, Contract, Delivery, Former, Match, Pattern, Remote, Route, SubscriberRole,
+    Asks, Author, Carried, Contract, Delivery, Former, Kind, Match, Pattern, Remote, Route, SubscriberRole,
 };
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_core::protocol::{
@@ -93,7 +93,7 @@ fn everything(count: i16, next: Option<Box<Everything>>) -> Everything {
 
 fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
     let end = EndId { node: 7, index: 1 };
-    let kind = contract::Kind { fingerprint: 9, schema: schema.to_vec() };
+    let kind = Kind { fingerprint: 9, schema: schema.to_vec() };
     let contract = Contract {
         delivery: Delivery::Reliable,
         history: 2,
@@ -196,7 +196,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
 fn link_frames() -> Result<(), Box<dyn Error>> {
     let hello = Hello { role: Role::Leaf, host: "robot".to_owned(), epoch: 7, capabilities: 0 }.encode();
     write("link_frame", 0, &hello[HEADER..])?;
-    let ping = Header::control(Kind::Ping, 0, 0, 0).encode(&[]);
+    let ping = Header::control(FrameKind::Ping, 0, 0, 0).encode(&[]);
     let piece = Header::piece(1, 5, 0, 4, 9).encode(b"data");
     write("link_frame", 1, &[&hello[..], &ping, &piece, b"data"].concat())
 }

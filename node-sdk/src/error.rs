@@ -64,15 +64,13 @@ impl From<MemberError> for NodeError {
 }
 
 #[cfg(feature = "links")]
-impl From<hivemind_links::remote::RemoteError> for NodeError {
-    fn from(error: hivemind_links::remote::RemoteError) -> Self {
-        use hivemind_links::remote::RemoteError;
+impl From<hivemind_links::leaf::LeafError> for NodeError {
+    fn from(error: hivemind_links::leaf::LeafError) -> Self {
+        use hivemind_links::leaf::LeafError;
         match error {
-            RemoteError::Join(error) => error.into(),
-            RemoteError::Links(error) => NodeError::Links(error),
-            RemoteError::NotLinked { address, waited, reason } => {
-                NodeError::Remote { address, waited, reason }
-            }
+            LeafError::Join(error) => error.into(),
+            LeafError::Links(error) => NodeError::Links(error),
+            LeafError::NotLinked { address, waited, reason } => NodeError::Remote { address, waited, reason },
         }
     }
 }

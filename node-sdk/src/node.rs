@@ -134,7 +134,7 @@ impl NodeBuilder {
 
     #[cfg(feature = "links")]
     fn join_remotely(self, remote: &RemoteHost) -> Result<Node, NodeError> {
-        use hivemind_links::remote::{Folder, link};
+        use hivemind_links::leaf::{Folder, link};
         use hivemind_links::{Address, Security};
         let address: Address =
             remote.address.parse().map_err(|error| NodeError::Address(format!("{error}")))?;

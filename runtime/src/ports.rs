@@ -22,7 +22,7 @@ mod trust;
 pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
 pub use inbox::Gate;
-pub use intake::{ConnectionStatus, Intake, Receiving, RoutePoll, SPIN, Skipped, Waker, receive};
+pub use intake::{Connection, ConnectionStatus, Intake, Receiving, SPIN, Skipped, Waker, receive};
 pub use member::{AsMember, Member, MemberError, MemberOptions};
 pub use origin::Origin;
 pub use outlet::{Outlet, OutletOptions, StandIn};
