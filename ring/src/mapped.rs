@@ -243,8 +243,8 @@ impl MappedRing {
             if value <= limit { Ok(()) } else { Err(CreateError::Bound { what, value, limit }) }
         };
         bound("capacity", config.capacity, CAPACITY_MAX)?;
-        bound("message_max", config.message_max, MESSAGE_BYTES_MAX)?;
-        bound("chunk_memory", config.chunk_memory, CHUNK_MEMORY_MAX)?;
+        bound("max_message", config.message_max, MESSAGE_BYTES_MAX)?;
+        bound("max_memory", config.chunk_memory, CHUNK_MEMORY_MAX)?;
         config.bell = bell.line;
         let slots = config.slots();
         let chunks_offset = (SLOTS_OFFSET + slots * LINE_BYTES).next_multiple_of(PAGE_BYTES);

@@ -8,6 +8,7 @@ use hivemind_ring::fork::Forked;
 
 use super::Unanswered;
 use crate::remedy::remedy;
+use crate::rounded::rounded;
 use crate::runtime_dir::RuntimeDirError;
 use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, NodeName, ServiceName};
@@ -130,7 +131,7 @@ pub enum JoinError {
     #[error(transparent)]
     Directory(#[from] RuntimeDirError),
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no root after {waited:?}: {what}")]
+    #[error("no root after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -145,8 +146,8 @@ pub enum JoinError {
         /// What the root speaks.
         theirs: u32,
     },
-    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its owner may write
-    /// to, and HIVEMIND_OWNER to that user if it is another.
+    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its
+    /// owner may write to, and HIVEMIND_OWNER to that user if it is another.
     #[error(
         "the process that listens belongs to user {user}, but the hive to user {owner}; set HIVEMIND_DIR to a folder that \
          only its owner may write to, and HIVEMIND_OWNER to that user if it is another"
@@ -249,13 +250,16 @@ pub enum AnnounceError {
         limit: u64,
     },
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
         /// What was missing.
         what: WaitedFor,
     },
+    /// This node only looks. Join without `NodeBuilder::observer`.
+    #[error("an observer may not publish or subscribe; join without `observer`")]
+    Observer,
     /// The policy of the hive does not let this user do that. Its owner can add a line.
     #[error("{}", not_allowed(*owner, *user, *right, what))]
     NotAllowed {
@@ -269,7 +273,7 @@ pub enum AnnounceError {
         what: String,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
@@ -298,7 +302,8 @@ impl From<Unanswered> for AnnounceError {
 const REQUESTS: &str = "requests at once in one node";
 
 impl AnnounceError {
-    /// The answer of the root in the words of the caller. `ours` is the description of the type that was announced.
+    /// The answer of the root in the words of the caller. `ours` is the description of the type that was
+    /// announced.
     pub(super) fn from_refusal(refusal: Refusal, ours: Option<&[u8]>) -> AnnounceError {
         match refusal {
             Refusal::OtherType { service, fingerprint, schema, holder } => {
@@ -339,7 +344,8 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Compares the descriptions of two types; `fingerprint` is of theirs, and stands for it if nothing better is there.
+    /// Compares the descriptions of two types; `fingerprint` is of theirs, and stands for it if nothing
+    /// better is there.
     #[must_use]
     pub fn between(ours: Option<&[u8]>, theirs: &[u8], fingerprint: u128) -> Mismatch {
         let parse = |bytes: &[u8]| Schema::from_bytes(bytes).ok();
@@ -365,7 +371,7 @@ impl Mismatch {
 #[non_exhaustive]
 pub enum SessionError {
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -373,7 +379,7 @@ pub enum SessionError {
         what: WaitedFor,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
