@@ -342,6 +342,8 @@ struct Shared {
     name: NodeName,
     node: u64,
     patience: Duration,
+    /// It only looks.
+    is_observer: bool,
     /// The process that joined.
     home: Home,
     wake: EventFd,
@@ -459,6 +461,7 @@ impl Session {
             name: config.name.clone(),
             node: config.node,
             patience: config.patience,
+            is_observer: config.observer,
             home: Home::here(),
             wake,
             inbox: Mutex::default(),
@@ -559,6 +562,10 @@ impl Session {
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         self.shared.home.check().map_err(AnnounceError::from)?;
+        // The root would refuse it as a breach of the protocol.
+        if self.shared.is_observer {
+            return Err(AnnounceError::Observer.into());
+        }
         // Nobody waits for a single answer of a gathering: then there is no time to be filled.
         let ahead = gathering
             .is_none()

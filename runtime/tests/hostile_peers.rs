@@ -155,6 +155,18 @@ fn what_is_not_its_turn_is_refused() {
     let raw = Raw::connect(dir.root_socket());
     raw.say(&hello("host", 4));
     assert!(matches!(raw.hear(), Some(ToNode::Refused { refusal: Refusal::NameTaken { .. }, .. })));
+    // An observer has no ends to ask about, or to take back.
+    let raw = Raw::connect(dir.root_socket());
+    let mut observer = hello("eye", 6);
+    if let ToRoot::Hello { observer, .. } = &mut observer {
+        *observer = true;
+    }
+    raw.say(&observer);
+    assert!(matches!(raw.hear(), Some(ToNode::Welcome { .. })));
+    raw.say(&ToRoot::Misfits { request: 2, publisher: 1 });
+    assert!(matches!(raw.hear(), Some(ToNode::Refused { request: Some(2), .. })));
+    raw.say(&ToRoot::Withdraw { index: 1 });
+    assert!(matches!(raw.hear(), Some(ToNode::Refused { request: None, .. })) && is_cut_off(&raw));
     // Ends of others and ends that are not there.
     let raw = Raw::hello(dir.root_socket(), "x", 5);
     let reader = || Carrier::Named("n".into());

@@ -40,9 +40,11 @@ const IDLE_LOOKS: u32 = 16;
 /// Attachments that have ended and are still listed by [`Subscriber::connections`].
 const ENDED_MAX: usize = 256;
 
-/// A service that matches the filter but carries another type. Its messages are not received; the subscriber waits, and is attached
-/// as soon as a publisher of its type has the service.
+/// A service that matches the filter but carries another type. Its messages are not received; the subscriber
+/// waits, and is attached as soon as a publisher of its type has the service. Example:
+/// `hivemind::Subscriber::skipped`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Skipped {
     /// The service.
     pub service: ServiceName,
@@ -63,8 +65,9 @@ impl std::fmt::Display for Skipped {
     }
 }
 
-/// Where a subscriber stands with one publisher.
+/// Where a subscriber stands with one publisher. Example: `hivemind::Subscriber::connections`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectionStatus {
     /// The publisher, its node's name, and the service.
     pub origin: Origin,

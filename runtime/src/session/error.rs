@@ -8,6 +8,7 @@ use hivemind_ring::fork::Forked;
 
 use super::{Announcement, Unanswered};
 use crate::remedy::remedy;
+use crate::rounded::rounded;
 use crate::runtime_dir::RuntimeDirError;
 use hivemind_core::contract::{Carried, Kind, Pattern};
 use hivemind_core::filter::FilterError;
@@ -131,7 +132,7 @@ pub enum JoinError {
     #[error(transparent)]
     Directory(#[from] RuntimeDirError),
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no root after {waited:?}: {what}")]
+    #[error("no root after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -146,8 +147,8 @@ pub enum JoinError {
         /// What the root speaks.
         theirs: u32,
     },
-    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its owner may write
-    /// to, and HIVEMIND_OWNER to that user if it is another.
+    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its
+    /// owner may write to, and HIVEMIND_OWNER to that user if it is another.
     #[error(
         "the process that listens belongs to user {user}, but the hive to user {owner}; set HIVEMIND_DIR to a folder that \
          only its owner may write to, and HIVEMIND_OWNER to that user if it is another"
@@ -262,13 +263,16 @@ pub enum AnnounceError {
         limit: u64,
     },
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
         /// What was missing.
         what: WaitedFor,
     },
+    /// This node only looks. Join without `NodeBuilder::observer`.
+    #[error("an observer may not publish or subscribe; join without `observer`")]
+    Observer,
     /// The policy of the hive does not let this user do that. Its owner can add a line.
     #[error("{}", not_allowed(*owner, *user, *right, what))]
     NotAllowed {
@@ -282,7 +286,7 @@ pub enum AnnounceError {
         what: String,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
@@ -373,7 +377,7 @@ impl Mismatch {
 #[non_exhaustive]
 pub enum SessionError {
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -381,7 +385,7 @@ pub enum SessionError {
         what: WaitedFor,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]

@@ -97,6 +97,7 @@ fn control(node: u64) -> (Control, Arc<Deaths>, tempfile::TempDir) {
         name: name.clone(),
         node,
         patience: Duration::ZERO,
+        is_observer: false,
         home: hivemind_ring::fork::Home::here(),
         wake: EventFd::new().unwrap(),
         inbox: Mutex::new(Inbox::default()),
