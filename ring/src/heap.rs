@@ -2,6 +2,7 @@
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, SEATS_MAX, Seat, Slot};
+use crate::memory::sealed::Sealed;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::reader::Seats;
 use crate::sync::Arc;
@@ -12,6 +13,11 @@ use std::ptr::NonNull;
 /// Memory of this process: for loom, Miri and property tests.
 #[derive(Debug)]
 pub enum Heap {}
+
+impl Sealed for Heap {}
+impl Sealed for HeapRing {}
+impl Sealed for HeapSeats {}
+impl Sealed for Arc<Bell> {}
 
 impl Memory for Heap {
     type Ring = HeapRing;
@@ -33,17 +39,42 @@ pub struct HeapRing {
     slots: Box<[Slot]>,
     chunks: NonNull<u8>,
     chunks_layout: std::alloc::Layout,
+    #[cfg(loom)]
+    grave: Arc<Grave>,
 }
 
-// SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes is what
-// the algorithms of `writer` and `reader` decide, as they do for mapped memory.
+/// What loom watches in place of the memory of a ring that is freed: a model that still reads that memory
+/// reads this as well.
+#[cfg(loom)]
+#[derive(Debug)]
+pub struct Grave(loom::cell::UnsafeCell<bool>);
+
+// SAFETY: written once, when the ring is freed; loom checks that nobody reads at the same time, which is the
+// purpose of the model.
+#[cfg(loom)]
+unsafe impl Send for Grave {}
+// SAFETY: as for Send.
+#[cfg(loom)]
+unsafe impl Sync for Grave {}
+
+#[cfg(loom)]
+impl Grave {
+    /// Whether the ring is freed. Fails the model if it may be freed at this moment.
+    pub fn is_filled(&self) -> bool {
+        // SAFETY: loom checks that nobody writes at the same time.
+        self.0.with(|filled| unsafe { *filled })
+    }
+}
+
+// SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes
+// is what the algorithms of `writer` and `reader` decide, as they do for mapped memory.
 unsafe impl Send for HeapRing {}
 // SAFETY: as for Send; all other fields are atomics or never change.
 unsafe impl Sync for HeapRing {}
 
 impl Writer<Heap> {
-    /// The publisher's end of a ring on the heap, for tests and models. All that `config` says holds as it does for a mapped ring;
-    /// `config.chunk_memory` is allocated at once.
+    /// The publisher's end of a ring on the heap, for tests and models. All that `config` says holds as it
+    /// does for a mapped ring; `config.chunk_memory` is allocated at once.
     pub fn on_heap(config: &RingConfig, bell: Arc<Bell>) -> Self {
         Writer::new(Arc::new(HeapRing::new(config)), bell, config)
     }
@@ -66,12 +97,29 @@ impl HeapRing {
         let chunks = NonNull::new(chunks).unwrap_or_else(|| std::alloc::handle_alloc_error(chunks_layout));
         let slots = (0..config.slots()).map(|_| Slot::zeroed()).collect();
         let constants = config.constants(0, size as u64);
-        HeapRing { constants, header: RingHeader::zeroed(), slots, chunks, chunks_layout }
+        HeapRing {
+            constants,
+            header: RingHeader::zeroed(),
+            slots,
+            chunks,
+            chunks_layout,
+            #[cfg(loom)]
+            grave: Arc::new(Grave(loom::cell::UnsafeCell::new(false))),
+        }
+    }
+
+    /// Where it says that it is freed.
+    #[cfg(loom)]
+    pub fn grave(&self) -> Arc<Grave> {
+        Arc::clone(&self.grave)
     }
 }
 
 impl Drop for HeapRing {
     fn drop(&mut self) {
+        // SAFETY: loom checks that nobody reads at the same time.
+        #[cfg(loom)]
+        self.grave.0.with_mut(|filled| unsafe { *filled = true });
         // SAFETY: allocated in `new` with this very layout, freed only here.
         unsafe { std::alloc::dealloc(self.chunks.as_ptr(), self.chunks_layout) };
     }

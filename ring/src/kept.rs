@@ -2,16 +2,15 @@
 
 use crate::fork::Descriptor;
 use crate::layout::{LINE_BYTES, RING_CONSTANTS, RingConstants, RingHeader, SLOTS_OFFSET, Slot};
-use crate::retained::range;
+use crate::retained::{closed_by, range};
 use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
-use crate::sync::{Ordering, fence};
 use nix::sys::uio::pread;
 use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-/// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped, and its messages are
-/// not looked at.
+/// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped,
+/// and its messages are not looked at.
 #[derive(Debug)]
 pub struct KeptRing {
     descriptor: Descriptor,
@@ -30,7 +29,8 @@ impl KeptRing {
     /// Another descriptor of it, to be handed on.
     ///
     /// # Errors
-    /// [`SegmentError`]: this process is out of descriptors, mostly; or it was forked from the one that keeps the ring.
+    /// [`SegmentError`]: this process is out of descriptors, mostly; or it was forked from the one that keeps
+    /// the ring.
     pub fn descriptor(&self) -> Result<OwnedFd, SegmentError> {
         duplicate(self.descriptor.get()?)
     }
@@ -38,14 +38,11 @@ impl KeptRing {
     /// Whether its publisher has ended in order, as [`crate::retained::closed`].
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let closed = self.word(offset_of!(RingHeader, closed) as u64) != 0;
-        // edge close. Acquire: the last commit comes before it.
-        fence(Ordering::Acquire);
-        closed
+        closed_by(|| self.word(offset_of!(RingHeader, closed) as u64))
     }
 
-    /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody writes any more. None in memory that
-    /// cannot be read or is no ring.
+    /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody
+    /// writes any more. None in memory that cannot be read or is no ring.
     #[must_use]
     pub fn messages(&self) -> Range<u64> {
         // Its length says nothing here: no chunk is looked at.

@@ -1,4 +1,5 @@
-//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the heap.
+//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the
+//! heap.
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, Seat, Slot};
@@ -6,8 +7,15 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the
+/// proofs of all that reads them rest on.
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
 /// One kind of memory: mapped segments ([`crate::mapped::Mapped`]) or the heap ([`crate::heap::Heap`]).
-pub trait Memory: 'static {
+pub trait Memory: Sealed + 'static {
     /// The publisher's segment.
     type Ring: RingMemory;
     /// The subscriber's segment.
@@ -17,31 +25,35 @@ pub trait Memory: 'static {
 }
 
 /// A ring segment. The slices never change their length, and the number of slots is a power of two.
-pub trait RingMemory: Send + Sync {
+pub trait RingMemory: Sealed + Send + Sync {
     /// What the ring is: our own checked copy.
     fn constants(&self) -> &RingConstants;
     /// The words that the publisher changes.
     fn header(&self) -> &RingHeader;
     /// All slots.
     fn slots(&self) -> &[Slot];
-    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a cache line.
+    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a
+    /// cache line.
     fn chunks(&self) -> (NonNull<u8>, u64);
-    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See [`crate::unmapped`].
+    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See
+    /// [`crate::unmapped`].
     fn unmapped(&self) -> Option<&dyn UnmappedMemory> {
         None
     }
-    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them cannot fail later.
+    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them
+    /// cannot fail later.
     fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError>;
 }
 
 /// Chunk memory that is read without being mapped: reading it never takes memory from the system.
-pub trait UnmappedMemory: Send + Sync {
+pub trait UnmappedMemory: Sealed + Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> u64;
     /// Whether its publisher has taken at least as much memory from the system as a ring needs whose first
     /// `end` bytes are in use.
     fn is_backed(&self, end: u64) -> bool;
-    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is initialised.
+    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is
+    /// initialised.
     ///
     /// # Errors
     /// What the kernel says.
@@ -49,7 +61,7 @@ pub trait UnmappedMemory: Send + Sync {
 }
 
 /// A reader segment.
-pub trait SeatMemory: Send + Sync {
+pub trait SeatMemory: Sealed + Send + Sync {
     /// What the segment is: our own checked copy.
     fn constants(&self) -> &ReaderConstants;
     /// The words that the subscriber changes.
@@ -60,18 +72,26 @@ pub trait SeatMemory: Send + Sync {
     fn is_forked(&self) -> bool {
         false
     }
+    /// Whether a node of this process has such segments, so that it lives.
+    fn has_node_here(_node: u64) -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
     /// Backs these seats with pages, so that touching them cannot fail later.
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
 }
 
 /// One line of a doorbell segment.
-pub trait BellMemory: Clone + Send + Sync {
+pub trait BellMemory: Sealed + Clone + Send + Sync {
     /// The line.
     fn bell(&self) -> &Bell;
 }
 
 /// The operating system had no memory for a segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("the system refused {bytes} bytes of shared memory ({reason})")]
 pub struct ReserveError {
     /// Bytes that were asked for.

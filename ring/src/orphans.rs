@@ -1,33 +1,52 @@
 //! Memory that samples still read though their reader has ended.
 //!
-//! A sample holds addresses and no count: two locked instructions for each message would cost as much as the rest of a receive. What
-//! keeps its memory mapped is its reader, for as long as that lives, and afterwards this list, until the last pin is gone:
+//! A sample holds addresses and no count: two locked instructions for each message would cost as much as the
+//! rest of a receive. What keeps its memory mapped is its reader, for as long as that lives, and afterwards
+//! this list, until the last pin is gone:
 //!
 //! ```text
 //! reader ends                              sample dropped, on any thread
 //! list += its two segments                 pin = 0
 //! WAITING = length of the list             light barrier
-//! fence, heavy barrier                     WAITING != 0 ? look through the list
+//! heavy barrier                            WAITING != 0 ? look through the list
 //! look through the list
 //! ```
 //!
-//! Of the two looks the later one finds the pin gone. Where the kernel refuses the barrier, both may come too early: then the
-//! memory stays mapped until the next sample is dropped, or the next reader ends.
+//! Of the two looks the later one finds the pin gone. Where the kernel refuses the barrier, both may come too
+//! early: then the memory stays mapped until the next sample is dropped, or the next reader ends.
 //!
-//! The list is of one process; when that dies, it dies with it. A forked child begins another: what its parent's samples point to stays
-//! mapped there for ever (see [`crate::fork`]), and is on no list. The list holds no more than there are readers whose samples were kept beyond them.
+//! The list is of one process; when that dies, it dies with it. A forked child begins another: what its
+//! parent's samples point to stays mapped there for ever (see [`crate::fork`]), and is on no list. The list
+//! holds no more than there are readers whose samples were kept beyond them.
 
 use crate::barrier;
+#[cfg(not(loom))]
 use crate::fork::{PerLife, clear_in_children};
 use crate::layout::{Seat, seat_life};
 use crate::memory::{Memory, SeatMemory};
-use crate::sync::Arc;
-use crate::sync::{AtomicU64, Ordering, fence, lock};
-use std::sync::Mutex;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock, strong};
+
+type List = Mutex<Vec<Box<dyn Orphan>>>;
 
 /// The length of the list.
+#[cfg(not(loom))]
 static WAITING: AtomicU64 = AtomicU64::new(0);
-static LIST: PerLife<Mutex<Vec<Box<dyn Orphan>>>> = PerLife::new();
+#[cfg(not(loom))]
+static LIST: PerLife<List> = PerLife::new();
+
+// Loom's statics begin anew with each execution of a model.
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref WAITING: AtomicU64 = AtomicU64::new(0);
+    static ref LIST: List = List::new(Vec::new());
+}
+
+fn list() -> &'static List {
+    #[cfg(not(loom))]
+    return LIST.get();
+    #[cfg(loom)]
+    &LIST
+}
 
 /// The two segments that a sample needs.
 pub(crate) struct Segments<M: Memory> {
@@ -56,10 +75,10 @@ impl<M: Memory> Left<M> {
 impl<M: Memory> Orphan for Left<M> {
     fn is_free(&self) -> bool {
         let seat = self.seat();
-        // Acquire, both (edge unpin): the last read of the last sample is done. A seat is taken again only when none of its
-        // pins was left, and the pins that it has then are of another reader.
-        seat_life(seat.state.load(Ordering::Acquire)) != self.life
-            || seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0)
+        // Acquire, both (edge unpin): the last read of the last sample is done. A seat is taken again only
+        // when none of its pins was left, and the pins that it has then are of another reader.
+        seat_life(seat.state.load(strong!("unpin: orphan looks at its seat", Acquire))) != self.life
+            || seat.pins.iter().all(|pin| pin.load(strong!("unpin: orphan looks at its pins", Acquire)) == 0)
     }
 }
 
@@ -73,16 +92,15 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
         return;
     }
     // A child begins with an empty list.
+    #[cfg(not(loom))]
     clear_in_children(&WAITING);
     {
-        let mut list = lock(LIST.get());
+        let mut list = lock(list());
         list.push(Box::new(left));
         // Relaxed: the barrier below, see the head of this module.
         WAITING.store(list.len() as u64, Ordering::Relaxed);
     }
-    // The order of the head of this module: the length before the look.
-    fence(Ordering::SeqCst);
-    // Refused: see the head of this module.
+    // The length before the look. Refused: see the head of this module.
     let _ordered = barrier::is_ready() && barrier::heavy();
     look_through();
 }
@@ -99,17 +117,19 @@ pub(crate) fn look() {
 
 #[cold]
 fn look_through() {
-    let mut list = lock(LIST.get());
-    // Unmapped under the lock: whoever dropped the last sample finds the memory gone, also if another thread was here first.
+    let mut list = lock(list());
+    // Unmapped under the lock: when the drop of the last sample returns the memory is gone, also if another
+    // thread was here first.
     list.retain(|left| !left.is_free());
-    // Relaxed: whoever finds an old value looks in vain, or was followed by this look.
+    // Relaxed: a thread that finds an old value looks in vain, or was followed by this look.
     WAITING.store(list.len() as u64, Ordering::Relaxed);
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use crate::archive::Message;
     use crate::bell::Bell;
+    use crate::desk::Start;
     use crate::heap::Heap;
     use crate::memory::Memory;
     use crate::reader::{Reader, Seats};
@@ -118,7 +138,8 @@ mod tests {
 
     type Segments = (Weak<<Heap as Memory>::Ring>, Weak<<Heap as Memory>::Seats>);
 
-    /// A reader, some samples of it, and whether their memory is still there. Publisher and subscriber are gone.
+    /// A reader, some samples of it, and whether their memory is still there. Publisher and subscriber are
+    /// gone.
     fn hold(samples: u64) -> (Reader<Heap>, Vec<Message<Heap>>, Segments) {
         let config = RingConfig {
             node: 7,
@@ -136,11 +157,11 @@ mod tests {
         let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
         let seat = seats.take((7, 1)).unwrap();
         let mut reader =
-            Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), &seats, seat, 0).unwrap();
+            Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), seat, Start::told(0)).unwrap();
         let mut held = Vec::new();
         for number in 0..samples {
             writer.admit().unwrap();
-            let mut loan = crate::archive::Loan::take(&mut writer, 64).unwrap();
+            let mut loan = crate::loan::Loan::take(&mut writer, 64).unwrap();
             loan.fill(number as u8);
             loan.send();
             held.push(Message::try_from(reader.poll().unwrap().unwrap()).unwrap());

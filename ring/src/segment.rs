@@ -16,28 +16,31 @@
 //! | owner | writes through its mapping    | writes                             | fixed when it is created, whole pages  |
 //! | peer  | reads                         | writes; so nothing may rely on it  | checked against [`LengthBounds`], once |
 //!
-//! Two backends stand behind [`Backend`]: [`Anonymous`], where the kernel enforces every line of that table, and,
-//! with the feature `named-segments`, [`Named`], where it is a promise of well-behaved peers. One conformance suite
-//! holds both to the rest.
+//! Two backends stand behind [`Backend`]: [`Anonymous`], where the kernel enforces every line of that table,
+//! and, with the feature `named-segments`, [`Named`], where it is a promise of well-behaved peers. One
+//! conformance suite holds both to the rest.
 //!
-//! **Memory is sparse.** A segment may be far longer than what is ever used: pages come into being when they are
-//! reserved or touched. Whoever touches a page that was not reserved risks a `SIGBUS` when there is no memory, and
-//! that includes *reading* it: so the owner reserves a range before anybody learns that it is there, and a failed
-//! [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory limit of a control
-//! group: when it is reached, the kernel may kill instead of refusing.
+//! **Memory is sparse.** A segment may be far longer than what is ever used: pages come into being when they
+//! are reserved or touched. Touching a page that was not reserved risks a `SIGBUS` when there is no memory,
+//! and that includes *reading* it: so the owner reserves a range before anybody learns that it is there, and
+//! a failed [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory
+//! limit of a control group: when it is reached, the kernel may kill instead of refusing.
 //!
-//! A stranger's object is sparse on purpose, perhaps: so it can be [found](Backend::find) and looked at before it is mapped, and read without being
-//! mapped at all ([`Found`]). The kernel tells which pages have been written; sealed against writing, such a page never becomes a hole again.
+//! A stranger's object is sparse on purpose, perhaps: so it can be [found](Backend::find) and looked at
+//! before it is mapped, and read without being mapped at all ([`Found`]). The kernel tells which pages have
+//! been written; sealed against writing, such a page never becomes a hole again.
 //!
-//! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and the
-//! memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its process
-//! (named ones: see [`named`]).
+//! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and
+//! the memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its
+//! process (named ones: see [`named`]).
 //!
-//! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the dead
-//! alive, or be a second writer. It finds pages of zeros in their place, and the descriptors closed ([`crate::fork`]). A `Segment` of
-//! the parent says [`SegmentError::Forked`] there, and dropping it does nothing: samples may still point to the place.
+//! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the
+//! dead alive, or be a second writer. It finds pages of zeros in their place, and the descriptors closed
+//! ([`crate::fork`]). A `Segment` of the parent says [`SegmentError::Forked`] there, and dropping it does
+//! nothing: samples may still point to the place.
 
 mod anonymous;
+mod error;
 mod found;
 mod huge;
 #[cfg(feature = "named-segments")]
@@ -49,19 +52,21 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use crate::fork::{Forked, Mapping, Registered};
+use crate::fork::{Mapping, Registered};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::Resource;
 use nix::sys::stat::{FileStat, fstat};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 pub use anonymous::Anonymous;
 pub(crate) use anonymous::check_seals;
+pub use error::SegmentError;
+use error::soft_limit;
 pub use found::Found;
 pub(crate) use found::backed;
 pub use huge::{HUGE_PAGE_BYTES, HugePages};
@@ -72,7 +77,8 @@ pub use named::Named;
 /// supported machine.
 pub const LONGEST: u64 = 1 << 44;
 
-/// Pages are reserved in steps of this many bytes, because a signal makes the kernel undo the step it interrupts.
+/// Pages are reserved in steps of this many bytes, because a signal makes the kernel undo the step it
+/// interrupts.
 const RESERVE_STEP: u64 = 1 << 20;
 /// After every interruption the step is halved, down to this many bytes (16 pages).
 const SMALLEST_RESERVE_STEP: u64 = 16 * 4096;
@@ -82,20 +88,27 @@ const MOST_INTERRUPTIONS: u32 = 100;
 /// some 20 us.
 const ASK_BEFORE_RESERVING: u64 = 1 << 20;
 
+/// Only this crate makes segments: what is mapped where is what its proofs rest on.
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
 /// Makes and opens segments. Safe to use from any thread; no call waits for another process.
-pub trait Backend: Send + Sync + fmt::Debug {
-    /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it to
-    /// read and write.
+pub trait Backend: Sealed + Send + Sync + fmt::Debug {
+    /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it
+    /// to read and write.
     ///
-    /// Takes no memory but for the mapping itself: see [`Segment::reserve`]. `label` is for people who look at
-    /// `/proc/<pid>/maps`, nothing depends on it. Holds one descriptor as long as the segment lives.
+    /// Takes no memory but for the mapping itself: see [`Segment::reserve`]. `label` is for people who look
+    /// at `/proc/<pid>/maps`, nothing depends on it. Holds one descriptor as long as the segment lives.
     ///
     /// # Errors
     ///
     /// [`SegmentError`], each variant with its remedy.
     fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError>;
 
-    /// As [`create`](Backend::create), so that [`Segment::huge_pages`] can work; where it cannot, the same as `create`.
+    /// As [`create`](Backend::create), so that [`Segment::huge_pages`] can work; where it cannot, the same as
+    /// `create`.
     ///
     /// # Errors
     ///
@@ -104,16 +117,17 @@ pub trait Backend: Send + Sync + fmt::Debug {
         self.create(label, length, sharing)
     }
 
-    /// Finds a segment another process made, and checks that it is what `sharing` and `bounds` say. Maps nothing.
+    /// Finds a segment another process made, and checks that it is what `sharing` and `bounds` say. Maps
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means: cut
-    /// that peer off.
+    /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means:
+    /// cut that peer off.
     fn find(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Found, SegmentError>;
 
-    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps no
-    /// descriptor.
+    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps
+    /// no descriptor.
     ///
     /// # Errors
     ///
@@ -163,12 +177,12 @@ pub struct Prefaulted {
 pub enum PrefaultedBy {
     /// By one call (`MADV_POPULATE_WRITE`, `MADV_POPULATE_READ`).
     Populating,
-    /// Page by page, because the kernel is older than 5.14 or this segment has a name: the result is the same, the call takes
-    /// longer.
+    /// Page by page, because the kernel is older than 5.14 or this segment has a name: the result is the
+    /// same, the call takes longer.
     Touching,
 }
 
-/// Who may write a segment.
+/// Which processes may write a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// Only the process that created it.
@@ -177,8 +191,8 @@ pub enum Sharing {
     Doorbell,
 }
 
-/// Between which lengths, in bytes, a stranger's segment must be to be mapped. Both ends belong to it; `max` is
-/// rounded up to whole pages, as [`Backend::create`] does.
+/// Between which lengths, in bytes, a stranger's segment must be to be mapped. Both ends belong to it; `max`
+/// is rounded up to whole pages, as [`Backend::create`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthBounds {
     /// The least the reader needs.
@@ -189,8 +203,8 @@ pub struct LengthBounds {
 
 /// A mapped memory object; unmapped when dropped.
 ///
-/// `Send` and `Sync`: it is a place, not its content. Whoever reads or writes through it brings its own proof
-/// (crate [head](crate)).
+/// `Send` and `Sync`: it is a place, not its content. Code that reads or writes through it brings its own
+/// proof (crate [head](crate)).
 pub struct Segment {
     /// `Some` until it is dropped.
     hold: Option<Hold>,
@@ -244,11 +258,11 @@ enum Hold {
 }
 
 // SAFETY: a `Segment` owns its mapping, which belongs to the process and not to a thread: moving it moves an
-// address and a descriptor, both plain data. `named::Created` and `huge::Aligned`, the only parts that are not `Send` by
-// themselves, hold such an address, too.
+// address and a descriptor, both plain data. `named::Created` and `huge::Aligned`, the only parts that are
+// not `Send` by themselves, hold such an address, too.
 unsafe impl Send for Segment {}
-// SAFETY: every method with `&self` only reads the fields, which change under `&mut self` alone, or makes system
-// calls that may be made from several threads at once. None reads or writes the mapped bytes.
+// SAFETY: every method with `&self` only reads the fields, which change under `&mut self` alone, or makes
+// system calls that may be made from several threads at once. None reads or writes the mapped bytes.
 unsafe impl Sync for Segment {}
 
 impl Segment {
@@ -259,7 +273,8 @@ impl Segment {
             #[cfg(feature = "named-segments")]
             Hold::NamedOwner(created) => (created.base(), created.len()),
         };
-        // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by itself.
+        // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by
+        // itself.
         let base = NonNull::new(base).expect("a mapping is never at address 0");
         let descriptor = match &hold {
             Hold::Owner { descriptor: Some(descriptor), .. }
@@ -294,7 +309,8 @@ impl Segment {
         !matches!(self.hold, Some(Hold::Peer { writable: false, .. }))
     }
 
-    /// The user whose process made the memory object of a peer's segment, as the kernel says; `None` for a segment of our own.
+    /// The user whose process made the memory object of a peer's segment, as the kernel says; `None` for a
+    /// segment of our own.
     #[must_use]
     pub fn maker(&self) -> Option<u32> {
         match self.hold {
@@ -329,12 +345,13 @@ impl Segment {
         }
     }
 
-    /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment is
-    /// dropped if it is a descriptor, and does not if it is a name.
+    /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment
+    /// is dropped if it is a descriptor, and does not if it is a name.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`], [`SegmentError::Forked`].
+    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`],
+    /// [`SegmentError::Forked`].
     pub fn handle(&self) -> Result<Handle, SegmentError> {
         self.check_home()?;
         match &self.hold {
@@ -348,19 +365,19 @@ impl Segment {
         }
     }
 
-    /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot fail
-    /// later. What was reserved stays so until the segment is gone; its content does not change.
+    /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot
+    /// fail later. What was reserved stays so until the segment is gone; its content does not change.
     ///
-    /// For the owner. Takes about 1 us for each page that had no memory yet, and blocks for no longer. After an
-    /// error some of the pages may have been reserved; it may be tried again. A range is expected to be reserved
-    /// once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is long, even if
-    /// its pages are already there.
+    /// For the owner. Takes about 1 us for each page that had no memory yet, and blocks for no longer. After
+    /// an error some of the pages may have been reserved; it may be tried again. A range is expected to be
+    /// reserved once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is
+    /// long, even if its pages are already there.
     ///
     /// # Errors
     ///
     /// [`SegmentError::OutOfMemory`] and [`SegmentError::StoreFull`] when there is no memory,
-    /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a peer's
-    /// segment, [`SegmentError::Interrupted`], [`SegmentError::Forked`].
+    /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a
+    /// peer's segment, [`SegmentError::Interrupted`], [`SegmentError::Forked`].
     pub fn reserve(&self, range: Range<u64>) -> Result<(), SegmentError> {
         self.check_home()?;
         if range.start > range.end || range.end > self.length {
@@ -381,12 +398,13 @@ impl Segment {
         }
     }
 
-    /// Makes sure that touching `range` (bytes from the start) takes no page fault in this process: each would cost 0.2 us
-    /// where the page has memory already, and 1 to 3 us where it has not.
+    /// Makes sure that touching `range` (bytes from the start) takes no page fault in this process: each
+    /// would cost 0.2 us where the page has memory already, and 1 to 3 us where it has not.
     ///
-    /// The owner [reserves](Self::reserve) the range first. A peer's call gives memory to pages of the owner that have none yet; it
-    /// is counted against the peer's control group, so a peer asks for what it expects to read, and never for what a stranger
-    /// says. Content does not change. May be called while others read and write.
+    /// The owner [reserves](Self::reserve) the range first. A peer's call gives memory to pages of the owner
+    /// that have none yet; it is counted against the peer's control group, so a peer asks for what it expects
+    /// to read, and never for what a stranger says. Content does not change. May be called while others read
+    /// and write.
     ///
     /// # Errors
     ///
@@ -433,12 +451,12 @@ impl Segment {
         Err(SegmentError::Interrupted { attempts: MOST_INTERRUPTIONS })
     }
 
-    /// Gives the first `bytes` huge pages as far as the kernel can, rounded up to whole ones; takes the memory like
-    /// [`reserve`](Self::reserve). For an owner that made it with [`Backend::create_aligned`], before others read: they have to map
-    /// again what is moved. Takes about 0.3 ms for each huge page.
+    /// Gives the first `bytes` huge pages as far as the kernel can, rounded up to whole ones; takes the
+    /// memory like [`reserve`](Self::reserve). For an owner that made it with [`Backend::create_aligned`],
+    /// before others read: they have to map again what is moved. Takes about 0.3 ms for each huge page.
     ///
-    /// Never having obtained any is no error: look at the result. `obtained` is 0 for other segments, on kernels before 6.1, and
-    /// where the administrator said `deny`.
+    /// Never having obtained any is no error: look at the result. `obtained` is 0 for other segments, on
+    /// kernels before 6.1, and where the administrator said `deny`.
     ///
     /// # Errors
     ///
@@ -456,9 +474,9 @@ impl Segment {
         }
     }
 
-    /// Lets the kernel read one byte of each page through this process's mapping. It does not go through references or
-    /// pointers of this program, so nobody else has to stop reading and writing meanwhile; and where there is no memory it says so
-    /// instead of sending a signal.
+    /// Lets the kernel read one byte of each page through this process's mapping. It does not go through
+    /// references or pointers of this program, so nobody else has to stop reading and writing meanwhile; and
+    /// where there is no memory it says so instead of sending a signal.
     fn touch(&self, start: u64, bytes: u64) -> Result<Prefaulted, SegmentError> {
         /// The kernel takes 1024 pieces in a call.
         const PIECES: usize = 1024;
@@ -491,9 +509,11 @@ impl Segment {
         Ok(Prefaulted { bytes, by: PrefaultedBy::Touching })
     }
 
-    /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping stays.
+    /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping
+    /// stays.
     ///
-    /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens there.
+    /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens
+    /// there.
     pub fn close_descriptor(&mut self) {
         if self.is_forked() {
             // Closed already, and its number may be of another.
@@ -508,9 +528,9 @@ impl Segment {
     /// The address of the first byte, aligned to a page; `len()` bytes are mapped from there as long as this
     /// segment lives.
     ///
-    /// Only an address: writing through it where [`writable`](Self::writable) is false, or touching a page that is
-    /// not [reserved](Self::reserve) when memory is exhausted, ends in a signal; and whatever is read is a
-    /// stranger's input.
+    /// Only an address: writing through it where [`writable`](Self::writable) is false, or touching a page
+    /// that is not [reserved](Self::reserve) when memory is exhausted, ends in a signal; and whatever is read
+    /// is a stranger's input.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
@@ -530,8 +550,8 @@ impl Drop for Segment {
             self.fork.forget();
             drop(hold);
         } else {
-            // A forked child: neither the mapping nor the descriptor came along, samples may point to what is there instead, and the
-            // name is the parent's.
+            // A forked child: neither the mapping nor the descriptor came along, samples may point to what is
+            // there instead, and the name is the parent's.
             std::mem::forget(hold);
         }
     }
@@ -556,202 +576,7 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// Why a segment could not be made, opened, handed on or given memory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SegmentError {
-    /// This process has as many descriptors as it may. Raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or
-    /// keep fewer publishers, subscribers and files open in one process.
-    #[error(
-        "this process has all {limit} file descriptors open that it may: raise `ulimit -n` (systemd: LimitNOFILE=), \
-         or keep fewer publishers and subscribers in one process"
-    )]
-    OutOfDescriptors {
-        /// The soft limit `RLIMIT_NOFILE`.
-        limit: u64,
-    },
-    /// All descriptors of the machine are in use. Close programs, or let the administrator raise `fs.file-max`.
-    #[error("no program on this machine can open another file: close some, or raise `sysctl fs.file-max`")]
-    OutOfDescriptorsEverywhere,
-    /// There is no memory. Free some on the machine, or lower what is asked for (`max_memory`, `capacity`).
-    #[error(
-        "no memory for {needed} bytes{}: free some on this machine, or lower `max_memory` or `capacity`",
-        .available.map_or_else(String::new, |bytes| format!(" ({bytes} are available)"))
-    )]
-    OutOfMemory {
-        /// The bytes asked for.
-        needed: u64,
-        /// What the machine said it has, if it was asked and said.
-        available: Option<u64>,
-    },
-    /// The file system of named segments is full. Remove files there, or remount it larger.
-    #[error(
-        "/dev/shm has no room for {needed} bytes: remove files there, or `mount -o remount,size=... /dev/shm`"
-    )]
-    StoreFull {
-        /// The bytes asked for.
-        needed: u64,
-    },
-    /// This process may have no further mapping of this length. Raise `vm.max_map_count` or `ulimit -v`, or lower
-    /// the length.
-    #[error(
-        "this process may not map {length} more bytes: raise `sysctl vm.max_map_count` or `ulimit -v`, \
-         or lower `max_memory`"
-    )]
-    OutOfMappings {
-        /// The length of the mapping, in bytes.
-        length: u64,
-    },
-    /// Files of this process may not be so long, and memory counts as a file. Raise `ulimit -f`, or lower the length.
-    #[error(
-        "{length} bytes pass this process's file size limit of {limit}: raise `ulimit -f`, or lower `max_memory`"
-    )]
-    FileSizeLimit {
-        /// The length of the segment, in bytes.
-        length: u64,
-        /// The soft limit `RLIMIT_FSIZE`, in bytes.
-        limit: u64,
-    },
-    /// A segment must have at least one byte and at most [`LONGEST`]. Lower `capacity` or `max_memory`.
-    #[error("a segment has 1 to {LONGEST} bytes, not {length}: lower `capacity` or `max_memory`")]
-    BadLength {
-        /// The bytes asked for.
-        length: u64,
-    },
-    /// A peer's segment is too short or too long to be what it says it is. Cut the peer off; it may be another
-    /// version.
-    #[error(
-        "the peer's segment has {length} bytes where {min} to {max} are right: the peer is of another version or corrupt"
-    )]
-    WrongLength {
-        /// The bytes it has.
-        length: u64,
-        /// The least it may have.
-        min: u64,
-        /// The most it may have.
-        max: u64,
-    },
-    /// A peer's descriptor is no memory object at all. Cut the peer off.
-    #[error("the peer's descriptor is no memfd: do not use this peer")]
-    NotMemory,
-    /// A peer's memory could still be cut short under us or be written by others (or, for a doorbell, not be
-    /// written by us). Cut the peer off.
-    #[error("the peer's memory lacks the seal {missing} (it has {found}): do not use this peer")]
-    WrongSeals {
-        /// What is missing.
-        missing: &'static str,
-        /// The seals it has.
-        found: String,
-    },
-    /// A peer's descriptor was opened without the rights that are needed. Cut the peer off.
-    #[error("the peer's descriptor may not be mapped {wanted}: do not use this peer")]
-    WrongAccess {
-        /// What was wanted: "to read", "to read and write".
-        wanted: &'static str,
-    },
-    /// A handle of the other backend. Run all nodes of a hive with the same backend.
-    #[error(
-        "a segment came as a {found} where a {expected} is used: run all nodes of a hive with the same segments"
-    )]
-    WrongHandle {
-        /// The kind of handle this backend opens.
-        expected: &'static str,
-        /// The kind that came.
-        found: &'static str,
-    },
-    /// There is no segment of that name any more: its owner is gone. Wait for the owner to be announced anew.
-    #[error("the segment {name} is gone, and its owner with it: wait until it is announced anew")]
-    Vanished {
-        /// The name.
-        name: String,
-    },
-    /// A name that this hive does not give. For a peer's name: cut the peer off. For a prefix: use letters, digits,
-    /// `.`, `_`, `-`, 64 at most.
-    #[error(
-        "{name:?} is no name of a segment of this hive: names begin with {prefix:?}, letters, digits and .-_ only"
-    )]
-    BadName {
-        /// The name or prefix.
-        name: String,
-        /// What it should begin with.
-        prefix: String,
-    },
-    /// An object of that name is somebody else's, or others may touch it. Do not use it; find out who put it there.
-    #[error(
-        "{name} is not a private memory object of this user (owner {owner}, mode {mode:o}): find out who put it there"
-    )]
-    NotPrivate {
-        /// The name.
-        name: String,
-        /// The user id of its owner.
-        owner: u32,
-        /// Its type and permissions, as `stat` has them.
-        mode: u32,
-    },
-    /// Every name that was tried was taken or removed at once. Try again; if it persists, something removes files
-    /// in `/dev/shm`.
-    #[error(
-        "no free segment name after {attempts} attempts: try again; if it persists, something removes files in /dev/shm"
-    )]
-    NoFreeName {
-        /// How many names were tried.
-        attempts: u32,
-    },
-    /// Only the process that made the segment, and still has its descriptor, can do this. Ask it.
-    #[error("only the owner of a segment can {operation} it: ask the process that created it")]
-    NotOwner {
-        /// What was asked for.
-        operation: &'static str,
-    },
-    /// A range that ends beyond the segment, or before it begins. Ask for less; the length is fixed.
-    #[error(
-        "bytes {start}..{end} are no range within the segment's {length}: the length is fixed, ask for less"
-    )]
-    OutOfBounds {
-        /// First byte.
-        start: u64,
-        /// First byte after the range.
-        end: u64,
-        /// What the segment has.
-        length: u64,
-    },
-    /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler, a
-    /// timer) come less often.
-    #[error(
-        "{attempts} signals in a row interrupted the reservation of memory: try again, or signal this process less often"
-    )]
-    Interrupted {
-        /// How many interruptions there were without any progress.
-        attempts: u32,
-    },
-    /// The segment belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
-    #[error("{call} was refused: allow it in this sandbox, and use Linux 5.10 or newer")]
-    Refused {
-        /// The system call.
-        call: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-impl SegmentError {
-    /// The error for a system call that has no meaning of its own here.
-    fn of(call: &'static str, errno: Errno, bytes: u64) -> Self {
-        match errno {
-            Errno::EMFILE => Self::OutOfDescriptors { limit: soft_limit(Resource::RLIMIT_NOFILE) },
-            Errno::ENFILE => Self::OutOfDescriptorsEverywhere,
-            Errno::ENOMEM if call == "mmap" => Self::OutOfMappings { length: bytes },
-            Errno::ENOMEM | Errno::ENOSPC => Self::OutOfMemory { needed: bytes, available: None },
-            Errno::EFBIG => Self::FileSizeLimit { length: bytes, limit: soft_limit(Resource::RLIMIT_FSIZE) },
-            _ => Self::Refused { call, source: errno.into() },
-        }
-    }
-}
-
-/// `length` in whole pages, if a segment can be so long.
+/// `length` in whole pages, if a segment can be that long.
 fn whole_pages(length: u64) -> Result<u64, SegmentError> {
     if !(1..=LONGEST).contains(&length) {
         return Err(SegmentError::BadLength { length });
@@ -812,8 +637,8 @@ pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
     descriptor.try_clone().map_err(|error| SegmentError::of("fcntl(F_DUPFD_CLOEXEC)", errno_of(&error), 0))
 }
 
-/// Gives every page of the range memory, step by step. The range is within the object; `no_space` is what it means
-/// when the file system has no more.
+/// Gives every page of the range memory, step by step. The range is within the object; `no_space` is what it
+/// means when the file system has no more.
 fn reserve_pages(
     descriptor: BorrowedFd<'_>,
     range: &Range<u64>,
@@ -821,7 +646,8 @@ fn reserve_pages(
 ) -> Result<(), SegmentError> {
     let needed = range.end - range.start;
     if needed >= ASK_BEFORE_RESERVING {
-        // Without this question the kernel would not refuse: it would first kill processes to find the memory.
+        // Without this question the kernel would not refuse: it would first kill processes to find the
+        // memory.
         let available = available_memory();
         if available.is_some_and(|available| available < needed) {
             return Err(SegmentError::OutOfMemory { needed, available });
@@ -861,114 +687,9 @@ fn page_size() -> u64 {
     size.ok().flatten().expect("the page size is known") as u64
 }
 
-fn soft_limit(resource: Resource) -> u64 {
-    getrlimit(resource).map_or(u64::MAX, |(soft, _)| soft)
-}
-
 fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes of the mapping at this address that this process has mapped (`Rss` of smaps).
-    fn mapped(segment: &Segment) -> u64 {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", segment.as_ptr().addr());
-        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
-        let line = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the mapping is there");
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
-    }
-
-    const LENGTH: u64 = 64 << 20;
-    const AHEAD: u64 = 3 << 20;
-
-    fn pair() -> (Segment, Segment) {
-        let own = Anonymous.create("test", LENGTH, Sharing::SingleWriter).unwrap();
-        let bounds = LengthBounds { min: LENGTH, max: LENGTH };
-        let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
-        (own, peer)
-    }
-
-    #[test]
-    fn what_is_prefaulted_is_mapped_in_the_process_that_asked_and_no_more() {
-        let (own, peer) = pair();
-        let (before, others) = (mapped(&own), mapped(&peer));
-        assert_eq!((before, others), (0, 0));
-        assert_eq!(own.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, 0));
-        assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, AHEAD));
-    }
-
-    #[test]
-    fn a_kernel_that_cannot_populate_gets_the_same_by_touching() {
-        let (own, peer) = pair();
-        own.reserve(0..AHEAD).unwrap();
-        let touched = Prefaulted { bytes: AHEAD, by: PrefaultedBy::Touching };
-        assert_eq!(own.touch(0, AHEAD).unwrap(), touched);
-        assert!(mapped(&own) >= AHEAD, "the kernel may map more around each page");
-        assert_eq!(peer.touch(0, AHEAD).unwrap(), touched);
-        assert!(mapped(&peer) >= AHEAD);
-    }
-
-    /// Where the kernel gives none, the rest still has to hold, and the test says so.
-    #[test]
-    fn huge_pages_are_what_the_kernel_says_and_the_content_stays() {
-        let own = Anonymous.create_aligned("test", LENGTH, Sharing::SingleWriter).unwrap();
-        assert!((own.as_ptr().addr() as u64).is_multiple_of(HUGE_PAGE_BYTES));
-        own.prefault(0..AHEAD).unwrap();
-        // SAFETY: in bounds of the segment, reserved, and nobody else has it.
-        unsafe { own.as_ptr().wrapping_add(AHEAD as usize - 1).write(77) };
-        let HugePages { asked, obtained, .. } = own.huge_pages(AHEAD).unwrap();
-        assert_eq!(asked, 2 * HUGE_PAGE_BYTES);
-        if obtained < asked {
-            eprintln!("skipped in part: the kernel gave {obtained} bytes of {asked} in huge pages");
-        }
-        assert!(obtained.is_multiple_of(HUGE_PAGE_BYTES) && mapped(&own) >= asked);
-        let bounds = LengthBounds { min: LENGTH, max: LENGTH };
-        let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
-        assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        // SAFETY: in bounds of the segment, and nobody writes.
-        assert_eq!(unsafe { peer.as_ptr().wrapping_add(AHEAD as usize - 1).read() }, 77);
-        assert_eq!(peer.huge_pages(AHEAD).unwrap().obtained, 0, "only the owner has them made");
-    }
-
-    #[test]
-    fn a_segment_that_is_not_aligned_or_too_short_gets_no_huge_pages() {
-        let (own, _peer) = pair();
-        assert_eq!(
-            own.huge_pages(AHEAD).unwrap(),
-            HugePages { asked: 2 * HUGE_PAGE_BYTES, obtained: 0, prefaulted: None }
-        );
-        let short = Anonymous.create_aligned("test", 5000, Sharing::SingleWriter).unwrap();
-        let HugePages { asked, obtained, .. } = short.huge_pages(AHEAD).unwrap();
-        assert_eq!((asked, obtained), (0, 0));
-    }
-
-    #[test]
-    fn nothing_of_an_aligned_mapping_is_left_when_it_is_dropped() {
-        let lines = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-            maps.lines().filter(|line| line.contains("memfd:left-over")).count()
-        };
-        let (odd, even) = (LENGTH - 4096, LENGTH);
-        let segments =
-            [odd, even].map(|n| Anonymous.create_aligned("left-over", n, Sharing::SingleWriter).unwrap());
-        assert_eq!(lines(), 2);
-        drop(segments);
-        assert_eq!(lines(), 0);
-    }
-
-    #[test]
-    fn a_range_that_begins_within_a_page_is_widened_to_whole_pages() {
-        let (own, _peer) = pair();
-        let page = page_size();
-        assert_eq!(own.prefault(page + 1..2 * page + 1).unwrap().bytes, 2 * page);
-        assert_eq!(own.prefault(LENGTH - 1..LENGTH).unwrap().bytes, page);
-        assert_eq!(own.prefault(7..7).unwrap().bytes, page);
-        assert!(matches!(own.prefault(0..LENGTH + 1), Err(SegmentError::OutOfBounds { .. })));
-    }
-}
+mod tests;

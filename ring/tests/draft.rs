@@ -31,10 +31,11 @@ fn pair(reliable: bool) -> Pair {
     let writer = Writer::on_heap(&config, Arc::new(Bell::silent()));
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
-    let start =
-        writer.desk().attach(Arc::clone(seats.memory()), seat, Arc::new(Bell::silent()), (9, 1)).unwrap();
-    let reader =
-        Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), &seats, seat, start).unwrap();
+    let start = writer
+        .desk()
+        .attach(Arc::clone(seats.memory()), seat.index(), Arc::new(Bell::silent()), (9, 1))
+        .unwrap();
+    let reader = Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), seat, start).unwrap();
     Pair { drafter: Drafter::new(writer), reader, _seats: seats }
 }
 
@@ -190,7 +191,7 @@ fn a_reliable_ring_passes_over_a_gap_when_everything_before_it_is_read() {
     assert!(matches!(drafter.skip_many(&mut left), Err(AdmitError::SequencesOut)));
 }
 
-/// Who says that a message will be long takes nothing by it; what came is taken, and about as much again.
+/// Announcing a long message takes no memory; what came is taken, and about as much again.
 #[test]
 fn memory_for_a_long_message_comes_with_its_bytes() {
     const LONG: usize = 64 << 20;

@@ -1,16 +1,19 @@
-//! Segments with holes where there should be memory. A peer that reads a hole through a mapping gives it memory, at its own cost: so a stranger
-//! of a few megabytes could fill the memory of everybody who read its ring. Nothing of a stranger's is touched now that may be a
-//! hole, and what it says in a header counts as it was when it was read, once.
+//! Segments with holes where there should be memory. A peer that reads a hole through a mapping gives it
+//! memory, at its own cost: so a stranger of a few megabytes could fill the memory of everybody who read its
+//! ring. Nothing of a stranger's is touched now that may be a hole, and what it says in a header counts as it
+//! was when it was read, once.
 //!
-//! What shows it is the memory of the object itself (`st_blocks`): it must not grow by anything that a peer does.
+//! What shows it is the memory of the object itself (`st_blocks`): it must not grow by anything that a peer
+//! does.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use hivemind_ring::archive::{Loan, Message};
-use hivemind_ring::desk::AttachReaderError;
+use hivemind_ring::archive::Message;
+use hivemind_ring::desk::{AttachReaderError, Start};
 use hivemind_ring::layout::{
     KIND_CHUNK, LAYOUT_VERSION, PINS, READER_MAGIC, RING_MAGIC, SEAT_READ, SEATS_OFFSET, SLOTS_OFFSET,
 };
+use hivemind_ring::loan::Loan;
 use hivemind_ring::mapped::{Bells, Mapped, MappedBell, MappedRing, MappedSeats, OpenError};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
 use hivemind_ring::reader::{PollError, Reader, Seats, Taken};
@@ -116,7 +119,7 @@ fn seats() -> Seats<Mapped> {
 fn wary(handle: Handle, seats: &Seats<Mapped>) -> Reader<Mapped> {
     let ring = MappedRing::open_if(&Anonymous, handle, None, |_| false).unwrap();
     let seat = seats.take((7, 1)).unwrap();
-    Reader::new(Arc::new(ring), bell(), seats, seat, 0).unwrap()
+    Reader::new(Arc::new(ring), bell(), seat, Start::told(0)).unwrap()
 }
 
 fn honest(config: RingConfig) -> Writer<Mapped> {
@@ -138,8 +141,9 @@ fn config(capacity: u64, chunk_memory: u64) -> RingConfig {
     }
 }
 
-/// What all of this rests on. A page that was written is known from one that was only reserved and from a hole, and it cannot become
-/// a hole again, whatever its owner does; reading with a system call takes no memory, and reading through a mapping does.
+/// What all of this rests on. A page that was written is known from one that was only reserved and from a
+/// hole, and it cannot become a hole again, whatever its owner does; reading with a system call takes no
+/// memory, and reading through a mapping does.
 #[test]
 fn a_page_that_was_written_stays_and_only_a_touch_gives_memory_to_a_hole() {
     let mut sparse = Sparse::new(LONG, 1 << 20, &[1]);
@@ -155,7 +159,8 @@ fn a_page_that_was_written_stays_and_only_a_touch_gives_memory_to_a_hole() {
 
     let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     assert_eq!(fallocate(&sparse.file, hole, 0, 8 * PAGE as i64), Err(Errno::EPERM));
-    // SAFETY: nobody refers to the bytes meanwhile, and none of them changes if the kernel is what we take it for.
+    // SAFETY: nobody refers to the bytes meanwhile, and none of them changes if the kernel is what we take it
+    // for.
     let removed =
         unsafe { sparse.front.unchecked_advise_range(UncheckedAdvice::Remove, 0, 8 * PAGE as usize) };
     let removed = removed.unwrap_err();
@@ -254,7 +259,7 @@ fn an_honest_publisher_is_never_taken_for_a_hollow_one() {
         let mut reader = wary(writer.ring().segment().handle().unwrap(), &seats);
         let seat = u64::from(reader.seat());
         let attached = writer.desk().attach(Arc::clone(seats.memory()), seat as u32, bell(), (9, 1));
-        assert_eq!(attached, Ok(0));
+        assert_eq!(attached.unwrap().sequence(), 0);
         let mut length = 57_u64;
         for sequence in 0..120 {
             writer.admit().unwrap();
@@ -272,14 +277,14 @@ fn an_honest_publisher_is_never_taken_for_a_hollow_one() {
     }
 }
 
-/// A copy is what the message was, of every length around the pieces that it is made in, at the alignment of all messages, and its
-/// chunk is free at once.
+/// A copy is what the message was, of every length around the pieces that it is made in, at the alignment of
+/// all messages, and its chunk is free at once.
 #[test]
 fn a_copy_is_the_message_and_lets_its_chunk_go() {
     let mut writer = honest(config(8, 1 << 20));
     let seats = seats();
     let mut reader = wary(writer.ring().segment().handle().unwrap(), &seats);
-    writer.desk().attach(Arc::clone(seats.memory()), reader.seat(), bell(), (9, 1)).unwrap();
+    let _start = writer.desk().attach(Arc::clone(seats.memory()), reader.seat(), bell(), (9, 1)).unwrap();
     let expected = |sequence: u64, length: usize| -> Vec<u8> {
         (0..length).map(|place| (sequence as usize * 31 + place * 7) as u8).collect()
     };
@@ -311,8 +316,8 @@ fn a_copy_is_the_message_and_lets_its_chunk_go() {
     assert_eq!(reader.lost(), 0);
 }
 
-/// It was: `message_max` was checked when the ring was opened and read again by the reader, so a header that was rewritten in between had a message
-/// of 512 MiB accepted.
+/// It was: `message_max` was checked when the ring was opened and read again by the reader, so a header that
+/// was rewritten in between had a message of 512 MiB accepted.
 #[test]
 fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
     for trusted in [true, false] {
@@ -325,7 +330,7 @@ fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
         let seats = seats();
         let seat = seats.take((7, 1)).unwrap();
         let ring = Arc::new(ring);
-        let mut reader = Reader::<Mapped>::new(Arc::clone(&ring), bell(), &seats, seat, 0).unwrap();
+        let mut reader = Reader::<Mapped>::new(Arc::clone(&ring), bell(), seat, Start::told(0)).unwrap();
         assert!(!reader.reliable());
         assert_eq!(*ring.constants(), before);
         assert_eq!(hivemind_ring::retained::first(&*ring), 0);
@@ -348,7 +353,8 @@ fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
     assert_eq!(view.seat(7), None);
 }
 
-/// A subscriber names a seat far into a hole of its segment, and a publisher would look at it with every message.
+/// A subscriber names a seat far into a hole of its segment, and a publisher would look at it with every
+/// message.
 #[test]
 fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     let words = [READER_MAGIC, LAYOUT_VERSION, 9, 1, 16_000, 3];
@@ -367,7 +373,7 @@ fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     for seat in [7, 8, 9_999, 10_000, 15_999, 16_000, u32::MAX] {
         assert_eq!(attach(seat), Err(AttachReaderError::NoSuchSeat { seat }));
     }
-    assert_eq!(attach(0), Ok(0));
+    assert_eq!(attach(0).unwrap().sequence(), 0);
     let view = ReaderView::open(&Anonymous, sparse.handle()).unwrap();
     assert!(view.seat(0).is_some() && view.seat(10_000).is_none());
     assert_eq!(sparse.memory(), before);
@@ -381,7 +387,7 @@ fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     seats.look_for(&Anonymous, sparse.handle(), 7).unwrap();
     assert_eq!(seats.seats().len(), 15);
     let attached = writer.desk().attach(Arc::clone(&seats), 7, bell(), (9, 1));
-    assert_eq!(attached, Ok(0));
+    assert_eq!(attached.unwrap().sequence(), 0);
 
     let headless = Sparse::new(1 << 20, 1 << 20, &[]);
     assert!(MappedSeats::open(&Anonymous, headless.handle(), None).is_err());

@@ -7,11 +7,14 @@
 //! | commit: the stamp stored Relaxed, or the first look Relaxed    | a message of zeros       |
 //! | rewrite: the writer's or the reader's fence left out           | half of each of two      |
 //! | rewrite: no busy stamp, or no second look                      | half of each of two      |
-//! | close: `finished` or `retained::closed` looks Relaxed          | the last message missing |
+//! | close: `finished`, `retained::closed` or `closed_by` looks Relaxed | the last message missing |
 #![cfg(loom)]
 
 mod loom_support;
 
+use hivemind_ring::memory::RingMemory as _;
+use hivemind_ring::retained;
+use hivemind_ring::sync::{Arc, Ordering};
 use loom_support::{LOSSY, Subscription, explore};
 
 /// The publisher laps the reader; the reader copies no torn message, and received + lost = published exactly.
@@ -37,7 +40,7 @@ fn an_overtaken_reader_gets_whole_messages_and_an_exact_count() {
     });
 }
 
-/// Whoever sees the end of a publisher has seen all its messages.
+/// A reader that sees the end of a publisher has seen all its messages.
 #[test]
 fn the_end_of_a_publisher_comes_after_its_last_message() {
     explore(|| {
@@ -71,7 +74,8 @@ fn the_short_way_to_a_line_gives_whole_messages_as_well() {
     });
 }
 
-/// Whoever begins at a head finds the messages before it at once: a late subscriber that asks once has its history.
+/// A reader that begins at a head finds the messages before it at once: a late subscriber that asks once has
+/// its history.
 #[test]
 fn a_late_reader_finds_its_history_at_once() {
     explore(|| {
@@ -103,7 +107,8 @@ fn a_message_in_a_chunk_is_whole() {
     });
 }
 
-/// Who comes when a publisher has ended, and has no place at its desk, finds the last messages that it retained, whole.
+/// A reader that comes when a publisher has ended, and has no place at its desk, finds the last messages that
+/// it retained, whole.
 #[test]
 fn what_a_publisher_retained_is_there_for_who_sees_its_end() {
     explore(|| {
@@ -116,6 +121,24 @@ fn what_a_publisher_retained_is_there_for_who_sees_its_end() {
         if let Some(mut late) = Subscription::new().read_what_is_left(&door) {
             assert_eq!(late.reader.first(), 1);
             assert!(late.look(&chunks) && !late.reader.ready(), "the last message, and no other");
+        }
+        sending.join().unwrap();
+    });
+}
+
+/// The same for a node that keeps the ring for others and has the kernel read its words.
+#[test]
+fn what_a_publisher_retained_is_there_for_a_node_that_keeps_its_ring() {
+    explore(|| {
+        let mut publisher = LOSSY.retaining(1).publisher();
+        let ring = Arc::clone(publisher.writer.ring());
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher.send();
+        });
+        // Relaxed: the kernel copies bytes in no order that could be named.
+        if retained::closed_by(|| ring.header().closed.load(Ordering::Relaxed)) {
+            assert_eq!(retained::first(&*ring), 1, "the last message is there");
         }
         sending.join().unwrap();
     });

@@ -1,5 +1,6 @@
-//! Edges *consume* and *attach* on reliable rings: nothing is overwritten or withdrawn that somebody has yet to read, and
-//! nobody holds up a publisher who has read everything or ended. Each of these was broken once, and seen to fail:
+//! Edges *consume* and *attach* on reliable rings: nothing is overwritten or withdrawn that somebody has yet
+//! to read, and nobody holds up a publisher who has read everything or ended. Each of these was broken once,
+//! and seen to fail:
 //!
 //! | broken on purpose                                                                      | seen          |
 //! | -------------------------------------------------------------------------------------- | ------------- |
@@ -12,6 +13,8 @@
 
 mod loom_support;
 
+use hivemind_ring::heap::Heap;
+use hivemind_ring::reader::Seats;
 use hivemind_ring::sync::{Ordering, fence};
 use loom_support::{RELIABLE, Subscriber, Subscription, Words, explore, explore_deeper};
 use std::time::Duration;
@@ -79,8 +82,8 @@ fn a_reliable_ring_waits_for_the_slowest_reader() {
     });
 }
 
-/// A reader attaches with history to a publisher that is busy: it gets one past message and all that follow, none is lost, and
-/// the count from its first message on is exact.
+/// A reader attaches with history to a publisher that is busy: it gets one past message and all that follow,
+/// none is lost, and the count from its first message on is exact.
 #[test]
 fn a_late_reader_loses_nothing_from_its_first_message_on() {
     const MESSAGES: u64 = 4;
@@ -109,8 +112,9 @@ fn a_late_reader_loses_nothing_from_its_first_message_on() {
     });
 }
 
-/// The memory of messages that were read is used again; a reader that attaches at this moment keeps the history that it was
-/// promised. The publisher takes its memory before it asks whether it may send, which is the harder order.
+/// The memory of messages that were read is used again; a reader that attaches at this moment keeps the
+/// history that it was promised. The publisher takes its memory before it asks whether it may send, which is
+/// the harder order.
 #[test]
 fn a_message_promised_to_a_late_reader_is_not_withdrawn() {
     explore_deeper(1, || {
@@ -120,7 +124,8 @@ fn a_message_promised_to_a_late_reader_is_not_withdrawn() {
         assert!(publisher.send_chunk());
         let sending = loom::thread::spawn(move || {
             let second = publisher.send_chunk();
-            // With the second message the first is no history any more: it gives its memory to the third, unless somebody was promised it.
+            // With the second message the first is no history any more: it gives its memory to the third,
+            // unless somebody was promised it.
             let _third = second && publisher.send_chunk_if_admitted();
             publisher
         });
@@ -144,7 +149,7 @@ fn a_reader_that_ends_holds_nobody_up() {
                 publisher.send_when_admitted();
             }
         });
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
+        let _seats = subscriber.close();
         sending.join().unwrap();
     });
 }
@@ -197,18 +202,16 @@ fn a_slot_is_rewritten_only_after_its_last_read() {
 /// The last read of a slot comes before the end of a subscriber, which gives all slots to the publisher.
 #[test]
 fn a_reader_that_ends_has_read_its_last_slot() {
-    a_reader_that_goes_has_read_its_last_slot(|subscriber| {
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
-    });
+    a_reader_that_goes_has_read_its_last_slot(Subscriber::close);
 }
 
 /// The same for a seat that is given back.
 #[test]
 fn a_reader_that_leaves_its_seat_has_read_its_last_slot() {
-    a_reader_that_goes_has_read_its_last_slot(|subscriber| subscriber.seats.leave(subscriber.reader.seat()));
+    a_reader_that_goes_has_read_its_last_slot(Subscriber::leave);
 }
 
-fn a_reader_that_goes_has_read_its_last_slot(go: impl Fn(&Subscriber) + Sync + Send + 'static) {
+fn a_reader_that_goes_has_read_its_last_slot(go: fn(Subscriber) -> Seats<Heap>) {
     explore(move || {
         let mut publisher = RELIABLE.publisher();
         let words = Words::new();
@@ -220,13 +223,14 @@ fn a_reader_that_goes_has_read_its_last_slot(go: impl Fn(&Subscriber) + Sync + S
             loom::thread::spawn(move || words.send_when_admitted(&mut publisher))
         };
         assert!(words.peek(&subscriber));
-        go(&subscriber);
+        let _seats = go(subscriber);
         sending.join().unwrap();
     });
 }
 
-/// A publisher that sleeps until there is space. Readers make no fence between their cursor and the look at `blocked`, so a wake-up
-/// may be missed; the publisher then looks by itself after a while, which it does not do under loom. With that fence none is missed.
+/// A publisher that sleeps until there is space. Readers make no fence between their cursor and the look at
+/// `blocked`, so a wake-up may be missed; the publisher then looks by itself after a while, which it does not
+/// do under loom. With that fence none is missed.
 #[test]
 fn a_blocked_publisher_is_woken_by_a_reader_that_looks_after_a_fence() {
     explore(|| {

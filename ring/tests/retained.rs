@@ -1,11 +1,13 @@
 //! What is readable of a publisher that died: at every step of a commit, by its stamps alone.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
+use hivemind_ring::desk::Start;
 use hivemind_ring::heap::Heap;
 use hivemind_ring::kept::KeptRing;
 use hivemind_ring::layout::{INLINE_WORDS, KIND_BUSY};
+use hivemind_ring::loan::Loan;
 use hivemind_ring::memory::RingMemory;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::retained::{closed, first};
@@ -55,7 +57,7 @@ fn late(ring: &Arc<<Heap as hivemind_ring::memory::Memory>::Ring>) -> (Vec<u64>,
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
     let mut reader =
-        Reader::new(Arc::clone(ring), Arc::new(Bell::silent()), &seats, seat, first(&**ring)).unwrap();
+        Reader::new(Arc::clone(ring), Arc::new(Bell::silent()), seat, Start::told(first(&**ring))).unwrap();
     let mut sequences = Vec::new();
     while let Some(taken) = reader.poll().unwrap() {
         let message = Message::try_from(taken).expect("its chunks are mapped");
@@ -71,8 +73,8 @@ fn late(ring: &Arc<<Heap as hivemind_ring::memory::Memory>::Ring>) -> (Vec<u64>,
 }
 
 proptest! {
-    /// However many messages of whatever lengths: the last n, or as many as there were; also while the next one is being written
-    /// and after its stamp, when `head` does not know of it yet.
+    /// However many messages of whatever lengths: the last n, or as many as there were; also while the next
+    /// one is being written and after its stamp, when `head` does not know of it yet.
     #[test]
     fn the_last_n_are_there_at_every_step_of_the_next(
         lengths in prop::collection::vec(prop_oneof![Just(8usize), 57usize..3000], 0..40),
@@ -118,7 +120,8 @@ proptest! {
     }
 }
 
-/// A lossy publisher gives up its oldest messages when memory runs out. Those that it retains it does not: it says so instead.
+/// A lossy publisher gives up its oldest messages when memory runs out. Those that it retains it does not: it
+/// says so instead.
 #[test]
 fn what_is_retained_is_not_given_up_for_want_of_memory() {
     let mut writer = publisher(3, 4 * 1024);

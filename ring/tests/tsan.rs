@@ -1,15 +1,16 @@
 //! Publishers and subscribers of one process, over rings on the heap, for ThreadSanitizer: `ring/sanitize`.
 //!
-//! The bytes of messages in chunks are plain memory, so the sanitizer sees each write of a publisher and each read of a subscriber,
-//! and reports two that nothing puts in order. They are put in order by edges *commit* and *unpin*, which are stores and loads. It
-//! ignores fences, so it cannot see what rests on those alone: that a pin which the publisher did not see makes the reader turn back
-//! (edge *pin*), and that slots are not torn (edge *rewrite*; their words are atomics anyway). The loom models show these.
+//! The bytes of messages in chunks are plain memory, so the sanitizer sees each write of a publisher and each
+//! read of a subscriber, and reports two that nothing puts in order. They are put in order by edges *commit*
+//! and *unpin*, which are stores and loads. It ignores fences, so it cannot see what rests on those alone:
+//! that a pin which the publisher did not see makes the reader turn back (edge *pin*), and that slots are not
+//! torn (edge *rewrite*; their words are atomics anyway). The loom models show these.
 //!
-//! What is sampled here is what happened in this run, in real time and with real processors; the models are small and exhaustive.
-//! Without the sanitizer it is a stress test of the contents.
+//! What is sampled here is what happened in this run, in real time and with real processors; the models are
+//! small and exhaustive. Without the sanitizer it is a stress test of the contents.
 //!
-//! It has no test harness, whose threads alarm the sanitizer. What ends last is dropped after all threads were joined: the last
-//! drop of an `Arc` rests on a fence, too.
+//! It has no test harness, whose threads alarm the sanitizer. What ends last is dropped after all threads
+//! were joined: the last drop of an `Arc` rests on a fence, too.
 #![allow(unsafe_code)]
 
 /// The models are elsewhere, and these threads are not loom's.
@@ -22,7 +23,8 @@ fn main() {
     println!("seed {seed} (HIVEMIND_SEED)");
     for light in [false, true] {
         if light {
-            // From the next commits on, rings of this process leave the fence out, where the kernel allows it.
+            // From the next commits on, rings of this process leave the fence out, where the kernel allows
+            // it.
             hivemind_ring::barrier::enable();
         }
         for reliable in [false, true] {
@@ -37,6 +39,7 @@ mod threads {
     use hivemind_ring::bell::Bell;
     use hivemind_ring::desk::Desk;
     use hivemind_ring::heap::{Heap, HeapRing};
+    use hivemind_ring::loan::Loan;
     use hivemind_ring::reader::{Held, Reader, Seats, Taken};
     use hivemind_ring::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
     use hivemind_ring::writer::{RingConfig, Writer};
@@ -108,7 +111,7 @@ mod threads {
             drop(writer);
             let mut ends = coming_and_going.join().unwrap();
             for end in staying {
-                ends.push(end.join().unwrap());
+                ends.push(end.join().unwrap().seats);
             }
             ends
         });
@@ -119,13 +122,12 @@ mod threads {
         while writer.published() < MESSAGES {
             let length = 1 + dice.below(MESSAGE_MAX);
             writer.admit_within(WAIT).expect("subscribers read on");
-            let chunk = writer.allocate(length).expect("memory for more than subscribers can hold");
-            let memory = writer.chunk_memory(&chunk);
             let sequence = writer.published();
-            // SAFETY: in bounds and aligned: it is the memory of the chunk; exclusive: that is what the sanitizer is to judge, and the
-            // chunk is not sent yet.
-            unsafe { memory.cast::<u8>().write_bytes(content(sequence), length as usize) };
-            writer.send_chunk(chunk, length);
+            let mut loan =
+                Loan::take(&mut writer, length as usize).expect("memory for more than subscribers can hold");
+            // That nobody reads it meanwhile is what the sanitizer is to judge.
+            loan.fill(content(sequence));
+            loan.send();
         }
         writer
     }
@@ -135,8 +137,8 @@ mod threads {
     }
 
     fn check(held: &Held<Heap>) {
-        // SAFETY: in bounds and initialised: a message of its publisher; alive: `held` is. That nobody writes is what the
-        // sanitizer is to judge.
+        // SAFETY: in bounds and initialised: a message of its publisher; alive: `held` is. That nobody writes
+        // is what the sanitizer is to judge.
         let bytes = unsafe { held.memory().as_ref() };
         let expected = content(held.sequence());
         assert!(bytes.iter().all(|byte| *byte == expected), "message {} is not whole", held.sequence());
@@ -153,13 +155,14 @@ mod threads {
         let seats = Seats::on_heap(1, Arc::clone(&bell));
         let seat = seats.take((1, 1)).expect("there is a seat");
         let memory = Arc::clone(seats.memory());
-        let first = shared.desk.attach(memory, seat, bell, (2, index)).expect("there is room");
+        let first = shared.desk.attach(memory, seat.index(), bell, (2, index)).expect("there is room");
         let (ring, bell) = (Arc::clone(&shared.ring), Arc::clone(&shared.bell));
-        let reader = Reader::new(ring, bell, &seats, seat, first).expect("the first message is possible");
+        let reader = Reader::new(ring, bell, seat, first).expect("the first message is possible");
         End { seats, reader, received: 0 }
     }
 
-    /// Polls once. Looks into what comes, passes it on, and looks into and drops what others passed on. Whether there was anything.
+    /// Polls once. Looks into what comes, passes it on, and looks into and drops what others passed on.
+    /// Whether there was anything.
     fn look(shared: &Shared, end: &mut End, dice: &mut Dice) -> bool {
         let Some(taken) = end.reader.poll().expect("an honest publisher") else { return false };
         end.received += 1;
@@ -193,22 +196,24 @@ mod threads {
     }
 
     /// A subscriber that attaches, reads a few messages and ends, again and again, while the publisher sends.
-    fn come_and_go(shared: &Shared, mut dice: Dice) -> Vec<End> {
+    fn come_and_go(shared: &Shared, mut dice: Dice) -> Vec<Seats<Heap>> {
         let mut ends = Vec::new();
         // Acquire: nothing rests on it; it is what a flag should be.
         while !shared.sent.load(Ordering::Acquire) {
-            // A number of its own each time: the same one with the same seat would be the same subscriber, introduced anew.
+            // A number of its own each time: the same one with the same seat would be the same subscriber,
+            // introduced anew.
             let mut end = attach(shared, SUBSCRIBERS + ends.len() as u32);
             for _ in 0..dice.below(20) {
                 look(shared, &mut end, &mut dice);
             }
+            let End { seats, reader, .. } = end;
             if dice.below(2) == 0 {
-                end.seats.leave(end.reader.seat());
+                drop(reader);
                 shared.desk.prune();
             } else {
-                end.seats.close(std::iter::once(&end.reader));
+                seats.close([reader]);
             }
-            ends.push(end);
+            ends.push(seats);
         }
         ends
     }

@@ -7,9 +7,11 @@
 //! | [`Batch`] | ends that are waited for once |
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
 
+mod attach;
 mod batch;
 mod error;
 mod hub;
+mod inbox;
 mod intake;
 mod member;
 mod names;
@@ -19,7 +21,7 @@ mod trust;
 
 pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
-pub use hub::Gate;
+pub use inbox::Gate;
 pub use intake::{ConnectionStatus, Intake, Receiving, RoutePoll, SPIN, Skipped, Waker, receive};
 pub use member::{AsMember, Member, MemberError, MemberOptions};
 pub use origin::Origin;

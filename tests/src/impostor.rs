@@ -49,7 +49,10 @@ impl Impostor {
                 ToNode::Refused { refusal, .. } => break format!("refused: {refusal}"),
                 ToNode::Match { matched, .. } => {
                     let publisher = matched.route.end;
-                    let seat = seats.take((publisher.node, publisher.index)).expect("a seat");
+                    let taken = seats.take((publisher.node, publisher.index)).expect("a seat");
+                    let seat = taken.index();
+                    // It keeps the seat to its end.
+                    std::mem::forget(taken);
                     let subscriber = end.index;
                     let attach = ToRoot::Attach { subscriber, publisher, seat, reader: Carrier::Descriptor };
                     stranger.send(&packet(&attach), &[reader.as_fd()]).expect("the root listens");

@@ -8,48 +8,34 @@
 //! Locks are held for a few instructions and taken in the order `ends`, then one `inbox`; none is held while a callback of
 //! another layer runs.
 
+use super::attach::PeerMemory;
+use super::inbox::{Arrival, Pending, SubscriberEnd, Suitor};
 use super::names;
 use super::origin::Origin;
-use super::trust::Trust;
 use crate::lock;
 use crate::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Mismatch, NodeSide,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, NodeSide,
     PUBLISHER_GONE, Seating,
 };
 use hivemind_core::contract::{Author, Carried, Kind, Match, SubscriberRole};
-use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
+use hivemind_core::protocol::{Connected, EndId, Offer};
 use hivemind_ring::desk::{Begin, Desk};
-use hivemind_ring::fork::{Counter, Home};
-use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
+use hivemind_ring::fork::Home;
+use hivemind_ring::mapped::{Bells, Mapped, MappedRing};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
-use hivemind_ring::reader::{Reader, Seats};
-use hivemind_ring::segment::{Backend, SegmentError};
-use std::collections::{HashMap, HashSet, VecDeque};
+use hivemind_ring::segment::Backend;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 mod kept;
-
-/// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
-const REPORTS_MAX: usize = 256;
-/// A subscriber warns of services of another type at most so often: each time it had none before. The rest is in its reports.
-const WARNINGS_MAX: u32 = 8;
-/// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
-const BARRED_MAX: usize = 1024;
-/// Other users whose subscribers this node lets in: it makes doorbells for each, which take a descriptor and a page.
-const DOORS_MAX: usize = 64;
-/// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest: so that it does not get
-/// their messages twice when they are gone.
-const KNOWN_MAX: usize = 4096;
 
 /// All ends of a node.
 pub(crate) struct Hub {
     node: u64,
     home: Home,
-    backend: Box<dyn Backend>,
-    bells: Arc<Bells>,
+    memory: PeerMemory,
     next_index: AtomicU32,
     leaving: AtomicBool,
     /// Services that run themselves end; the rest of the node goes on for the moment.
@@ -61,14 +47,6 @@ pub(crate) struct Hub {
     changes: AtomicU64,
     /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
     changed: Condvar,
-    /// Doorbells of peers that are mapped already, by the life of their node; true: it is of another user, and made them for ours.
-    peers: Mutex<HashMap<(u64, bool), Weak<Bells>>>,
-    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay until there are so many, also
-    /// when nobody uses them: who leaves and comes back may have them mapped still.
-    doors: Mutex<HashMap<u32, Arc<Bells>>>,
-    /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
-    /// once.
-    seats: Mutex<HashMap<EndId, Weak<MappedSeats>>>,
 }
 
 #[derive(Default)]
@@ -89,288 +67,12 @@ pub(crate) struct PublisherEnd {
     pub(crate) refused: Option<Arc<OnceLock<String>>>,
 }
 
-/// What the control thread needs of a subscriber.
-pub(crate) struct SubscriberEnd {
-    pub(crate) demand: Demand,
-    pub(crate) seats: Seats<Mapped>,
-    trust: Trust,
-    gate: Option<Arc<dyn Gate>>,
-    inbox: Mutex<Inbox>,
-    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers. Moves in a forked child, too.
-    news: Counter,
-}
-
-/// What the control thread has for a subscriber.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    pub(crate) arrivals: Vec<Arrival>,
-    /// Lives of nodes that are gone.
-    pub(crate) gone: Vec<u64>,
-    /// Publishers that this subscriber may not read any more, and why.
-    pub(crate) revoked: Vec<(EndId, String)>,
-    /// Attachments that failed.
-    pub(crate) problems: Vec<(Origin, String)>,
-    /// Services that carry something else, as far as is known: the holder of one may be gone meanwhile.
-    pub(crate) skipped: Vec<Carried>,
-    /// Warnings about them so far.
-    warned: u32,
-    pending: HashMap<EndId, Pending>,
-    live: HashMap<EndId, u32>,
-    /// Publishers that this subscriber detached from because they were at fault.
-    barred: HashSet<EndId>,
-    known: Known,
-}
-
-/// Publishers that retain messages and that a subscriber was attached to.
-#[derive(Default)]
-struct Known {
-    publishers: HashSet<EndId>,
-    in_order: VecDeque<EndId>,
-}
-
-impl Known {
-    /// False: it was known.
-    fn insert(&mut self, publisher: EndId) -> bool {
-        let is_new = self.publishers.insert(publisher);
-        if is_new {
-            self.in_order.push_back(publisher);
-            if self.in_order.len() > KNOWN_MAX
-                && let Some(oldest) = self.in_order.pop_front()
-            {
-                self.publishers.remove(&oldest);
-            }
-        }
-        is_new
-    }
-}
-
-/// A publisher that this subscriber is attached to from now on.
-pub(crate) struct Arrival {
-    pub(crate) reader: Reader<Mapped>,
-    pub(crate) origin: Origin,
-    /// Who let us in, whose messages these are, of which type, and what they promise.
-    pub(crate) matched: Arc<Match>,
-    /// The user of that end's node, as the kernel told the root.
-    pub(crate) user: u32,
-    /// It is gone.
-    pub(crate) gone: bool,
-    /// Its publisher is not trusted.
-    pub(crate) copies: bool,
-}
-
-/// A publisher that was asked to attach this subscriber.
-struct Pending {
-    seat: u32,
-    suitor: Suitor,
-    /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
-    is_widowed: bool,
-}
-
-/// A publisher that a subscription means.
-struct Suitor {
-    matched: Arc<Match>,
-    /// The names of it that live as long as the process.
-    origin: Origin,
-    /// The maker of the ring is gone, and another end stands for it.
-    is_gone: bool,
-}
-
-/// Chooses among the publishers that a subscription means.
-pub trait Gate: Send + Sync {
-    /// Called by the control thread; must not block.
-    fn admits(&self, matched: &Match) -> bool;
-}
-
-/// Why the memory of a peer is not mapped: it gave other memory before, and what was made of that stands.
-#[derive(Debug, thiserror::Error)]
-enum StrangeMemory {
-    /// A node has one segment of doorbells in its life.
-    #[error(
-        "node {node:016x} sends other doorbells than it did before; another process uses its epoch, or it is \
-         damaged: end that process"
-    )]
-    OtherBells { node: u64 },
-    /// A subscriber has one reader segment in its life.
-    #[error(
-        "subscriber {subscriber} sends another reader segment than it did before; another process uses its epoch, or it \
-         is damaged: end that process"
-    )]
-    OtherSeats { subscriber: EndId },
-    #[error("its doorbells: {0}")]
-    Bells(hivemind_ring::mapped::OpenError),
-    #[error(transparent)]
-    Seats(hivemind_ring::mapped::OpenError),
-    #[error("cannot compare its memory: {0}")]
-    Compare(#[from] SegmentError),
-}
-
-impl SubscriberEnd {
-    pub(crate) fn new(
-        demand: Demand,
-        seats: Seats<Mapped>,
-        trust: Trust,
-        gate: Option<Arc<dyn Gate>>,
-    ) -> Self {
-        SubscriberEnd { demand, seats, trust, gate, inbox: Mutex::default(), news: Counter::default() }
-    }
-
-    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        lock(&self.inbox)
-    }
-
-    /// Moves whenever something was put into the inbox, which is read under its lock; a sleeper is woken after the change.
-    pub(crate) fn news(&self) -> &Counter {
-        &self.news
-    }
-
-    /// How many publishers this subscriber is attached to.
-    pub(crate) fn publishers(&self) -> usize {
-        self.inbox().live.len()
-    }
-
-    /// Forgets an attachment and frees its seat.
-    pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
-        let mut inbox = self.inbox();
-        // Attached anew meanwhile: then another seat is the live one.
-        if inbox.live.get(&publisher) == Some(&seat) {
-            inbox.live.remove(&publisher);
-        }
-        drop(inbox);
-        self.seats.leave(seat);
-    }
-
-    /// Leaves word that this subscriber has to let go of a publisher. False: it is not attached to it.
-    fn revoke(&self, publisher: EndId, reason: &str) -> bool {
-        let was_live = self.inbox().live.remove(&publisher).is_some();
-        if was_live {
-            tracing::warn!(filter = %self.demand.filter, %publisher, reason, "detaches");
-            self.put(|inbox| inbox.revoked.push((publisher, reason.to_owned())));
-        }
-        was_live
-    }
-
-    /// Never attaches to this publisher again.
-    pub(crate) fn bar(&self, publisher: EndId) {
-        let mut inbox = self.inbox();
-        if inbox.barred.len() < BARRED_MAX {
-            inbox.barred.insert(publisher);
-        }
-    }
-
-    /// Takes a seat for a match; `None` when it is not wanted. The error says why there is no seat.
-    fn seat(&self, suitor: Suitor) -> Result<Option<Seating>, String> {
-        let publisher = suitor.matched.route.end;
-        let mut inbox = self.inbox();
-        if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
-            return Ok(None);
-        }
-        // Who got its messages while it lived, or from another keeper, has them all.
-        if suitor.is_gone && inbox.known.publishers.contains(&suitor.matched.route.writer()) {
-            return Ok(None);
-        }
-        let reader = match self.seats.memory().segment().handle() {
-            Ok(reader) => reader,
-            Err(error) => {
-                if let Some(pending) = inbox.pending.remove(&publisher) {
-                    self.seats.leave(pending.seat);
-                }
-                return Err(error.to_string());
-            }
-        };
-        // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
-        let seat = match inbox.pending.get(&publisher) {
-            Some(pending) => pending.seat,
-            None => {
-                let owner = (publisher.node, publisher.index);
-                self.seats.take(owner).map_err(|error| error.to_string())?
-            }
-        };
-        inbox.pending.insert(publisher, Pending { seat, suitor, is_widowed: false });
-        Ok(Some(Seating { seat, reader }))
-    }
-
-    /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
-    fn give_up_widowed(&self) {
-        let widowed: Vec<u32> = {
-            let mut inbox = self.inbox();
-            let widowed = inbox.pending.extract_if(|_, pending| pending.is_widowed);
-            widowed.map(|(_, pending)| pending.seat).collect()
-        };
-        widowed.into_iter().for_each(|seat| self.seats.leave(seat));
-    }
-
-    /// Leaves word that the messages of this publisher do not arrive, and why.
-    fn not_attached(&self, origin: Origin, reason: String) {
-        tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "not attached");
-        self.put(|inbox| {
-            if inbox.problems.len() < REPORTS_MAX {
-                inbox.problems.push((origin, reason));
-            }
-        });
-    }
-
-    /// Leaves word of a service that this subscription means and that carries something else.
-    fn does_not_fit(&self, skipped: &Carried) {
-        let mut inbox = self.inbox();
-        let is_first = inbox.skipped.is_empty();
-        let warns = is_first && inbox.warned < WARNINGS_MAX;
-        inbox.warned += u32::from(warns);
-        // The latest type is the one that it carries.
-        inbox.skipped.retain(|known| known.service != skipped.service);
-        if inbox.skipped.len() < REPORTS_MAX {
-            inbox.skipped.push(skipped.clone());
-        }
-        drop(inbox);
-        let Carried { service, holder, .. } = skipped;
-        let filter = &self.demand.filter;
-        if warns {
-            let Mismatch { ours, theirs, difference } = self.mismatch(skipped);
-            tracing::warn!(
-                filter, %service, %holder, ours, theirs, difference,
-                "the service carries another type; its messages are not received until a publisher of this type has it"
-            );
-        } else {
-            tracing::debug!(filter, %service, %holder, "the service carries another type");
-        }
-    }
-
-    /// A service has the type of this subscription.
-    fn fits(&self, service: &ServiceName) {
-        self.inbox().skipped.retain(|skipped| skipped.service != *service);
-    }
-
-    /// What differs.
-    pub(crate) fn mismatch(&self, skipped: &Carried) -> Mismatch {
-        let asks = &self.demand.asks;
-        if asks.pattern == skipped.pattern {
-            return Mismatch::between(asks.kind.as_ref(), &skipped.kind);
-        }
-        let (ours, theirs) = (asks.pattern.to_string(), skipped.pattern.to_string());
-        let difference = format!("it is used for {theirs}, not for {ours}");
-        Mismatch { ours, theirs, difference }
-    }
-
-    /// Ends its sleep, or the next one.
-    pub(crate) fn wake(&self) {
-        self.seats.wake();
-    }
-
-    /// Changes the inbox and wakes the subscriber.
-    fn put(&self, change: impl FnOnce(&mut Inbox)) {
-        change(&mut self.inbox());
-        // The bell below comes after it.
-        self.news.step();
-        self.seats.wake();
-    }
-}
-
 impl Hub {
     pub(crate) fn new(node: u64, backend: Box<dyn Backend>, bells: Arc<Bells>) -> Self {
         Hub {
             node,
             home: Home::here(),
-            backend,
-            bells,
+            memory: PeerMemory::new(node, backend, bells),
             next_index: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             services_end: AtomicBool::new(false),
@@ -378,9 +80,6 @@ impl Hub {
             introducing: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             changed: Condvar::new(),
-            peers: Mutex::default(),
-            doors: Mutex::default(),
-            seats: Mutex::default(),
         }
     }
 
@@ -394,11 +93,11 @@ impl Hub {
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
-        &*self.backend
+        self.memory.backend()
     }
 
     pub(crate) fn bells(&self) -> &Arc<Bells> {
-        &self.bells
+        self.memory.bells()
     }
 
     /// A number for a new end, never used before in this life of the node.
@@ -452,7 +151,7 @@ impl Hub {
         lock(&self.ends).publishers.remove(&index);
     }
 
-    pub(crate) fn add_subscriber(&self, index: u32, end: Arc<SubscriberEnd>) {
+    pub(super) fn add_subscriber(&self, index: u32, end: Arc<SubscriberEnd>) {
         lock(&self.ends).subscribers.insert(index, end);
     }
 
@@ -491,7 +190,7 @@ impl Hub {
 
     /// Waits until `check` says yes, at most for `timeout`; otherwise returns its last refusal. Ends early, with a
     /// refusal, when the node is leaving.
-    pub(crate) fn wait_until<E>(
+    pub(super) fn wait_until<E>(
         &self,
         timeout: Duration,
         mut check: impl FnMut(&Ends) -> Result<(), E>,
@@ -515,103 +214,6 @@ impl Hub {
 
     fn subscriber(&self, index: u32) -> Option<Arc<SubscriberEnd>> {
         lock(&self.ends).subscribers.get(&index).cloned()
-    }
-
-    /// The doorbells of a peer, mapped once. A node has them once, and its publishers have one door for our user if that is another
-    /// one: a sender of others under its epoch is refused.
-    fn peer_bells(&self, node: u64, is_stranger: bool, handle: Handle) -> Result<Arc<Bells>, StrangeMemory> {
-        let mut peers = lock(&self.peers);
-        let known = if node == self.node && !is_stranger {
-            Some(Arc::clone(&self.bells))
-        } else {
-            peers.get(&(node, is_stranger)).and_then(Weak::upgrade)
-        };
-        if let Some(bells) = known {
-            let is_same = bells.are_of(&handle)?;
-            return if is_same { Ok(bells) } else { Err(StrangeMemory::OtherBells { node }) };
-        }
-        let bells = Bells::open(self.backend(), handle).map_err(StrangeMemory::Bells)?;
-        peers.retain(|_, bells| bells.strong_count() > 0);
-        peers.insert((node, is_stranger), Arc::downgrade(&bells));
-        Ok(bells)
-    }
-
-    /// The doorbells for the subscribers of another user, made when the first of them comes.
-    fn door_for(&self, user: u32) -> Result<Arc<Bells>, String> {
-        let mut doors = lock(&self.doors);
-        if let Some(bells) = doors.get(&user) {
-            return Ok(Arc::clone(bells));
-        }
-        if doors.len() >= DOORS_MAX {
-            // A desk holds the door of everybody who is attached to it. Who still reads something that is kept, of a user without any
-            // door by now, is refused until it has read that to its end: see `peer_bells`.
-            doors.retain(|_, bells| Arc::strong_count(bells) > 1);
-        }
-        if doors.len() >= DOORS_MAX {
-            return Err(format!(
-                "its node has doorbells for {DOORS_MAX} other users, all that it makes; subscribe as one of these, or from \
-                 a node of its own user"
-            ));
-        }
-        let bells =
-            Bells::create(self.backend()).map_err(|error| format!("doorbells for user {user}: {error}"))?;
-        doors.insert(user, Arc::clone(&bells));
-        Ok(bells)
-    }
-
-    /// The reader segment of a subscriber, mapped once. A subscriber has one: a sender of another one for the
-    /// same end is refused. If that were somebody else, the pins of one would count as those of the other.
-    fn seats_of(
-        &self,
-        subscriber: EndId,
-        reader: Handle,
-        seat: u32,
-    ) -> Result<Arc<MappedSeats>, StrangeMemory> {
-        let mut known = lock(&self.seats);
-        if let Some(seats) = known.get(&subscriber).and_then(Weak::upgrade) {
-            if !seats.segment().is_of(&reader)? {
-                return Err(StrangeMemory::OtherSeats { subscriber });
-            }
-            seats.look_for(self.backend(), reader, seat).map_err(StrangeMemory::Seats)?;
-            return Ok(seats);
-        }
-        let whose = (subscriber.node, subscriber.index);
-        let seats = MappedSeats::open(self.backend(), reader, Some(whose)).map_err(StrangeMemory::Seats)?;
-        let seats = Arc::new(seats);
-        // Now and then, so that the table stays below twice what is mapped, and a thousand attachments are not a million steps.
-        if known.len() == known.capacity() {
-            known.retain(|_, seats| seats.strong_count() > 0);
-        }
-        known.insert(subscriber, Arc::downgrade(&seats));
-        Ok(seats)
-    }
-
-    /// Opens what the publisher's node sent, and says whether its messages are to be copied.
-    fn open_ring(
-        &self,
-        end: &SubscriberEnd,
-        pending: &Pending,
-        to: AttachedTo,
-    ) -> Result<(Reader<Mapped>, bool), String> {
-        let Match { route, kind, .. } = &*pending.suitor.matched;
-        let EndId { node, index } = route.writer();
-        let announced = Announced { node, index, fingerprint: kind.fingerprint };
-        let trusts = |maker| end.trust.covers(to.user, Some(maker));
-        let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
-            .map_err(|error| error.to_string())?;
-        let copies = ring.unmapped().is_some();
-        // One that is gone rings no more, and nothing of its doorbells is passed on: a line of ours stands in for them.
-        let (bells, line) = if to.gone {
-            (Arc::clone(&self.bells), 0)
-        } else {
-            let bells = self.peer_bells(to.publisher.node, to.is_stranger, to.bells);
-            (bells.map_err(|error| error.to_string())?, ring.constants().bell)
-        };
-        let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
-        let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
-        let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
-            .map_err(|error| error.to_string())?;
-        Ok((reader, copies))
     }
 }
 
@@ -646,7 +248,7 @@ impl NodeSide for Hub {
             return None;
         }
         end.fits(&matched.service);
-        if end.gate.as_ref().is_some_and(|gate| !gate.admits(&matched)) {
+        if !end.admits(&matched) {
             return None;
         }
         let Match { service, route, .. } = &*matched;
@@ -688,7 +290,8 @@ impl NodeSide for Hub {
                 let mut reply = reply?;
                 if a.bells.is_none() {
                     // Nobody rings there any more, but a reader has a place for its word.
-                    reply.bells = Some(self.door_for(a.user)?.handle().map_err(|error| error.to_string())?);
+                    reply.bells =
+                        Some(self.memory.door_for(a.user)?.handle().map_err(|error| error.to_string())?);
                 }
                 return Ok(reply);
             }
@@ -698,26 +301,27 @@ impl NodeSide for Hub {
         let subscriber = (a.subscriber.node, a.subscriber.index);
         // The descriptor first: once attached, the reader holds up a reliable ring.
         let handle = ring.segment().handle().map_err(|error| error.to_string())?;
-        let seats = self.seats_of(a.subscriber, a.reader, a.seat).map_err(|error| error.to_string())?;
+        let seats =
+            self.memory.seats_of(a.subscriber, a.reader, a.seat).map_err(|error| error.to_string())?;
         // Relaxed: the lock of the desk orders it; who counts the reader there sees this, too.
         let introduce = || self.introducing.store(u64::from(a.publisher) + 1, Ordering::Relaxed);
         let begin = if a.from_first { Begin::AtFirst } else { Begin::AsHistory };
         let (start, bells) = if let Some(bells) = a.bells {
             let bells =
-                self.peer_bells(a.subscriber.node, false, bells).map_err(|error| error.to_string())?;
+                self.memory.peer_bells(a.subscriber.node, false, bells).map_err(|error| error.to_string())?;
             let line = seats.constants().bell;
             let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
             introduce();
             (desk.attach_from(begin, seats, a.seat, bell, subscriber), None)
         } else {
-            let made = self.door_for(a.user)?;
+            let made = self.memory.door_for(a.user)?;
             let bells = made.handle().map_err(|error| error.to_string())?;
             let line = ring.constants().bell;
             let door = made.door(line).map_err(|error| error.to_string())?;
             introduce();
             (desk.attach_stranger_from(begin, seats, a.seat, door, subscriber), Some(bells))
         };
-        Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
+        Ok(AttachReply { start: start.map_err(|error| error.to_string())?.sequence(), ring: handle, bells })
     }
 
     fn attach_answered(&self) {
@@ -729,29 +333,24 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
+        let Pending { seat, mut suitor, .. } = pending;
         let (user, is_orphan) = (a.user, a.gone);
-        match self.open_ring(&end, &pending, a) {
+        match self.memory.open_ring(end.trust(), &suitor.matched, seat, a) {
             Ok((reader, copies)) => {
-                let Pending { seat, mut suitor, .. } = pending;
                 suitor.is_gone |= is_orphan;
                 let Match { route, .. } = &*suitor.matched;
                 let is_new = !suitor.matched.is_retained() || end.inbox().known.insert(route.writer());
                 if !is_new && suitor.is_gone {
                     // Another keeper was faster.
-                    drop(reader);
-                    end.seats.leave(seat);
                     return;
                 }
                 end.put(|inbox| {
-                    inbox.live.insert(suitor.matched.route.end, seat);
+                    inbox.live.insert(suitor.matched.route.end, reader.seat());
                     let Suitor { matched, origin, is_gone: gone } = suitor;
                     inbox.arrivals.push(Arrival { reader, origin, matched, user, gone, copies });
                 });
             }
-            Err(reason) => {
-                end.seats.leave(pending.seat);
-                end.not_attached(pending.suitor.origin, reason);
-            }
+            Err(reason) => end.not_attached(suitor.origin, reason),
         }
         self.notify();
     }
@@ -773,12 +372,12 @@ impl NodeSide for Hub {
             return;
         };
         // The publisher may have registered the seat all the same; it will see that nobody has it.
-        end.seats.leave(pending.seat);
+        let Pending { suitor, .. } = pending;
         // One that ended before it heard of us has nothing for us.
         if reason == PUBLISHER_GONE {
-            tracing::debug!(service = %pending.suitor.origin.service, %publisher, reason, "not attached");
+            tracing::debug!(service = %suitor.origin.service, %publisher, reason, "not attached");
         } else {
-            end.not_attached(pending.suitor.origin, reason.to_owned());
+            end.not_attached(suitor.origin, reason.to_owned());
         }
     }
 
@@ -812,8 +411,7 @@ impl NodeSide for Hub {
             }
             ends.subscribers.values().cloned().collect()
         };
-        lock(&self.peers).retain(|(peer, _), _| *peer != node);
-        lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
+        self.memory.forget(node);
         for end in subscribers {
             let concerned = {
                 let mut inbox = end.inbox();
