@@ -9,7 +9,7 @@
 //! Time, descriptors and randomness are given from outside; `hivemind_runtime` gives them. Shared memory is
 //! `hivemind_ring`'s matter, typed ends are `hivemind`'s.
 pub mod contract;
-mod end;
+pub mod end;
 pub mod filter;
 pub mod identity;
 #[cfg(feature = "links")]

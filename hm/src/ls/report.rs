@@ -202,7 +202,7 @@ impl Sources<'_> {
             reliable: view.reliable(),
             retained: publisher.retained,
             keepers: publisher.keepers,
-            former_node: publisher.stands_for.as_ref().map(|former| former.node_name.to_string()),
+            former_node: publisher.stands_for.as_ref().map(|former| former.node_name.clone()),
             capacity: view.capacity(),
             subscribers: self.listing.connections.iter().filter(reads_it).count(),
             published,
@@ -220,7 +220,7 @@ impl Sources<'_> {
         let services = self.listing.services.iter().filter_map(|service| {
             let publisher = published.get(&service.service[..])?;
             let node = match (&publisher.stands_for, &publisher.via) {
-                (Some(former), _) => former.node_name.to_string(),
+                (Some(former), _) => former.node_name.clone(),
                 (None, Some(via)) => format!("{}@{}", via.node_name, via.host),
                 (None, None) => self.name(publisher.end.node),
             };
