@@ -104,9 +104,10 @@ mod subscriber;
 pub use batch::Batch;
 pub use dynamic::{DynamicSample, DynamicSubscriber};
 pub use error::{BatchError, NodeError, RunError};
+pub use hivemind_core::contract::Pattern;
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NameKind, NameRule, NodeName, ServiceName};
-pub use hivemind_core::protocol::{EndId, Former, Remote, Right};
+pub use hivemind_core::protocol::{EndId, Right};
 pub use hivemind_core::schema;
 /// ```
 /// use hivemind::{Node, message};

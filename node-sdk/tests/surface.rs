@@ -486,8 +486,8 @@ fn everything_that_the_surface_hands_out_has_a_name() {
     named::<(SendError, LoanError, RecvError, WaitError, Forked, Right, schema::SchemaError)>();
     named::<(BatchError, RunError, ServiceError, Leaving, SessionError, Refused, schema::DecodeError)>();
     // What a listing and a look at oneself show.
-    named::<(Listing, NodeInfo, ServiceInfo, PublisherInfo, SubscriberInfo, ConnectionInfo, Former, Remote)>(
-    );
+    named::<(Listing, NodeInfo, ServiceInfo, PublisherInfo, SubscriberInfo, ConnectionInfo)>();
+    named::<(FormerInfo, RemoteInfo, KindInfo, Mismatch, Pattern)>();
     named::<(ConnectionStatus, Skipped, Origin, EndId, Handle, HugePages, Prefaulted, PrefaultedBy, Trust)>();
     named::<(Filter, HiveName, NodeName, ServiceName, schema::Schema)>();
     // Ends and their options.
