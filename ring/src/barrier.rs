@@ -34,281 +34,87 @@
 //! Where the kernel refuses (before 4.16, or a sandbox forbids the call), publishers fence for ever. A subscriber that
 //! may not call it, though its publisher leaves the fence out, sleeps in short pieces instead.
 //!
-//! Loom knows no such call: under it rings fence for ever, and a pair of fences is what the kernel promises in their place. The change back and
-//! forth is modelled by its steps alone (`tests/loom_change_over.rs`).
+//! Loom knows no such call, but it can be told what the kernel promises (`promise`): so the models run the change-over below, the sleepers
+//! and the control thread as they are.
 
-use crate::sync::Ordering;
-use nix::libc;
-use std::sync::atomic::{AtomicU64, compiler_fence};
+use crate::layout::RingHeader;
+use crate::sync::{Ordering, fence, strong};
 
-/// The process that registered (its number in [`crate::fork`]), or none: 0. A child after a fork is another one.
-static REGISTERED: AtomicU64 = AtomicU64::new(0);
-
-/// Values of `enum membarrier_cmd` in linux/membarrier.h.
-const GLOBAL_EXPEDITED: libc::c_int = 1 << 1;
-const REGISTER_GLOBAL_EXPEDITED: libc::c_int = 1 << 2;
-
-/// The half of the side that runs often: its store stays before its load, as far as the compiler is concerned.
-#[inline]
-pub(crate) fn light() {
-    compiler_fence(Ordering::SeqCst);
-}
-
-/// The half of the side that runs seldom. False: the kernel refused, and nothing is ordered.
-#[must_use]
-pub(crate) fn heavy() -> bool {
-    #[cfg(test)]
-    if tests::REFUSED.get() {
-        return false;
-    }
-    membarrier(GLOBAL_EXPEDITED)
-}
-
-/// Whether publishers of this process may use [`light`].
-#[inline]
-pub(crate) fn is_ready() -> bool {
-    // Relaxed: the number says that a system call was made before; nothing else is read by it.
-    REGISTERED.load(Ordering::Relaxed) != 0
-}
-
-/// Registers this process, so that its publishers need no fence. Called when a node joins; calling it again costs
-/// nothing. Does not block: a process with more than one thread is registered by a thread of its own, a little later.
-pub fn enable() {
-    let process = crate::fork::life();
-    // Relaxed, here and below: see `is_ready`.
-    if REGISTERED.load(Ordering::Relaxed) == process {
-        return;
-    }
-    // The kernel registers this process, not its children.
-    crate::fork::clear_in_children(&REGISTERED);
-    REGISTERED.store(0, Ordering::Relaxed);
-    let register = move || {
-        if membarrier(REGISTER_GLOBAL_EXPEDITED) {
-            REGISTERED.store(process, Ordering::Relaxed);
-        }
-    };
-    let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
-    if threads == 1 {
-        register();
-    } else {
-        // If there can be no thread, rings go on with fences.
-        let _thread = std::thread::Builder::new().name("hivemind-barrier".to_owned()).spawn(register);
-    }
-}
-
-fn membarrier(command: libc::c_int) -> bool {
-    // SAFETY: membarrier takes a command, flags (none) and a processor (ignored without the flag that names it); it reads and
-    // writes no memory of ours.
-    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
-}
-
+#[cfg(not(loom))]
+mod kernel;
+#[cfg(loom)]
+mod promise;
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bell::{Bell, Woken};
-    use crate::desk::AttachReaderError;
-    use crate::heap::Heap;
-    use crate::memory::{Memory, RingMemory};
-    use crate::reader::{Reader, Seats};
-    use crate::writer::{RingConfig, Writer};
-    use std::cell::Cell;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU32;
+mod tests;
 
-    thread_local! {
-        /// Whether the kernel refuses this thread the barrier, as a sandbox would.
-        pub(super) static REFUSED: Cell<bool> = const { Cell::new(false) };
-    }
+#[cfg(not(loom))]
+use self::kernel as system;
+#[cfg(loom)]
+use self::promise as system;
 
-    fn publisher() -> Writer<Heap> {
-        let config = RingConfig {
-            node: 7,
-            index: 1,
-            fingerprint: 0,
-            capacity: 4,
-            message_max: 64,
-            chunk_memory: 4096,
-            reliable: false,
-            history: 0,
-            retained: 0,
-            bell: 0,
-        };
-        let writer = Writer::on_heap(&config, Arc::new(Bell::silent()));
-        // As a publisher whose process has registered.
-        writer.ring().header().unfenced.store(1, Ordering::Relaxed);
-        writer
-    }
+pub use self::system::enable;
+pub(crate) use self::system::{heavy, is_ready, light};
 
-    fn attach(writer: &Writer<Heap>, seats: &Seats<Heap>, seat: u32) -> Result<u64, AttachReaderError> {
-        let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
-        writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1))
-    }
+/// Somebody is woken after fewer commits than this …
+const SPARSE: u64 = if cfg!(loom) { 4 } else { 32 };
+/// … so often in a row: from then on commits fence …
+const SPARSE_RINGS: u32 = if cfg!(loom) { 1 } else { 4 };
+/// … until so many have woken nobody.
+const DENSE: u64 = if cfg!(loom) { 1 } else { 64 };
 
-    #[test]
-    fn a_subscriber_that_is_refused_the_barrier_sleeps_in_pieces_and_its_time_is_not_over() {
-        let writer = publisher();
-        let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
-        let seat = seats.take((7, 1)).unwrap();
-        REFUSED.set(true);
-        let ring = Arc::clone(writer.ring());
-        let reader: Reader<Heap> = Reader::new(ring, Arc::new(Bell::silent()), &seats, seat, 0).unwrap();
-        // For ever, and for longer than a piece.
-        for timeout in [None, Some(std::time::Duration::from_secs(3600))] {
-            let woken = seats.sleep(std::iter::once(&reader), || false, timeout);
-            assert_eq!(woken, Woken::LookAgain);
-        }
-        // A time shorter than a piece is over when it is over.
-        let shorter = Some(std::time::Duration::from_micros(1));
-        assert_eq!(seats.sleep(std::iter::once(&reader), || false, shorter), Woken::TimedOut);
-    }
+/// What keeps the commits of one publisher before its looks at `sleepers` and at the list of readers.
+#[derive(Debug, Default)]
+pub(crate) struct CommitOrder {
+    /// What `unfenced` in the header says.
+    unfenced: bool,
+    /// The next sequence when somebody was last woken.
+    rung_at: u64,
+    /// How many times in a row somebody was woken after few commits.
+    sparse_rings: u32,
+}
 
-    #[test]
-    fn who_is_refused_the_barrier_attaches_nobody_new_and_forgets_nobody() {
-        let writer = publisher();
-        let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
-        let seat = seats.take((7, 1)).unwrap();
-        REFUSED.set(true);
-        assert_eq!(attach(&writer, &seats, seat), Err(AttachReaderError::NoBarrier));
-        assert_eq!(writer.desk().count(), 0);
-        REFUSED.set(false);
-        if heavy() {
-            let first = attach(&writer, &seats, seat).unwrap();
-            REFUSED.set(true);
-            assert_eq!(attach(&writer, &seats, seat), Ok(first), "it was registered before");
-            assert_eq!(writer.desk().count(), 1);
+impl CommitOrder {
+    /// A barrier between a commit and the loads that follow it. `next` is the sequence of the next message.
+    #[inline(always)]
+    pub(crate) fn after_commit(&mut self, header: &RingHeader, next: u64) {
+        if self.unfenced {
+            light();
+        } else {
+            self.fence_commit(header, next);
         }
     }
 
-    /// The pair on real cores: whoever comes first, at least one of both sides sees the other's store.
-    #[test]
-    fn of_two_stores_one_is_seen_by_the_other_side() {
-        if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {
-            println!("skipped: this kernel or sandbox has no membarrier; publishers fence then");
-            return;
+    /// The same, as a fence; and the change to the cheap kind when that may be used and is worth it.
+    #[cold]
+    fn fence_commit(&mut self, header: &RingHeader, next: u64) {
+        // edge sleep, edge attach.
+        fence(strong!("sleep, attach: commit fence", SeqCst));
+        if next - self.rung_at >= DENSE && is_ready() {
+            // Relaxed: the fence below comes before the first commit that needs this to be known.
+            header.unfenced.store(1, Ordering::Relaxed);
+            // edge sleep, edge attach: a sleeper whose fence comes later than this one sees the store above.
+            fence(strong!("sleep, attach: change-over fence", SeqCst));
+            self.unfenced = true;
         }
-        const ROUNDS: u32 = 5_000;
-        let (often, seldom, go) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
-        let seen_by_often: Vec<u32> = std::thread::scope(|scope| {
-            let runner = scope.spawn(|| {
-                (1..=ROUNDS)
-                    .map(|round| {
-                        while go.load(Ordering::Acquire) != round {
-                            std::thread::yield_now();
-                        }
-                        often.store(round, Ordering::Relaxed);
-                        light();
-                        seldom.load(Ordering::Relaxed)
-                    })
-                    .collect()
-            });
-            let seen_by_seldom: Vec<u32> = (1..=ROUNDS)
-                .map(|round| {
-                    go.store(round, Ordering::Release);
-                    seldom.store(round, Ordering::Relaxed);
-                    assert!(heavy(), "it worked before");
-                    let seen = often.load(Ordering::Relaxed);
-                    // The other side is through with this round before the next begins.
-                    while often.load(Ordering::Acquire) != round {
-                        std::thread::yield_now();
-                    }
-                    seen
-                })
-                .collect();
-            let seen_by_often: Vec<u32> = runner.join().unwrap();
-            for (round, (left, right)) in (1..).zip(seen_by_often.iter().zip(&seen_by_seldom)) {
-                assert!(*left >= round || *right >= round, "round {round}: {left} and {right}");
-            }
-            seen_by_often
-        });
-        assert_eq!(seen_by_often.len(), ROUNDS as usize);
     }
 
-    /// Long enough that a sleeper who is not woken fails the test.
-    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
-
-    /// Where each message wakes somebody a publisher fences, where none does it does not; and no sleeper misses a change-over.
-    #[test]
-    fn a_publisher_changes_over_and_back_and_no_sleeper_misses_it() {
-        if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {
-            println!("skipped: this kernel or sandbox has no membarrier; publishers fence then");
-            return;
+    /// Somebody is woken. Where that is so after every few commits, each with its system call, a fence in each of them costs less
+    /// than the barriers of those who go to sleep.
+    pub(crate) fn note_ring(&mut self, header: &RingHeader, next: u64) {
+        let is_sparse = next - self.rung_at < SPARSE;
+        self.rung_at = next;
+        self.sparse_rings = if is_sparse { self.sparse_rings + 1 } else { 0 };
+        if self.unfenced && self.sparse_rings >= SPARSE_RINGS {
+            // Release: whoever reads this 0 sees the commits that were made without a fence.
+            header.unfenced.store(0, strong!("sleep, attach: fences again", Release));
+            self.unfenced = false;
         }
-        REGISTERED.store(crate::fork::life(), Ordering::Relaxed);
-        const ROUNDS: u64 = 200;
-        const ALONE: u64 = 8;
-        const RUN: u64 = 200;
-        let config = RingConfig {
-            node: 7,
-            index: 1,
-            fingerprint: 0,
-            capacity: 1024,
-            message_max: 64,
-            chunk_memory: 4096,
-            reliable: true,
-            history: 0,
-            retained: 0,
-            bell: 0,
-        };
-        let bell = Arc::new(Bell::silent());
-        let mut writer: Writer<Heap> = Writer::on_heap(&config, Arc::clone(&bell));
-        let seats = Seats::on_heap(1, Arc::new(Bell::silent()));
-        let seat = seats.take((7, 1)).unwrap();
-        let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
-        let start = writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1)).unwrap();
-        let reader: Reader<Heap> =
-            Reader::new(Arc::clone(writer.ring()), Arc::clone(&bell), &seats, seat, start).unwrap();
-        let may_sleep = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            let (may_sleep, mut reader) = (&may_sleep, reader);
-            scope.spawn(move || {
-                let mut read = 0;
-                while read < ROUNDS * (ALONE + RUN) {
-                    while reader.poll().unwrap().is_some() {
-                        read += 1;
-                    }
-                    if may_sleep.load(Ordering::Relaxed) == 0 {
-                        std::thread::yield_now();
-                    } else if read < ROUNDS * (ALONE + RUN) {
-                        let woken = seats.sleep(std::iter::once(&reader), || reader.ready(), Some(LONG));
-                        assert_ne!(woken, Woken::TimedOut, "after {read} messages");
-                    }
-                }
-            });
-            for _ in 0..ROUNDS {
-                may_sleep.store(1, Ordering::Relaxed);
-                for _ in 0..ALONE {
-                    while bell.sleepers.load(Ordering::Relaxed) == 0 {
-                        std::thread::yield_now();
-                    }
-                    writer.admit_within(LONG).unwrap();
-                    writer.send_inline(&[0; 7], 8);
-                }
-                assert_eq!(writer.ring().header().unfenced.load(Ordering::Relaxed), 0, "each woke somebody");
-                // The reader may sleep once more; then it stays awake.
-                may_sleep.store(0, Ordering::Relaxed);
-                for _ in 0..RUN {
-                    writer.admit_within(LONG).unwrap();
-                    writer.send_inline(&[0; 7], 8);
-                }
-                assert_eq!(writer.ring().header().unfenced.load(Ordering::Relaxed), 1, "none woke anybody");
-            }
-        });
     }
+}
 
-    #[test]
-    fn a_process_that_enabled_it_is_ready_soon() {
-        enable();
-        if !membarrier(0) {
-            return;
-        }
-        for _ in 0..1_000_000 {
-            if is_ready() {
-                enable();
-                assert!(is_ready(), "once is enough");
-                return;
-            }
-            std::thread::yield_now();
-        }
-        panic!("it was never registered");
-    }
+/// Whether the publisher of this ring leaves the fence after a commit out, so that the caller has to make a [`heavy`] barrier. To be asked
+/// behind a SeqCst fence.
+pub(crate) fn is_unfenced(header: &RingHeader) -> bool {
+    // edge sleep, edge attach. Acquire: of a publisher that fences again, the commits without a fence are seen.
+    header.unfenced.load(strong!("sleep, attach: look at unfenced", Acquire)) != 0
 }

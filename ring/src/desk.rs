@@ -20,6 +20,7 @@
 //! know that it is attached. It does so under the lock of the list, after the change of the list: a publisher that takes the
 //! bit out and then fetches the list under the lock finds the stranger there, and puts the bit back.
 
+use crate::barrier;
 use crate::bell::{self, LISTENS, SLEEPS, STRANGERS};
 use crate::fork::Counter;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
@@ -230,10 +231,8 @@ impl<M: Memory> Desk<M> {
         drop(readers);
         // edge attach: pairs with the fence after each commit; see the head of this module.
         fence(strong!("attach: desk fence", SeqCst));
-        // Acquire: of one that fences again, the commits without a fence are seen; see the change-over in `barrier`. Who was
-        // registered before stays so, without a gap, and does not begin at `head`: no order is needed then.
-        #[cfg(not(loom))]
-        if former.is_none() && header.unfenced.load(Ordering::Acquire) != 0 && !crate::barrier::heavy() {
+        // One that was registered before stays so, without a gap, and does not begin at `head`: no order is needed then.
+        if former.is_none() && barrier::is_unfenced(header) && !barrier::heavy() {
             self.forget(|other| std::ptr::eq(other, &*peer));
             return Err(AttachReaderError::NoBarrier);
         }

@@ -33,6 +33,29 @@ pub struct HeapRing {
     slots: Box<[Slot]>,
     chunks: NonNull<u8>,
     chunks_layout: std::alloc::Layout,
+    #[cfg(loom)]
+    grave: Arc<Grave>,
+}
+
+/// What loom watches in place of the memory of a ring that is freed: whoever still reads that memory reads this as well.
+#[cfg(loom)]
+#[derive(Debug)]
+pub struct Grave(loom::cell::UnsafeCell<bool>);
+
+// SAFETY: written once, when the ring is freed; loom checks that nobody reads at the same time, which is the purpose of the model.
+#[cfg(loom)]
+unsafe impl Send for Grave {}
+// SAFETY: as for Send.
+#[cfg(loom)]
+unsafe impl Sync for Grave {}
+
+#[cfg(loom)]
+impl Grave {
+    /// Whether the ring is freed. Fails the model if it may be freed at this moment.
+    pub fn is_filled(&self) -> bool {
+        // SAFETY: loom checks that nobody writes at the same time.
+        self.0.with(|filled| unsafe { *filled })
+    }
 }
 
 // SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes is what
@@ -66,12 +89,29 @@ impl HeapRing {
         let chunks = NonNull::new(chunks).unwrap_or_else(|| std::alloc::handle_alloc_error(chunks_layout));
         let slots = (0..config.slots()).map(|_| Slot::zeroed()).collect();
         let constants = config.constants(0, size as u64);
-        HeapRing { constants, header: RingHeader::zeroed(), slots, chunks, chunks_layout }
+        HeapRing {
+            constants,
+            header: RingHeader::zeroed(),
+            slots,
+            chunks,
+            chunks_layout,
+            #[cfg(loom)]
+            grave: Arc::new(Grave(loom::cell::UnsafeCell::new(false))),
+        }
+    }
+
+    /// Where it says that it is freed.
+    #[cfg(loom)]
+    pub fn grave(&self) -> Arc<Grave> {
+        Arc::clone(&self.grave)
     }
 }
 
 impl Drop for HeapRing {
     fn drop(&mut self) {
+        // SAFETY: loom checks that nobody reads at the same time.
+        #[cfg(loom)]
+        self.grave.0.with_mut(|filled| unsafe { *filled = true });
         // SAFETY: allocated in `new` with this very layout, freed only here.
         unsafe { std::alloc::dealloc(self.chunks.as_ptr(), self.chunks_layout) };
     }

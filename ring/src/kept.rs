@@ -2,9 +2,8 @@
 
 use crate::fork::Descriptor;
 use crate::layout::{LINE_BYTES, RING_CONSTANTS, RingConstants, RingHeader, SLOTS_OFFSET, Slot};
-use crate::retained::range;
+use crate::retained::{closed_by, range};
 use crate::segment::{SegmentError, Sharing, check_seals, duplicate};
-use crate::sync::{Ordering, fence};
 use nix::sys::uio::pread;
 use std::mem::offset_of;
 use std::ops::Range;
@@ -38,10 +37,7 @@ impl KeptRing {
     /// Whether its publisher has ended in order, as [`crate::retained::closed`].
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let closed = self.word(offset_of!(RingHeader, closed) as u64) != 0;
-        // edge close. Acquire: the last commit comes before it.
-        fence(Ordering::Acquire);
-        closed
+        closed_by(|| self.word(offset_of!(RingHeader, closed) as u64))
     }
 
     /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody writes any more. None in memory that

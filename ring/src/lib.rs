@@ -46,7 +46,6 @@ compile_error!("hivemind supports little-endian machines only: archives are litt
 pub mod allocator;
 #[cfg(not(loom))]
 pub mod archive;
-#[cfg(not(loom))]
 pub mod barrier;
 pub mod bell;
 pub mod desk;
@@ -61,7 +60,6 @@ pub mod line;
 #[cfg(not(loom))]
 pub mod mapped;
 pub mod memory;
-#[cfg(not(loom))]
 mod orphans;
 #[cfg(not(loom))]
 pub mod os;

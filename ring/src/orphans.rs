@@ -7,7 +7,7 @@
 //! reader ends                              sample dropped, on any thread
 //! list += its two segments                 pin = 0
 //! WAITING = length of the list             light barrier
-//! fence, heavy barrier                     WAITING != 0 ? look through the list
+//! heavy barrier                            WAITING != 0 ? look through the list
 //! look through the list
 //! ```
 //!
@@ -18,16 +18,33 @@
 //! mapped there for ever (see [`crate::fork`]), and is on no list. The list holds no more than there are readers whose samples were kept beyond them.
 
 use crate::barrier;
+#[cfg(not(loom))]
 use crate::fork::{PerLife, clear_in_children};
 use crate::layout::{Seat, seat_life};
 use crate::memory::{Memory, SeatMemory};
-use crate::sync::Arc;
-use crate::sync::{AtomicU64, Ordering, fence, lock};
-use std::sync::Mutex;
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock, strong};
+
+type List = Mutex<Vec<Box<dyn Orphan>>>;
 
 /// The length of the list.
+#[cfg(not(loom))]
 static WAITING: AtomicU64 = AtomicU64::new(0);
-static LIST: PerLife<Mutex<Vec<Box<dyn Orphan>>>> = PerLife::new();
+#[cfg(not(loom))]
+static LIST: PerLife<List> = PerLife::new();
+
+// Loom's statics begin anew with each execution of a model.
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref WAITING: AtomicU64 = AtomicU64::new(0);
+    static ref LIST: List = List::new(Vec::new());
+}
+
+fn list() -> &'static List {
+    #[cfg(not(loom))]
+    return LIST.get();
+    #[cfg(loom)]
+    &LIST
+}
 
 /// The two segments that a sample needs.
 pub(crate) struct Segments<M: Memory> {
@@ -58,8 +75,8 @@ impl<M: Memory> Orphan for Left<M> {
         let seat = self.seat();
         // Acquire, both (edge unpin): the last read of the last sample is done. A seat is taken again only when none of its
         // pins was left, and the pins that it has then are of another reader.
-        seat_life(seat.state.load(Ordering::Acquire)) != self.life
-            || seat.pins.iter().all(|pin| pin.load(Ordering::Acquire) == 0)
+        seat_life(seat.state.load(strong!("unpin: orphan looks at its seat", Acquire))) != self.life
+            || seat.pins.iter().all(|pin| pin.load(strong!("unpin: orphan looks at its pins", Acquire)) == 0)
     }
 }
 
@@ -73,16 +90,15 @@ pub(crate) fn adopt<M: Memory>(segments: Segments<M>, seat: usize) {
         return;
     }
     // A child begins with an empty list.
+    #[cfg(not(loom))]
     clear_in_children(&WAITING);
     {
-        let mut list = lock(LIST.get());
+        let mut list = lock(list());
         list.push(Box::new(left));
         // Relaxed: the barrier below, see the head of this module.
         WAITING.store(list.len() as u64, Ordering::Relaxed);
     }
-    // The order of the head of this module: the length before the look.
-    fence(Ordering::SeqCst);
-    // Refused: see the head of this module.
+    // The length before the look. Refused: see the head of this module.
     let _ordered = barrier::is_ready() && barrier::heavy();
     look_through();
 }
@@ -99,14 +115,14 @@ pub(crate) fn look() {
 
 #[cold]
 fn look_through() {
-    let mut list = lock(LIST.get());
+    let mut list = lock(list());
     // Unmapped under the lock: whoever dropped the last sample finds the memory gone, also if another thread was here first.
     list.retain(|left| !left.is_free());
     // Relaxed: whoever finds an old value looks in vain, or was followed by this look.
     WAITING.store(list.len() as u64, Ordering::Relaxed);
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use crate::archive::Message;
     use crate::bell::Bell;

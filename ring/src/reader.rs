@@ -21,6 +21,7 @@
 //! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
 //! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
+use crate::barrier;
 use crate::bell::{
     self, LISTENED_MAX, LISTENS, SLEEPS, STRANGERS_HEARD_MAX, STRANGERS_SLEEP_MAX, UNHEARD_SLEEP_MAX, Woken,
     Words, WordsUpTo,
@@ -42,7 +43,6 @@ const FIRST_SEATS: usize = 7;
 /// newest message.
 const CATCH_UP_ATTEMPTS: u64 = 8;
 /// Longest sleep when the kernel refuses the barrier: without it a subscriber cannot be certain to be woken.
-#[cfg(not(loom))]
 const UNORDERED_NAP: Duration = Duration::from_millis(1);
 /// Withdrawn messages that one poll steps over before it gives control back.
 const WITHDRAWN_STEPS: usize = 1024;
@@ -301,11 +301,8 @@ impl<M: Memory> Seats<M> {
     ) -> Woken {
         // edge sleep: see `sleep`.
         fence(strong!("sleep: reader fence", SeqCst));
-        #[cfg(not(loom))]
-        let nap = nap_if_unordered(readers).or(bound);
         // Under loom a sleep has no end but a wake-up, so that one which is lost shows.
-        #[cfg(loom)]
-        let (nap, _) = (None::<Duration>, (readers, bound));
+        let nap = nap_if_unordered(readers).or(bound).filter(|_| !cfg!(loom));
         let woken = if news() {
             Woken::LookAgain
         } else if let Some(nap) = nap.filter(|nap| timeout.is_none_or(|timeout| *nap < timeout)) {
@@ -323,11 +320,9 @@ impl<M: Memory> Seats<M> {
 
 /// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`. Where the kernel
 /// refuses, says how long a sleep may be: no longer than a wake-up may be late.
-#[cfg(not(loom))]
 fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
-    // edge sleep. Acquire: of one that fences again, the commits without a fence are seen; see the change-over in `barrier`.
-    let unfenced = readers.any(|reader| reader.ring.header().unfenced.load(Ordering::Acquire) != 0);
-    (unfenced && !crate::barrier::heavy()).then_some(UNORDERED_NAP)
+    let unfenced = readers.any(|reader| barrier::is_unfenced(reader.ring.header()));
+    (unfenced && !barrier::heavy()).then_some(UNORDERED_NAP)
 }
 
 /// The end of one subscriber at one publisher.
@@ -381,9 +376,6 @@ pub struct Held<M: Memory> {
     offset: u64,
     #[cfg_attr(loom, expect(dead_code, reason = "its drop is what the models look at"))]
     pub(crate) pin: Pin,
-    /// Loom has no list of orphans: the memory is kept in the plain way.
-    #[cfg(loom)]
-    _kept: (Arc<M::Ring>, Arc<M::Seats>),
     memory: PhantomData<fn() -> M>,
 }
 
@@ -395,8 +387,6 @@ pub struct Unread<M: Memory> {
     pub(crate) length: u64,
     pub(crate) sequence: u64,
     _pin: Pin,
-    #[cfg(loom)]
-    _kept: Arc<M::Seats>,
 }
 
 // SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes are only read, and the pin is
@@ -628,16 +618,7 @@ impl<M: Memory> Reader<M> {
         // SAFETY: in bounds: offset + length was checked against the length of this very chunk memory.
         let start = unsafe { base.add(offset as usize) };
         self.advance();
-        Ok(Some(Held {
-            start,
-            length,
-            sequence,
-            offset,
-            pin,
-            #[cfg(loom)]
-            _kept: (Arc::clone(&self.ring), Arc::clone(&self.seats)),
-            memory: PhantomData,
-        }))
+        Ok(Some(Held { start, length, sequence, offset, pin, memory: PhantomData }))
     }
 
     /// The next message does not lie in the chunk memory that is mapped here: none is mapped, or the words are not of this message, or they lie.
@@ -669,15 +650,7 @@ impl<M: Memory> Reader<M> {
             return Err(PollError::Corrupt { sequence, what });
         }
         self.advance();
-        Ok(Some(Unread {
-            ring: Arc::clone(&self.ring),
-            offset,
-            length,
-            sequence,
-            _pin: pin,
-            #[cfg(loom)]
-            _kept: Arc::clone(&self.seats),
-        }))
+        Ok(Some(Unread { ring: Arc::clone(&self.ring), offset, length, sequence, _pin: pin }))
     }
 
     /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
@@ -871,7 +844,6 @@ impl<M: Memory> Reader<M> {
     }
 }
 
-#[cfg(not(loom))]
 impl<M: Memory> Drop for Reader<M> {
     fn drop(&mut self) {
         if self.seats.is_forked() {
@@ -955,7 +927,6 @@ impl Drop for Pin {
         // edge unpin: the last read of the chunk is done.
         pin.store(0, strong!("unpin: sample dropped", Release));
         // From here on nothing of the segment may be touched.
-        #[cfg(not(loom))]
         crate::orphans::look();
     }
 }

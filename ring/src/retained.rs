@@ -23,13 +23,22 @@
 //! Every word is a stranger's: a lie about `head` or `tail` moves where a reader begins, within bounds, and its own checks do the rest.
 use crate::layout::{KIND_BUSY, SEQUENCE_MAX};
 use crate::memory::RingMemory;
-use crate::sync::{Ordering, strong};
+use crate::sync::{Ordering, fence, strong};
 use std::ops::Range;
 
 /// Whether the publisher has ended in order: it has committed its last message, and writes nothing any more.
 pub fn closed(ring: &impl RingMemory) -> bool {
     // edge close. Acquire: the last commit comes before it.
     ring.header().closed.load(strong!("close: late reader looks", Acquire)) != 0
+}
+
+/// As [`closed`], where the kernel reads the word, in no order that could be named.
+#[doc(hidden)]
+pub fn closed_by(read: impl FnOnce() -> u64) -> bool {
+    let closed = read() != 0;
+    // edge close. Acquire: the last commit comes before the word.
+    fence(strong!("close: kept ring looks", Acquire));
+    closed
 }
 
 /// Where a reader begins that comes when the publisher has gone: so many before the end as the publisher retains, fewer if it

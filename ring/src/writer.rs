@@ -34,6 +34,7 @@
 //! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
 
 use crate::allocator::{Chunk, ChunkAllocator};
+use crate::barrier::CommitOrder;
 use crate::bell::{self, Bell, LISTENS, SLEEPS, STRANGERS, Words};
 use crate::desk::{Call, Desk, Peer};
 use crate::fork::Counter;
@@ -73,16 +74,6 @@ fn tolerated(length: u64) -> u64 {
     (length + length / 4).next_multiple_of(LINE_BYTES)
 }
 
-/// Somebody is woken after fewer commits than this …
-#[cfg(not(loom))]
-const SPARSE: u64 = 32;
-/// … so often in a row: from then on commits fence …
-#[cfg(not(loom))]
-const SPARSE_RINGS: u32 = 4;
-/// … until so many have woken nobody.
-#[cfg(not(loom))]
-const DENSE: u64 = 64;
-
 /// The publisher's end. `Send`, not `Sync`: one thread at a time.
 pub struct Writer<M: Memory> {
     ring: Arc<M::Ring>,
@@ -115,15 +106,7 @@ pub struct Writer<M: Memory> {
     blocked: u64,
     /// Looks before the next sleep, at most [`BLOCKED_SPINS`].
     spins: u32,
-    /// What `unfenced` in the header says.
-    #[cfg(not(loom))]
-    unfenced: bool,
-    /// The next sequence when somebody was last woken.
-    #[cfg(not(loom))]
-    rung_at: u64,
-    /// How many times in a row somebody was woken after few commits.
-    #[cfg(not(loom))]
-    sparse_rings: u32,
+    order: CommitOrder,
     allocator: ChunkAllocator,
     /// The longest message that can be, by the bounds of messages and of memory.
     longest: u64,
@@ -282,12 +265,7 @@ impl<M: Memory> Writer<M> {
             reclaim_at: RECLAIM_BATCH,
             blocked: 0,
             spins: BLOCKED_SPINS,
-            #[cfg(not(loom))]
-            unfenced: false,
-            #[cfg(not(loom))]
-            rung_at: 0,
-            #[cfg(not(loom))]
-            sparse_rings: 0,
+            order: CommitOrder::default(),
             longest: config.message_max.min(allocator.limit()),
             allocator,
             backed: 0,
@@ -556,54 +534,7 @@ impl<M: Memory> Writer<M> {
             self.occupy(sequence, index, chunk);
         }
         // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at the desk.
-        self.order_commit();
-    }
-
-    /// A barrier between a commit and the loads that follow it.
-    #[cfg(not(loom))]
-    #[inline]
-    fn order_commit(&mut self) {
-        if self.unfenced {
-            crate::barrier::light();
-        } else {
-            self.fence_commit();
-        }
-    }
-
-    /// The same, as a fence; and the change to the cheap kind when that may be used and is worth it.
-    #[cfg(not(loom))]
-    #[cold]
-    fn fence_commit(&mut self) {
-        // edge sleep, edge attach.
-        fence(Ordering::SeqCst);
-        if self.next - self.rung_at >= DENSE && crate::barrier::is_ready() {
-            // Relaxed: the fence below comes before the first commit that needs this to be known.
-            self.ring.header().unfenced.store(1, Ordering::Relaxed);
-            // edge sleep, edge attach: the change-over, see the head of `barrier`.
-            fence(Ordering::SeqCst);
-            self.unfenced = true;
-        }
-    }
-
-    /// Somebody is woken. Where that is so after every few commits, each with its system call, a fence in each of them costs less than the
-    /// barriers of who goes to sleep.
-    #[cfg(not(loom))]
-    fn note_ring(&mut self) {
-        let is_sparse = self.next - self.rung_at < SPARSE;
-        self.rung_at = self.next;
-        self.sparse_rings = if is_sparse { self.sparse_rings + 1 } else { 0 };
-        if self.unfenced && self.sparse_rings >= SPARSE_RINGS {
-            // Release: who sees it sees the commits that were made without a fence; see the head of `barrier`.
-            self.ring.header().unfenced.store(0, Ordering::Release);
-            self.unfenced = false;
-        }
-    }
-
-    /// A barrier between a commit and the loads that follow it.
-    #[cfg(loom)]
-    fn order_commit(&self) {
-        // edge sleep, edge attach.
-        fence(strong!("sleep, attach: commit fence", SeqCst));
+        self.order.after_commit(self.ring.header(), self.next);
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.
@@ -635,8 +566,7 @@ impl<M: Memory> Writer<M> {
         if seen == STRANGERS && !wakes_strangers && !self.doors.is_empty() {
             return;
         }
-        #[cfg(not(loom))]
-        self.note_ring();
+        self.order.note_ring(self.ring.header(), self.next);
         if seen == STRANGERS && !self.doors.is_empty() {
             return;
         }

@@ -7,11 +7,14 @@
 //! | commit: the stamp stored Relaxed, or the first look Relaxed    | a message of zeros       |
 //! | rewrite: the writer's or the reader's fence left out           | half of each of two      |
 //! | rewrite: no busy stamp, or no second look                      | half of each of two      |
-//! | close: `finished` or `retained::closed` looks Relaxed          | the last message missing |
+//! | close: `finished`, `retained::closed` or `closed_by` looks Relaxed | the last message missing |
 #![cfg(loom)]
 
 mod loom_support;
 
+use hivemind_ring::memory::RingMemory as _;
+use hivemind_ring::retained;
+use hivemind_ring::sync::{Arc, Ordering};
 use loom_support::{LOSSY, Subscription, explore};
 
 /// The publisher laps the reader; the reader copies no torn message, and received + lost = published exactly.
@@ -116,6 +119,24 @@ fn what_a_publisher_retained_is_there_for_who_sees_its_end() {
         if let Some(mut late) = Subscription::new().read_what_is_left(&door) {
             assert_eq!(late.reader.first(), 1);
             assert!(late.look(&chunks) && !late.reader.ready(), "the last message, and no other");
+        }
+        sending.join().unwrap();
+    });
+}
+
+/// The same for a node that keeps the ring for others and has the kernel read its words.
+#[test]
+fn what_a_publisher_retained_is_there_for_a_node_that_keeps_its_ring() {
+    explore(|| {
+        let mut publisher = LOSSY.retaining(1).publisher();
+        let ring = Arc::clone(publisher.writer.ring());
+        let sending = loom::thread::spawn(move || {
+            publisher.send();
+            publisher.send();
+        });
+        // Relaxed: the kernel copies bytes in no order that could be named.
+        if retained::closed_by(|| ring.header().closed.load(Ordering::Relaxed)) {
+            assert_eq!(retained::first(&*ring), 1, "the last message is there");
         }
         sending.join().unwrap();
     });
