@@ -88,7 +88,7 @@ pub use hivemind_ring::fork::Forked;
 pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy};
 pub use hivemind_runtime::ports::{
     ConnectionStatus, LoanError, Origin, PublisherError, RecvError, SendError, Skipped, SubscriberError,
-    Trust, WaitError,
+    Trust, WaitError, WatchError,
 };
 pub use hivemind_runtime::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
 pub use message::Message;

@@ -63,6 +63,9 @@ pub mod memory;
 mod orphans;
 #[cfg(not(loom))]
 pub mod os;
+pub mod place;
+#[cfg(not(loom))]
+pub mod pollable;
 pub mod reader;
 #[cfg(not(loom))]
 mod refusal;

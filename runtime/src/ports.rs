@@ -5,6 +5,7 @@
 //! | [`Member`] | the node: its connection with the roots, and all its ends |
 //! | [`Outlet`] | a sending end; [`StandIn`] is one that publishes for another host |
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
+//! | [`Waiter`] | what one waits on for many receiving ends at once |
 
 mod error;
 mod hub;
@@ -14,6 +15,9 @@ mod names;
 mod origin;
 mod outlet;
 mod trust;
+mod waiter;
+mod wards;
+mod watch;
 
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
 pub use hub::Gate;
@@ -22,3 +26,5 @@ pub use member::{AsMember, Member, MemberError, MemberOptions};
 pub use origin::Origin;
 pub use outlet::{Outlet, OutletOptions, StandIn};
 pub use trust::Trust;
+pub use waiter::{Key, Waiter};
+pub use watch::WatchError;

@@ -11,6 +11,8 @@
 use super::names;
 use super::origin::Origin;
 use super::trust::Trust;
+use super::wards::{Herald, Wards};
+use super::watch::WatchError;
 use crate::lock;
 use crate::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, Matched, Mismatch,
@@ -68,6 +70,8 @@ pub(crate) struct Hub {
     /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
     /// once.
     seats: Mutex<HashMap<EndId, Weak<MappedSeats>>>,
+    /// The thread that waits for descriptors where the kernel does not; started for the first of them.
+    herald: Mutex<Option<Herald>>,
 }
 
 #[derive(Default)]
@@ -386,7 +390,19 @@ impl Hub {
             peers: Mutex::default(),
             doors: Mutex::default(),
             seats: Mutex::default(),
+            herald: Mutex::default(),
         }
+    }
+
+    /// Where the node's herald waits.
+    pub(crate) fn herald(&self) -> Result<Arc<Wards>, WatchError> {
+        self.home.check()?;
+        let mut herald = lock(&self.herald);
+        if herald.is_none() {
+            *herald = Some(Herald::start(self.bells.take()?)?);
+        }
+        let started = herald.as_ref().expect("it was started just now");
+        Ok(Arc::clone(started.wards()))
     }
 
     pub(crate) fn node(&self) -> u64 {
