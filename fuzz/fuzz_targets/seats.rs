@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use hivemind_ring::bell::Bell;
 use hivemind_ring::heap::{Heap, HeapSeats};
-use hivemind_ring::layout::PINS;
+use hivemind_ring::layout::{INLINE_BYTES, PINS};
+use hivemind_ring::loan::Loan;
 use hivemind_ring::memory::SeatMemory as _;
 use hivemind_ring::sync::Ordering;
 use hivemind_ring::writer::{RingConfig, Writer};
@@ -74,20 +75,23 @@ fuzz_target!(|input: Input| {
                 if writer.admit().is_err() {
                     continue;
                 }
-                if let Ok(chunk) = writer.allocate(length.into()) {
-                    assert!(chunk.length() >= u64::from(length) && chunk.offset() + chunk.length() <= 8192);
-                    writer.send_chunk(chunk, length.into());
+                // Not moved to the slot.
+                let length = length.max(INLINE_BYTES as u16 + 1);
+                if let Ok(loan) = Loan::take(&mut writer, length.into()) {
+                    assert!(loan.len() == usize::from(length) && loan.offset() + u64::from(length) <= 8192);
+                    loan.send();
                 }
             }
             Step::Attach { subscriber, seat, life } => {
                 let who = (u64::from(life), u32::from(subscriber) % SUBSCRIBERS as u32);
                 let bell = Arc::new(Bell::silent());
                 if let Ok(first) = writer.desk().attach(Arc::clone(of(subscriber)), seat.into(), bell, who) {
-                    assert!(first <= writer.published());
+                    assert!(first.sequence() <= writer.published());
                 }
             }
             Step::Detach { subscriber, life } => {
-                writer.desk().detach((u64::from(life), u32::from(subscriber) % SUBSCRIBERS as u32));
+                // Of all but the first no such node is here.
+                writer.desk().detach_node(u64::from(life) + 2 * u64::from(subscriber));
             }
             Step::DetachNode { life } => {
                 writer.desk().detach_node(life.into());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
+use hivemind_ring::desk::Start;
 use hivemind_ring::heap::{Heap, HeapRing};
 use hivemind_ring::layout::{KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN};
 use hivemind_ring::memory::RingMemory as _;
@@ -75,7 +76,8 @@ fuzz_target!(|input: Input| {
     }));
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).expect("a fresh seat");
-    let reader = Reader::<Heap>::new(Arc::clone(&ring), Arc::new(Bell::silent()), &seats, seat, input.first);
+    let reader =
+        Reader::<Heap>::new(Arc::clone(&ring), Arc::new(Bell::silent()), seat, Start::told(input.first));
     let Ok(mut reader) = reader else { return };
     let mut received = 0;
     let mut held: Vec<Message<Heap>> = Vec::new();

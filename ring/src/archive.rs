@@ -11,10 +11,9 @@
 
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, KIND_CHUNK, stamp};
 use crate::line::Line;
+use crate::mapped::Mapped;
 use crate::memory::{Memory, RingMemory as _};
 use crate::reader::{Held, Pin, Taken, Unread};
-use crate::writer::Writer;
-use crate::{allocator, mapped::Mapped};
 use rkyv::api::low::{LowDeserializer, LowSerializer};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Source, Strategy, fail};
@@ -29,8 +28,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::num::NonZeroUsize;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
+
+/// [`crate::loan::Loan`] in mapped memory.
+pub type Loan<'writer, M = Mapped> = crate::loan::Loan<'writer, M>;
 
 /// What serializes a message: straight into a slice, with scratch memory that is kept between messages.
 pub type Archiver<'buffer, 'scratch> = LowSerializer<Buffer<'buffer>, ArenaHandle<'scratch>, Failure>;
@@ -366,6 +368,7 @@ fn not_here() -> ! {
 #[error(
     "message {sequence} of {length} bytes could not be copied ({reason}); free memory, or raise the limit of this process or container"
 )]
+#[non_exhaustive]
 pub struct NoCopy {
     /// Number of the message.
     pub sequence: u64,
@@ -400,6 +403,7 @@ pub struct View<A, M: Memory = Mapped> {
     "message {sequence} of {length} bytes is no valid archive of its type, or nested deeper than {DEPTH_MAX}; its publisher is \
      broken or hostile"
 )]
+#[non_exhaustive]
 pub struct InvalidArchive {
     /// Number of the message.
     pub sequence: u64,
@@ -525,84 +529,5 @@ impl<A: Portable, M: Memory> Deref for View<A, M> {
         // (see `Message::bytes`); a copy in the slot may have moved since, but to memory of the same alignment, and
         // archives only hold relative pointers into themselves.
         unsafe { rkyv::access_unchecked::<A>(self.message.bytes()) }
-    }
-}
-
-/// Memory of one message, to be filled in place; `send` commits it, drop gives it back.
-#[derive(Debug)]
-pub struct Loan<'writer, M: Memory = Mapped> {
-    writer: &'writer mut Writer<M>,
-    /// `None` only between `send` and drop.
-    chunk: Option<allocator::Chunk>,
-    length: usize,
-}
-
-impl<'writer, M: Memory> Loan<'writer, M> {
-    /// Takes memory for `length` bytes. Call [`Writer::admit`] first. The bytes are what an earlier message left there, or zeros.
-    pub fn take(writer: &'writer mut Writer<M>, length: usize) -> Result<Self, crate::writer::AllocateError> {
-        let chunk = writer.allocate(length as u64)?;
-        Ok(Loan { writer, chunk: Some(chunk), length })
-    }
-
-    /// Commits the first `length` bytes (all of them, if `length` is larger) and gives the rest back. Short messages move into their slot. Returns how
-    /// many subscribers are attached; in a child that was forked with the loan none, which get nothing.
-    pub fn send_prefix(mut self, length: usize) -> usize {
-        if self.writer.is_forked() {
-            return 0;
-        }
-        self.length = self.length.min(length);
-        let length = self.length;
-        if length <= INLINE_BYTES {
-            let mut buffer = Line::default();
-            buffer.bytes_mut()[..length].copy_from_slice(&self);
-            // The chunk goes back when self is dropped.
-            return self.writer.send_inline(buffer.words(), length);
-        }
-        let Some(mut chunk) = self.chunk.take() else {
-            unreachable!("the chunk is there until send or drop")
-        };
-        self.writer.shrink(&mut chunk, length as u64);
-        self.writer.send_chunk(chunk, length as u64)
-    }
-
-    /// Commits all bytes.
-    pub fn send(self) -> usize {
-        self.send_prefix(usize::MAX)
-    }
-
-    fn chunk(&self) -> &allocator::Chunk {
-        match &self.chunk {
-            Some(chunk) => chunk,
-            None => unreachable!("the chunk is there until send or drop"),
-        }
-    }
-}
-
-impl<M: Memory> Deref for Loan<'_, M> {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        let memory = self.writer.chunk_memory(self.chunk());
-        // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to this loan, no reader
-        // has a pin on it (edge unpin) and none can find it before the commit; initialised: pages start as zeros;
-        // alive: the writer is borrowed.
-        let bytes = unsafe { memory.as_ref() };
-        &bytes[..self.length]
-    }
-}
-
-impl<M: Memory> DerefMut for Loan<'_, M> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let mut memory = self.writer.chunk_memory(self.chunk());
-        // SAFETY: as in `deref`; exclusive: self is borrowed mutably.
-        let bytes = unsafe { memory.as_mut() };
-        &mut bytes[..self.length]
-    }
-}
-
-impl<M: Memory> Drop for Loan<'_, M> {
-    fn drop(&mut self) {
-        if let Some(chunk) = self.chunk.take() {
-            self.writer.release(chunk);
-        }
     }
 }

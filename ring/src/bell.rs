@@ -396,8 +396,8 @@ mod tests {
         let attach = |(writer, bell): &(Writer<Heap>, Arc<Bell>)| {
             let seat = seats.take((7, 1)).unwrap();
             let memory = Arc::clone(seats.memory());
-            let first = writer.desk().attach(memory, seat, Arc::clone(&own), (9, index)).unwrap();
-            Reader::new(Arc::clone(writer.ring()), Arc::clone(bell), &seats, seat, first).unwrap()
+            let first = writer.desk().attach(memory, seat.index(), Arc::clone(&own), (9, index)).unwrap();
+            Reader::new(Arc::clone(writer.ring()), Arc::clone(bell), seat, first).unwrap()
         };
         let readers = publishers.iter().map(attach).collect();
         Subscriber { seats: Arc::new(seats), readers }
@@ -473,8 +473,9 @@ mod tests {
         let attach = |((writer, _), door): (&(Writer<Heap>, Arc<Bell>), &Arc<Bell>)| {
             let seat = seats.take((7, 1)).unwrap();
             let memory = Arc::clone(seats.memory());
-            let first = writer.desk().attach_stranger(memory, seat, Arc::clone(door), (9, index)).unwrap();
-            Reader::of_stranger(Arc::clone(writer.ring()), Arc::clone(door), &seats, seat, first).unwrap()
+            let first =
+                writer.desk().attach_stranger(memory, seat.index(), Arc::clone(door), (9, index)).unwrap();
+            Reader::of_stranger(Arc::clone(writer.ring()), Arc::clone(door), seat, first).unwrap()
         };
         let readers = publishers.iter().zip(doors).map(attach).collect();
         Subscriber { seats: Arc::new(seats), readers }
@@ -507,9 +508,7 @@ mod tests {
         }
         assert_eq!(WAKE_CALLS.get(), before);
         // The last has gone: commits look at one word again.
-        for index in 0..=9 {
-            writer.desk().detach((9, index));
-        }
+        writer.desk().detach_node(9);
         for _ in 0..2 {
             writer.send_inline(&MESSAGE, 56);
         }
@@ -555,13 +554,14 @@ mod tests {
             let mut readers = Vec::new();
             for ((writer, _), door) in strange.iter().zip(&doors) {
                 let ((seat, memory, whose), ring) = (seat(), Arc::clone(writer.ring()));
-                let first = writer.desk().attach_stranger(memory, seat, Arc::clone(door), whose).unwrap();
-                readers.push(Reader::of_stranger(ring, Arc::clone(door), &seats, seat, first).unwrap());
+                let first =
+                    writer.desk().attach_stranger(memory, seat.index(), Arc::clone(door), whose).unwrap();
+                readers.push(Reader::of_stranger(ring, Arc::clone(door), seat, first).unwrap());
             }
             let (writer, publishers_bell) = &own[0];
             let ((seat, memory, whose), ring) = (seat(), Arc::clone(writer.ring()));
-            let first = writer.desk().attach(memory, seat, bell, whose).unwrap();
-            readers.push(Reader::new(ring, Arc::clone(publishers_bell), &seats, seat, first).unwrap());
+            let first = writer.desk().attach(memory, seat.index(), bell, whose).unwrap();
+            readers.push(Reader::new(ring, Arc::clone(publishers_bell), seat, first).unwrap());
             let subscriber = Subscriber { seats: Arc::new(seats), readers };
             wake_calls(vec![subscriber], SLEEPS, || {
                 let sender = which.map_or(&mut own[0], |which| &mut strange[which]);

@@ -41,6 +41,35 @@ pub enum Begin {
     AtFirst,
 }
 
+/// What the desk of a publisher answers to a reader that it registered: where the reader begins. From then on the publisher respects the
+/// reader's pins, so whoever has this may read the ring's memory in place.
+///
+/// It is made by [`Desk::attach`] and its like. In another process, which the publisher's node tells the number, it is made from that:
+/// [`Start::told`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the reader is registered, and its publisher waits for it"]
+pub struct Start {
+    pub(crate) sequence: u64,
+    /// Which seat, and which taking of it, where that is known.
+    pub(crate) of: Option<(u32, u64)>,
+}
+
+impl Start {
+    /// The publisher's node has told this number in answer to the request to attach, or the publisher is gone and this is where
+    /// its ring begins ([`crate::retained::first`]).
+    ///
+    /// This is the one thing that the ring cannot check: a publisher that says it has registered a reader and has not will reuse chunks that
+    /// are being read. So is one that rewrites them on purpose; whoever maps the chunks of a publisher trusts it in both.
+    pub fn told(sequence: u64) -> Start {
+        Start { sequence, of: None }
+    }
+
+    /// The number of the first message.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
 /// Where the readers of one publisher register. Shared between the publisher and its node's control thread.
 pub struct Desk<M: Memory> {
     ring: Arc<M::Ring>,
@@ -63,7 +92,7 @@ pub(crate) enum Call<B> {
 }
 
 /// One attached reader, as its publisher sees it.
-pub struct Peer<M: Memory> {
+pub(crate) struct Peer<M: Memory> {
     pub(crate) seats: Arc<M::Seats>,
     pub(crate) seat: usize,
     /// Which taking of the seat.
@@ -74,7 +103,7 @@ pub struct Peer<M: Memory> {
     /// It was there before the publisher: it is told 0.
     at_first: bool,
     /// Which subscriber: the life of its node and its index there.
-    pub subscriber: (u64, u32),
+    pub(crate) subscriber: (u64, u32),
 }
 
 /// Why a reader was not attached.
@@ -119,7 +148,7 @@ impl<M: Memory> Desk<M> {
         }
     }
 
-    /// Registers a reader and returns the sequence of its first message. From the return on, its pins and, on a reliable
+    /// Registers a reader and says where it begins. From the return on, its pins and, on a reliable
     /// ring, its cursor count.
     ///
     /// Attaching the same subscriber again with a seat that it has not given back meanwhile (it was introduced anew before it
@@ -131,7 +160,7 @@ impl<M: Memory> Desk<M> {
         seat: u32,
         bell: M::Bell,
         subscriber: (u64, u32),
-    ) -> Result<u64, AttachReaderError> {
+    ) -> Result<Start, AttachReaderError> {
         self.attach_from(Begin::AsHistory, seats, seat, bell, subscriber)
     }
 
@@ -143,7 +172,7 @@ impl<M: Memory> Desk<M> {
         seat: u32,
         bell: M::Bell,
         subscriber: (u64, u32),
-    ) -> Result<u64, AttachReaderError> {
+    ) -> Result<Start, AttachReaderError> {
         self.register(begin, seats, seat, Call::Bell(bell), subscriber)
     }
 
@@ -154,7 +183,7 @@ impl<M: Memory> Desk<M> {
         seat: u32,
         door: M::Bell,
         subscriber: (u64, u32),
-    ) -> Result<u64, AttachReaderError> {
+    ) -> Result<Start, AttachReaderError> {
         self.attach_stranger_from(Begin::AsHistory, seats, seat, door, subscriber)
     }
 
@@ -166,7 +195,7 @@ impl<M: Memory> Desk<M> {
         seat: u32,
         door: M::Bell,
         subscriber: (u64, u32),
-    ) -> Result<u64, AttachReaderError> {
+    ) -> Result<Start, AttachReaderError> {
         self.register(begin, seats, seat, Call::Door(door), subscriber)
     }
 
@@ -177,7 +206,7 @@ impl<M: Memory> Desk<M> {
         seat: u32,
         call: Call<M::Bell>,
         subscriber: (u64, u32),
-    ) -> Result<u64, AttachReaderError> {
+    ) -> Result<Start, AttachReaderError> {
         let seat_index = seat as usize;
         // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
         let state = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
@@ -244,16 +273,15 @@ impl<M: Memory> Desk<M> {
         let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
         // Relaxed: a publisher that still sees the provisional start keeps more than it must.
         peer.first.store(first, Ordering::Relaxed);
-        Ok(if at_first { 0 } else { first })
+        Ok(Start { sequence: if at_first { 0 } else { first }, of: Some((seat, life)) })
     }
 
-    /// Forgets a reader; its pins and its cursor no longer count. Returns whether it was there.
-    pub fn detach(&self, subscriber: (u64, u32)) -> bool {
-        self.forget(|peer| peer.subscriber == subscriber) > 0
-    }
-
-    /// Forgets all readers of a node, because the kernel says that it is gone. Returns how many there were.
+    /// Forgets all readers of a node, because the kernel says that its process is gone; their pins and cursors no longer count. Returns how
+    /// many there were. A node of this very process lives, whatever anybody says: none of its readers is forgotten.
     pub fn detach_node(&self, node: u64) -> usize {
+        if <M::Seats as SeatMemory>::has_node_here(node) {
+            return 0;
+        }
         self.forget(|peer| peer.subscriber.0 == node)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, SEATS_MAX, Seat, Slot};
+use crate::memory::sealed::Sealed;
 use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
 use crate::reader::Seats;
 use crate::sync::Arc;
@@ -12,6 +13,11 @@ use std::ptr::NonNull;
 /// Memory of this process: for loom, Miri and property tests.
 #[derive(Debug)]
 pub enum Heap {}
+
+impl Sealed for Heap {}
+impl Sealed for HeapRing {}
+impl Sealed for HeapSeats {}
+impl Sealed for Arc<Bell> {}
 
 impl Memory for Heap {
     type Ring = HeapRing;

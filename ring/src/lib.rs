@@ -28,12 +28,13 @@
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
 //! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
-//! | close   | `Writer::drop`, `Seats::{close, leave}` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
+//! | close   | `Writer::drop`, `Reader::drop`, `Seats::close` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
 //! | life    | `PerLife::of`             | `PerLife::of`            | what this process made anew after a fork         |
 //!
 //! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
 //! the heap, under loom and in property tests.
 #![allow(unsafe_code)]
+#![deny(missing_debug_implementations)]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!(
@@ -43,7 +44,7 @@ compile_error!(
 #[cfg(target_endian = "big")]
 compile_error!("hivemind supports little-endian machines only: archives are little-endian and read in place");
 
-pub mod allocator;
+mod allocator;
 #[cfg(not(loom))]
 pub mod archive;
 pub mod barrier;
@@ -52,11 +53,13 @@ pub mod desk;
 #[cfg(not(loom))]
 pub mod draft;
 pub mod fork;
+#[doc(hidden)]
 pub mod heap;
 #[cfg(not(loom))]
 pub mod kept;
 pub mod layout;
 pub mod line;
+pub mod loan;
 #[cfg(not(loom))]
 pub mod mapped;
 pub mod memory;
@@ -72,6 +75,7 @@ mod refusal;
 pub mod retained;
 #[cfg(not(loom))]
 pub mod segment;
+#[doc(hidden)]
 pub mod sync;
 #[cfg(not(loom))]
 pub mod unmapped;

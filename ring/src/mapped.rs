@@ -23,19 +23,23 @@
 //!
 //! What has been written stays, by the seals ([`crate::segment::Found`]).
 
-use crate::bell::Bell;
+mod bells;
+mod seats;
+
+pub use self::bells::{BELLS_MAX, Bells, MappedBell};
+pub use self::seats::MappedSeats;
+
 use crate::layout::{
     CAPACITY_MAX, CAPACITY_MIN, CHUNK_MEMORY_MAX, LAYOUT_VERSION, LINE_BYTES, MESSAGE_BYTES_MAX,
-    MODE_RELIABLE, READER_CONSTANTS, READER_MAGIC, RING_CONSTANTS, RING_MAGIC, ReaderConstants, ReaderHeader,
-    RingConstants, RingHeader, SEATS_MAX, SEATS_OFFSET, SLOTS_OFFSET, Seat, Slot,
+    MODE_RELIABLE, RING_CONSTANTS, RING_MAGIC, RingConstants, RingHeader, SLOTS_OFFSET, Slot,
 };
-use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory, UnmappedMemory};
-use crate::reader::Seats;
+use crate::memory::sealed::Sealed;
+use crate::memory::{Memory, ReserveError, RingMemory, UnmappedMemory};
 pub use crate::refusal::OpenError;
 use crate::segment::{
-    Backend, Found, Handle, HugePages, LengthBounds, Object, Prefaulted, Segment, SegmentError, Sharing,
+    Backend, Found, Handle, HugePages, LengthBounds, Prefaulted, Segment, SegmentError, Sharing,
 };
-use crate::sync::{Arc, AtomicU64, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::unmapped::Unmapped;
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
@@ -43,12 +47,14 @@ use std::ptr::NonNull;
 
 /// Chunk memory starts at a multiple of this, and segments are multiples of it.
 const PAGE_BYTES: u64 = 4096;
-/// Lines of a doorbell segment: publishers and subscribers that a node may have at a time.
-pub const BELLS_MAX: u32 = 65_536;
-
 /// Memory in mapped segments.
 #[derive(Debug)]
 pub enum Mapped {}
+
+impl Sealed for Mapped {}
+impl Sealed for MappedRing {}
+impl Sealed for MappedSeats {}
+impl Sealed for MappedBell {}
 
 impl Memory for Mapped {
     type Ring = MappedRing;
@@ -151,24 +157,6 @@ impl RingConstants {
         let constants = Self::check(first_words(&found)?, found.len())?;
         Ok((found, constants))
     }
-}
-
-impl ReaderConstants {
-    /// Checks what a peer says of a reader segment of `length` bytes; see [`ReaderConstants::words`] for the order.
-    fn check(words: [u64; READER_CONSTANTS], length: u64) -> Result<Self, OpenError> {
-        let [magic, version, node, index, seats, bell, ..] = words;
-        check_kind("reader", [magic, version], READER_MAGIC)?;
-        let index = small("index", index, "a node has no such end")?;
-        let fits = (1..=SEATS_MAX).contains(&seats) && seats_end(seats) <= length;
-        field("seats", seats, fits, "seats end within the segment")?;
-        field("bell", bell, bell < u64::from(BELLS_MAX), "a node has no such line")?;
-        Ok(ReaderConstants { node, index, seats, bell: bell as u32 })
-    }
-}
-
-/// Where this many seats end, in bytes from the start of their segment.
-const fn seats_end(seats: u64) -> u64 {
-    SEATS_OFFSET + seats * size_of::<Seat>() as u64
 }
 
 /// Typed reference into a mapping.
@@ -428,285 +416,5 @@ impl MappedHeader {
     pub fn header(&self) -> &RingHeader {
         // SAFETY: in bounds, aligned, initialised, atomics only: see `open`; alive: the segment is a field of self.
         unsafe { self.header.as_ref() }
-    }
-}
-
-/// A reader segment: the subscriber's own, or a peer's, mapped read-only.
-#[derive(Debug)]
-pub struct MappedSeats {
-    header: NonNull<ReaderHeader>,
-    seats: NonNull<Seat>,
-    constants: ReaderConstants,
-    /// How many of them may be touched: of a peer's, those that are known to have memory; of our own, all
-    /// (they are reserved before they are touched).
-    known: AtomicUsize,
-    /// A peer's object.
-    object: Option<Object>,
-    segment: Segment,
-}
-
-// SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; all that they reach is atomics.
-unsafe impl Send for MappedSeats {}
-// SAFETY: as for Send.
-unsafe impl Sync for MappedSeats {}
-
-impl MappedSeats {
-    /// Makes a reader segment for end `index` of `node`, with room for `seats` publishers (address space; pages come with use).
-    pub fn create(
-        backend: &dyn Backend,
-        node: u64,
-        index: u32,
-        seats: u64,
-        bell: MappedBell,
-    ) -> Result<Seats<Mapped>, CreateError> {
-        if seats == 0 || seats > SEATS_MAX {
-            return Err(CreateError::Bound { what: "seats", value: seats, limit: SEATS_MAX });
-        }
-        let length = seats_end(seats).next_multiple_of(PAGE_BYTES);
-        let segment = backend.create("reader", length, Sharing::SingleWriter)?;
-        segment.reserve(0..PAGE_BYTES)?;
-        let constants = ReaderConstants { node, index, seats, bell: bell.line };
-        let memory = MappedSeats::over(segment, constants, seats as usize, None);
-        memory.header().write(&memory.constants);
-        Ok(Seats::new(Arc::new(memory), bell))
-    }
-
-    /// Opens a subscriber's segment, read-only, and checks every field of its header. `subscriber`: whose it must be.
-    pub fn open(
-        backend: &dyn Backend,
-        handle: Handle,
-        subscriber: Option<(u64, u32)>,
-    ) -> Result<MappedSeats, OpenError> {
-        let found = MappedSeats::find(backend, handle)?;
-        let constants = ReaderConstants::check(first_words(&found)?, found.len())?;
-        if let Some((node, index)) = subscriber {
-            let is_it = constants.node == node;
-            field("node", constants.node, is_it, "it is another node than was announced")?;
-            let is_it = constants.index == index;
-            field("index", u64::from(constants.index), is_it, "it is another end than was announced")?;
-        }
-        let at = found.written(0, seats_end(constants.seats))?;
-        if at < SEATS_OFFSET {
-            return Err(OpenError::Hollow { what: "header", at, end: SEATS_OFFSET });
-        }
-        let object = Some(found.object());
-        Ok(MappedSeats::over(found.map(found.len())?, constants, seats_before(at), object))
-    }
-
-    fn find(backend: &dyn Backend, handle: Handle) -> Result<Found, SegmentError> {
-        let bounds = LengthBounds { min: PAGE_BYTES, max: seats_end(SEATS_MAX).next_multiple_of(PAGE_BYTES) };
-        backend.find(handle, Sharing::SingleWriter, bounds)
-    }
-
-    /// Looks whether `seat`, which a peer names, has memory now, if that was not known: its segment grows with the publishers that
-    /// it attaches to. `handle` is to be of the same segment; another one tells nothing. A seat that has none is no seat of
-    /// [`SeatMemory::seats`].
-    pub fn look_for(&self, backend: &dyn Backend, handle: Handle, seat: u32) -> Result<(), OpenError> {
-        // Relaxed: see `seats`.
-        let known = self.known.load(Ordering::Relaxed);
-        if (seat as usize) < known || u64::from(seat) >= self.constants.seats {
-            return Ok(());
-        }
-        let found = MappedSeats::find(backend, handle)?;
-        if Some(found.object()) != self.object {
-            return Ok(());
-        }
-        let at = found.written(seats_end(known as u64), seats_end(self.constants.seats))?;
-        // Relaxed: see `seats`.
-        self.known.fetch_max(seats_before(at), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn over(segment: Segment, constants: ReaderConstants, known: usize, object: Option<Object>) -> Self {
-        let seats = constants.seats;
-        assert!(seats_end(seats) <= segment.len(), "seats end within the segment");
-        assert!(known as u64 <= seats, "they are known among all");
-        // SAFETY: in bounds: SEATS_OFFSET is the size of the header, see the assertion; aligned: offset 0; atomics only;
-        // the pointer lives in a struct beside its segment.
-        let header = unsafe { view::<ReaderHeader>(&segment, 0, 1) }.cast();
-        // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as above.
-        let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) }.cast();
-        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, segment }
-    }
-
-    /// The segment.
-    pub fn segment(&self) -> &Segment {
-        &self.segment
-    }
-}
-
-/// How many whole seats end before byte `at` of their segment.
-fn seats_before(at: u64) -> usize {
-    // Fits: a segment of seats is short.
-    (at.saturating_sub(SEATS_OFFSET) / size_of::<Seat>() as u64) as usize
-}
-
-impl SeatMemory for MappedSeats {
-    #[inline]
-    fn constants(&self) -> &ReaderConstants {
-        &self.constants
-    }
-    #[inline]
-    fn header(&self) -> &ReaderHeader {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
-        unsafe { self.header.as_ref() }
-    }
-    #[inline]
-    fn seats(&self) -> &[Seat] {
-        // Relaxed: it only grows, and what it counts was there before this process looked; nothing that it wrote is read by it.
-        let known = self.known.load(Ordering::Relaxed);
-        let seats = NonNull::slice_from_raw_parts(self.seats, known);
-        // SAFETY: as for the header; `known` is at most the number of seats: by `over`, and `look_for` counts no further.
-        unsafe { seats.as_ref() }
-    }
-    fn is_forked(&self) -> bool {
-        self.segment.is_forked()
-    }
-    fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError> {
-        let start = SEATS_OFFSET + (seats.start * size_of::<Seat>()) as u64;
-        let end = SEATS_OFFSET + (seats.end * size_of::<Seat>()) as u64;
-        self.segment
-            .reserve(start..end)
-            .map_err(|error| ReserveError { bytes: end - start, reason: error.to_string() })
-    }
-}
-
-/// The doorbell segment of a node: [`BELLS_MAX`] lines of address space, backed by pages with use.
-#[derive(Debug)]
-pub struct Bells {
-    lines: NonNull<[Bell]>,
-    /// Which lines of an own segment are free; a peer's lines are given out by the peer.
-    book: Mutex<BellBook>,
-    segment: Segment,
-}
-
-#[derive(Debug, Default)]
-struct BellBook {
-    free: Vec<u32>,
-    used: u32,
-}
-
-// SAFETY: `lines` leads into `segment`, which moves along and is itself Send and Sync; all that it reaches is atomics.
-unsafe impl Send for Bells {}
-// SAFETY: as for Send.
-unsafe impl Sync for Bells {}
-
-impl Bells {
-    /// Makes the doorbell segment of a node.
-    pub fn create(backend: &dyn Backend) -> Result<Arc<Bells>, CreateError> {
-        let segment = backend.create("bells", u64::from(BELLS_MAX) * LINE_BYTES, Sharing::Doorbell)?;
-        segment.reserve(0..PAGE_BYTES)?;
-        Ok(Bells::over(segment))
-    }
-
-    /// Opens the doorbell segment of a peer, writable.
-    pub fn open(backend: &dyn Backend, handle: Handle) -> Result<Arc<Bells>, OpenError> {
-        let length = u64::from(BELLS_MAX) * LINE_BYTES;
-        let bounds = LengthBounds { min: length, max: length };
-        Ok(Bells::over(backend.open(handle, Sharing::Doorbell, bounds)?))
-    }
-
-    fn over(segment: Segment) -> Arc<Bells> {
-        assert!(segment.len() >= u64::from(BELLS_MAX) * LINE_BYTES, "all lines lie within the segment");
-        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives beside its segment.
-        let lines = unsafe { view::<Bell>(&segment, 0, BELLS_MAX as usize) };
-        Arc::new(Bells { lines, book: Mutex::new(BellBook::default()), segment })
-    }
-
-    /// Backs a line with memory, of doorbells that are made for the peers of another user: each end of the node has the same line there
-    /// as in the node's own.
-    pub fn door(self: &Arc<Self>, line: u32) -> Result<MappedBell, CreateError> {
-        if line >= BELLS_MAX {
-            return Err(CreateError::BellsOut { limit: BELLS_MAX });
-        }
-        let start = u64::from(line) * LINE_BYTES / PAGE_BYTES * PAGE_BYTES;
-        self.segment.reserve(start..start + PAGE_BYTES)?;
-        Ok(MappedBell::at(Arc::clone(self), line, false))
-    }
-
-    /// A line for a new end of this node; it is given back when the last clone is dropped.
-    pub fn take(self: &Arc<Self>) -> Result<MappedBell, CreateError> {
-        self.segment.check_home()?;
-        let mut book = lock(&self.book);
-        let line = match book.free.pop() {
-            Some(line) => line,
-            None if book.used == BELLS_MAX => return Err(CreateError::BellsOut { limit: BELLS_MAX }),
-            None => {
-                let start = u64::from(book.used) * LINE_BYTES;
-                // A page at a time: every line within it has memory then.
-                if start.is_multiple_of(PAGE_BYTES) {
-                    self.segment.reserve(start..start + PAGE_BYTES)?;
-                }
-                book.used += 1;
-                book.used - 1
-            }
-        };
-        drop(book);
-        Ok(MappedBell::at(Arc::clone(self), line, true))
-    }
-
-    /// The line that a peer's header names; `None` if there is no such line.
-    pub fn line(self: &Arc<Self>, line: u32) -> Option<MappedBell> {
-        (line < BELLS_MAX).then(|| MappedBell::at(Arc::clone(self), line, false))
-    }
-
-    /// Whether this handle leads to the same doorbells, as the kernel says.
-    pub fn are_of(&self, handle: &Handle) -> Result<bool, SegmentError> {
-        self.segment.is_of(handle)
-    }
-
-    /// The segment's handle, to be sent to peers.
-    pub fn handle(&self) -> Result<Handle, SegmentError> {
-        self.segment.handle()
-    }
-
-    /// All lines.
-    pub fn lines(&self) -> &[Bell] {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
-        unsafe { self.lines.as_ref() }
-    }
-}
-
-/// One line of a doorbell segment.
-#[derive(Debug, Clone)]
-pub struct MappedBell {
-    line: u32,
-    bells: Arc<Bells>,
-    _ours: Option<Arc<OwnLine>>,
-}
-
-/// Gives a line back.
-#[derive(Debug)]
-struct OwnLine {
-    bells: Arc<Bells>,
-    line: u32,
-}
-
-impl Drop for OwnLine {
-    fn drop(&mut self) {
-        // In a child the book may be locked for ever.
-        if !self.bells.segment.is_forked() {
-            lock(&self.bells.book).free.push(self.line);
-        }
-    }
-}
-
-impl MappedBell {
-    fn at(bells: Arc<Bells>, line: u32, ours: bool) -> Self {
-        let ours = ours.then(|| Arc::new(OwnLine { bells: Arc::clone(&bells), line }));
-        MappedBell { line, bells, _ours: ours }
-    }
-}
-
-impl BellMemory for MappedBell {
-    #[inline]
-    fn bell(&self) -> &Bell {
-        &self.bells.lines()[self.line as usize]
-    }
-    fn line(&self) -> u32 {
-        self.line
-    }
-    fn beside(&self, line: u32) -> Option<&Bell> {
-        self.bells.lines().get(line as usize)
     }
 }

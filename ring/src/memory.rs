@@ -6,8 +6,14 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the proofs of all that reads them rest on.
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
 /// One kind of memory: mapped segments ([`crate::mapped::Mapped`]) or the heap ([`crate::heap::Heap`]).
-pub trait Memory: 'static {
+pub trait Memory: Sealed + 'static {
     /// The publisher's segment.
     type Ring: RingMemory;
     /// The subscriber's segment.
@@ -17,7 +23,7 @@ pub trait Memory: 'static {
 }
 
 /// A ring segment. The slices never change their length, and the number of slots is a power of two.
-pub trait RingMemory: Send + Sync {
+pub trait RingMemory: Sealed + Send + Sync {
     /// What the ring is: our own checked copy.
     fn constants(&self) -> &RingConstants;
     /// The words that the publisher changes.
@@ -35,7 +41,7 @@ pub trait RingMemory: Send + Sync {
 }
 
 /// Chunk memory that is read without being mapped: reading it never takes memory from the system.
-pub trait UnmappedMemory: Send + Sync {
+pub trait UnmappedMemory: Sealed + Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> u64;
     /// Whether its publisher has taken at least as much memory from the system as a ring needs whose first
@@ -49,7 +55,7 @@ pub trait UnmappedMemory: Send + Sync {
 }
 
 /// A reader segment.
-pub trait SeatMemory: Send + Sync {
+pub trait SeatMemory: Sealed + Send + Sync {
     /// What the segment is: our own checked copy.
     fn constants(&self) -> &ReaderConstants;
     /// The words that the subscriber changes.
@@ -60,12 +66,19 @@ pub trait SeatMemory: Send + Sync {
     fn is_forked(&self) -> bool {
         false
     }
+    /// Whether a node of this process has such segments, so that it lives.
+    fn has_node_here(_node: u64) -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
     /// Backs these seats with pages, so that touching them cannot fail later.
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
 }
 
 /// One line of a doorbell segment.
-pub trait BellMemory: Clone + Send + Sync {
+pub trait BellMemory: Sealed + Clone + Send + Sync {
     /// The line.
     fn bell(&self) -> &Bell;
     /// Its number.
@@ -80,6 +93,7 @@ pub trait BellMemory: Clone + Send + Sync {
 
 /// The operating system had no memory for a segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("the system refused {bytes} bytes of shared memory ({reason})")]
 pub struct ReserveError {
     /// Bytes that were asked for.

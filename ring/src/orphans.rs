@@ -126,6 +126,7 @@ fn look_through() {
 mod tests {
     use crate::archive::Message;
     use crate::bell::Bell;
+    use crate::desk::Start;
     use crate::heap::Heap;
     use crate::memory::Memory;
     use crate::reader::{Reader, Seats};
@@ -152,11 +153,11 @@ mod tests {
         let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
         let seat = seats.take((7, 1)).unwrap();
         let mut reader =
-            Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), &seats, seat, 0).unwrap();
+            Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), seat, Start::told(0)).unwrap();
         let mut held = Vec::new();
         for number in 0..samples {
             writer.admit().unwrap();
-            let mut loan = crate::archive::Loan::take(&mut writer, 64).unwrap();
+            let mut loan = crate::loan::Loan::take(&mut writer, 64).unwrap();
             loan.fill(number as u8);
             loan.send();
             held.push(Message::try_from(reader.poll().unwrap().unwrap()).unwrap());

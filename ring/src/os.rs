@@ -35,6 +35,7 @@ pub fn own_user() -> u32 {
 
 /// What [`receive`] found besides the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Received {
     /// Bytes written to the start of the buffer. 0: the peer has closed (nobody sends empty packets).
     pub length: usize,

@@ -21,184 +21,36 @@
 //! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
 //! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
+mod held;
+mod seats;
+mod sleep;
+
+pub(crate) use self::held::Pin;
+pub use self::held::{Held, Taken, Unread};
+pub use self::seats::{SeatError, Seats, TakenSeat};
+pub use self::sleep::{Armed, Heard, SomethingNew};
+
 use crate::bell::{self, SLEEPS};
+use crate::desk::Start;
 use crate::layout::{
-    INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, LINE_BYTES, PINS, SEAT_FREE, SEAT_READ, SEAT_TAKEN,
-    SEQUENCE_MAX, seat_life, seat_phase, seat_state, stamp,
+    INLINE_BYTES, KIND_BUSY, KIND_CHUNK, KIND_WITHDRAWN, LINE_BYTES, PINS, SEQUENCE_MAX, stamp,
 };
 use crate::line::Line;
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::place::Place;
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, fence, lock, strong};
+use crate::sync::{Arc, AtomicU32, Ordering, fence, strong};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-mod sleep;
-
-pub use self::sleep::{Armed, Heard, SomethingNew};
-
-/// Seats in the first page, backed together.
-const FIRST_SEATS: usize = 7;
 /// Jumps ahead within one poll when a reader is overtaken again while it catches up; the last one goes to the
 /// newest message.
 const CATCH_UP_ATTEMPTS: u64 = 8;
 /// Withdrawn messages that one poll steps over before it gives control back.
 const WITHDRAWN_STEPS: usize = 1024;
 
-/// The seats of one subscriber: who takes a place with which publisher. Written by this process alone.
-pub struct Seats<M: Memory> {
-    memory: Arc<M::Seats>,
-    bell: M::Bell,
-    book: Mutex<SeatBook>,
-}
-
-#[derive(Debug, Default)]
-struct SeatBook {
-    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
-    next: usize,
-    /// How many seats are backed by pages.
-    backed: usize,
-}
-
-impl<M: Memory> std::fmt::Debug for Seats<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seats").field("seats", &self.memory.seats().len()).finish_non_exhaustive()
-    }
-}
-
-/// Why a subscriber has no seat for one more publisher.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SeatError {
-    /// It is attached to as many publishers as it may. Use a narrower filter.
-    #[error("the subscriber is attached to {limit} publishers, all that it may; use a narrower filter")]
-    SeatsOut {
-        /// Number of seats.
-        limit: usize,
-    },
-    /// The system has no memory for it. Free some, or raise the limit of the container.
-    #[error("{0}; free memory, or raise the limit of this container")]
-    System(#[from] crate::memory::ReserveError),
-}
-
-impl<M: Memory> Seats<M> {
-    pub(crate) fn new(memory: Arc<M::Seats>, bell: M::Bell) -> Self {
-        Seats { memory, bell, book: Mutex::default() }
-    }
-
-    /// The segment.
-    pub fn memory(&self) -> &Arc<M::Seats> {
-        &self.memory
-    }
-
-    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's descriptor
-    /// goes to that publisher.
-    pub fn take(&self, publisher: (u64, u32)) -> Result<u32, SeatError> {
-        let mut book = lock(&self.book);
-        let seats = self.memory.seats();
-        if book.backed == 0 {
-            let first = FIRST_SEATS.min(seats.len());
-            if first == 0 {
-                return Err(SeatError::SeatsOut { limit: 0 });
-            }
-            self.memory.reserve(0..first)?;
-            book.backed = first;
-            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
-            // the same few lines of a cache: so subscribers begin at different ones.
-            let index = self.memory.constants().index;
-            book.next = index as usize % first;
-        }
-        // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
-        let used = book.next..book.backed;
-        let passed_over = 0..book.next;
-        let fresh = book.backed..seats.len();
-        for index in used.chain(passed_over).chain(fresh) {
-            if index >= book.backed {
-                self.memory.reserve(index..index + 1)?;
-                book.backed = index + 1;
-            }
-            let seat = &seats[index];
-            // Relaxed: this process alone writes it; the lock, which `leave` takes as well, puts the former reader's last store
-            // to this seat before ours.
-            let state = seat.state.load(Ordering::Relaxed);
-            let free = seat_phase(state) == SEAT_FREE
-                // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
-                && seat.pins.iter().all(|pin| pin.load(strong!("unpin: seat taken again", Acquire)) == 0);
-            if free {
-                book.next = index + 1;
-                let words = [
-                    (&seat.cursor, 0),
-                    (&seat.lost, 0),
-                    (&seat.first, 0),
-                    (&seat.publisher_node, publisher.0),
-                    (&seat.publisher_index, u64::from(publisher.1)),
-                ];
-                for (word, value) in words {
-                    // Relaxed: the socket that carries the seat's number to the publisher orders these stores.
-                    word.store(value, Ordering::Relaxed);
-                }
-                let life = seat_life(state).wrapping_add(1);
-                // edge close: a former publisher that sees the new life may reuse what the former pins held.
-                seat.state.store(seat_state(life, SEAT_TAKEN), strong!("close: new life", Release));
-                return Ok(index as u32);
-            }
-        }
-        Err(SeatError::SeatsOut { limit: seats.len() })
-    }
-
-    /// Gives a seat back, whether or not its publisher registered it: it no longer waits for this reader. Samples that are still
-    /// held stay, and keep the seat from being taken again. No reader of the seat may poll again.
-    pub fn leave(&self, seat: u32) {
-        if self.memory.is_forked() {
-            return;
-        }
-        let mut book = lock(&self.book);
-        book.next = book.next.min(seat as usize);
-        if let Some(seat) = self.memory.seats().get(seat as usize) {
-            // Relaxed: only this process writes it.
-            let life = seat_life(seat.state.load(Ordering::Relaxed));
-            // edge close: after the last read of any slot. Also see `take`.
-            seat.state.store(seat_state(life, SEAT_FREE), strong!("close: seat left", Release));
-        }
-    }
-
-    /// Says in shared memory that this subscriber ended: no cursor of it counts any more. To be called when no reader of it
-    /// polls again; `readers` are told so that their publishers look.
-    pub fn close<'a>(&self, readers: impl Iterator<Item = &'a Reader<M>>)
-    where
-        M: 'a,
-    {
-        if self.memory.is_forked() {
-            return;
-        }
-        // edge close: after the last read of any slot.
-        self.memory.header().closed.store(1, strong!("close: reader ends", Release));
-        for reader in readers {
-            // Release (edge sleep): the publisher that sees this also sees `closed`.
-            reader.bell.bell().sleepers.fetch_or(SLEEPS, strong!("close: reader sets sleepers", Release));
-            if reader.reliable {
-                reader.tell_of_space();
-            }
-        }
-    }
-
-    /// Wakes the subscriber if it sleeps or is about to, and who waits for it with others: something other than a message is new.
-    pub fn wake(&self) {
-        bell::ring(&self.bell.bell().wake);
-        // edge sleep: either this sees the place, or who arms the subscriber there sees what is new.
-        fence(strong!("sleep: news fence", SeqCst));
-        // Relaxed: the fence.
-        if let Some(place) = Place::of(self.memory.header().sleeping.load(Ordering::Relaxed)) {
-            place.ring(&self.bell);
-        }
-    }
-}
-
 /// The end of one subscriber at one publisher.
 pub struct Reader<M: Memory> {
     ring: Arc<M::Ring>,
-    seats: Arc<M::Seats>,
-    seat: usize,
+    seat: TakenSeat<M>,
     /// The publisher's line: in the doorbells of its node or, if it is of another user, at the door that it made for ours.
     bell: M::Bell,
     is_stranger: bool,
@@ -215,63 +67,6 @@ pub struct Reader<M: Memory> {
     /// Not `Sync`, though all its parts are: two threads must not poll at once.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
-
-/// A message that a poll found.
-pub enum Taken<M: Memory> {
-    /// A copy of a message that travelled in its slot.
-    Inline(Line),
-    /// A message in a chunk, pinned until this is dropped.
-    Held(Held<M>),
-    /// A message in a chunk that is not mapped, pinned until this is dropped.
-    Unread(Unread<M>),
-}
-
-impl<M: Memory> std::fmt::Debug for Taken<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Taken::Inline(line) => line.fmt(f),
-            Taken::Held(held) => held.fmt(f),
-            Taken::Unread(unread) => unread.fmt(f),
-        }
-    }
-}
-
-/// A pinned chunk: its publisher does not touch it before this is dropped. May be dropped on any thread.
-pub struct Held<M: Memory> {
-    /// Where the message lies in our mapping; checked against the chunk memory.
-    pub(crate) start: NonNull<u8>,
-    pub(crate) length: u64,
-    pub(crate) sequence: u64,
-    offset: u64,
-    #[cfg_attr(loom, expect(dead_code, reason = "its drop is what the models look at"))]
-    pub(crate) pin: Pin,
-    memory: PhantomData<fn() -> M>,
-}
-
-/// A pinned chunk of a publisher that is not trusted, in memory that is not mapped: it can be copied, and nothing else. May be dropped
-/// on any thread.
-pub struct Unread<M: Memory> {
-    pub(crate) ring: Arc<M::Ring>,
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-    pub(crate) sequence: u64,
-    _pin: Pin,
-}
-
-// SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes are only read, and the pin is
-// an atomic.
-unsafe impl<M: Memory> Send for Held<M> {}
-// SAFETY: as for Send.
-unsafe impl<M: Memory> Sync for Held<M> {}
-
-/// The pin alone: its drop lets the chunk go. It points into the reader segment, which stays mapped while a pin there is
-/// not 0 (see `orphans`).
-pub(crate) struct Pin(NonNull<AtomicU64>);
-
-// SAFETY: see `Held`.
-unsafe impl Send for Pin {}
-// SAFETY: see `Held`.
-unsafe impl Sync for Pin {}
 
 /// Why a poll gave no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -304,68 +99,61 @@ impl<M: Memory> std::fmt::Debug for Reader<M> {
 }
 
 impl<M: Memory> Reader<M> {
-    /// Begins to read `ring` at message `first`, as the publisher said when it registered `seat` of `seats`. `bell` is the
+    /// Begins to read `ring`, through a seat that the desk of its publisher has registered: `start` is what it answered. `bell` is the
     /// publisher's.
     ///
+    /// # Errors
+    /// [`PollError::Corrupt`] if it begins beyond all bounds; the seat is given back.
+    ///
     /// # Panics
-    /// If the seat was not taken, or has a reader already: two would overwrite each other's pins.
+    /// If `start` is a desk's answer for another seat: pins in this one would not count.
     pub fn new(
         ring: Arc<M::Ring>,
         bell: M::Bell,
-        seats: &Seats<M>,
-        seat: u32,
-        first: u64,
+        seat: TakenSeat<M>,
+        start: Start,
     ) -> Result<Self, PollError> {
-        Reader::begin(ring, bell, false, seats, seat, first)
+        Reader::begin(ring, bell, false, seat, start)
     }
 
     /// As [`Reader::new`], where the publisher is of another user. `door` is its line in the doorbells that it made for ours.
+    ///
+    /// # Errors
+    /// As there.
     ///
     /// # Panics
     /// As there.
     pub fn of_stranger(
         ring: Arc<M::Ring>,
         door: M::Bell,
-        seats: &Seats<M>,
-        seat: u32,
-        first: u64,
+        seat: TakenSeat<M>,
+        start: Start,
     ) -> Result<Self, PollError> {
-        Reader::begin(ring, door, true, seats, seat, first)
+        Reader::begin(ring, door, true, seat, start)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an answer is for one reader")]
     fn begin(
         ring: Arc<M::Ring>,
         bell: M::Bell,
         is_stranger: bool,
-        seats: &Seats<M>,
-        seat: u32,
-        first: u64,
+        seat: TakenSeat<M>,
+        start: Start,
     ) -> Result<Self, PollError> {
+        let Start { sequence: first, of } = start;
         if first > SEQUENCE_MAX {
             return Err(PollError::Corrupt {
                 sequence: first,
                 what: "the first sequence is beyond all bounds",
             });
         }
-        let memory = Arc::clone(seats.memory());
-        let own = &memory.seats()[seat as usize];
-        // Relaxed, both: it guards against our own mistakes only; the lock of `Seats::take` orders the former reader before us.
-        let taken = own.state.load(Ordering::Relaxed);
-        let read = seat_state(seat_life(taken), SEAT_READ);
-        let state = own.state.compare_exchange(taken, read, Ordering::Relaxed, Ordering::Relaxed);
-        assert!(
-            seat_phase(taken) == SEAT_TAKEN && state.is_ok(),
-            "a seat has one reader each time that it is taken"
-        );
-        // Relaxed: observers read these; the publisher takes the larger of `cursor` and its own `first`.
-        own.first.store(first, Ordering::Relaxed);
-        own.cursor.store(first, Ordering::Relaxed);
+        assert!(of.is_none_or(|of| of == (seat.index(), seat.life())), "the desk answered for this seat");
+        seat.begin(first);
         let (reliable, message_max) = (ring.constants().reliable, ring.constants().message_max);
         let mask = ring.slots().len() as u64 - 1;
         Ok(Reader {
             ring,
-            seats: memory,
-            seat: seat as usize,
+            seat,
             bell,
             is_stranger,
             cursor: first,
@@ -380,9 +168,19 @@ impl<M: Memory> Reader<M> {
         })
     }
 
+    /// Gives the seat back and says so to the publisher.
+    fn end(mut self) {
+        self.seat.give_back();
+        // Release (edge sleep): the publisher that sees this also sees that nobody has the seat.
+        self.bell.bell().sleepers.fetch_or(SLEEPS, strong!("close: reader sets sleepers", Release));
+        if self.reliable {
+            self.tell_of_space();
+        }
+    }
+
     /// The seat of this reader.
     pub fn seat(&self) -> u32 {
-        self.seat as u32
+        self.seat.index()
     }
 
     /// Sequence of the message that is read next. `cursor - first = received + lost`.
@@ -581,7 +379,7 @@ impl<M: Memory> Reader<M> {
     /// Pins message `sequence`; `None` if it was overwritten meanwhile.
     #[inline]
     fn hold(&mut self, sequence: u64) -> Result<Option<Pin>, PollError> {
-        let seat = &self.seats.seats()[self.seat];
+        let seat = self.seat.words();
         let mut pin = self.pin_hint;
         let mut looked = 0;
         // edge unpin. Acquire: another thread may have dropped the sample; its reads come before our next pin here.
@@ -643,12 +441,12 @@ impl<M: Memory> Reader<M> {
 
     fn store_lost(&self) {
         // Relaxed: a figure for observers.
-        self.seats.seats()[self.seat].lost.store(self.lost, Ordering::Relaxed);
+        self.seat.words().lost.store(self.lost, Ordering::Relaxed);
     }
 
     fn store_cursor(&self) {
         // edge consume: the last read of the slots before the cursor is done.
-        self.seats.seats()[self.seat].cursor.store(self.cursor, strong!("consume: cursor", Release));
+        self.seat.words().cursor.store(self.cursor, strong!("consume: cursor", Release));
     }
 
     #[inline(always)]
@@ -715,87 +513,12 @@ impl<M: Memory> Reader<M> {
 
 impl<M: Memory> Drop for Reader<M> {
     fn drop(&mut self) {
-        if self.seats.is_forked() {
+        if self.seat.memory().is_forked() {
             // Nothing is unmapped in a child, and nobody reuses the pins.
             return;
         }
-        let segments =
-            crate::orphans::Segments::<M> { _ring: Arc::clone(&self.ring), seats: Arc::clone(&self.seats) };
-        crate::orphans::adopt(segments, self.seat);
-    }
-}
-
-impl<M: Memory> Held<M> {
-    /// Number of the message.
-    #[inline]
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Byte offset within the chunk memory, and length in bytes; within the bounds of the segment.
-    #[inline]
-    pub fn location(&self) -> (u64, u64) {
-        (self.offset, self.length)
-    }
-
-    /// Address and length of the message.
-    #[inline]
-    pub fn memory(&self) -> NonNull<[u8]> {
-        NonNull::slice_from_raw_parts(self.start, self.length as usize)
-    }
-}
-
-impl<M: Memory> Unread<M> {
-    /// Number of the message.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Its length in bytes.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-}
-
-impl<M: Memory> std::fmt::Debug for Unread<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unread")
-            .field("sequence", &self.sequence)
-            .field("length", &self.length)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<M: Memory> std::fmt::Debug for Held<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held")
-            .field("sequence", &self.sequence())
-            .field("length", &self.location().1)
-            .finish_non_exhaustive()
-    }
-}
-
-#[cfg(not(loom))]
-impl Pin {
-    /// Whether it says that the chunk is read; not in a child that was forked with it, which finds zeros.
-    #[inline]
-    pub(crate) fn is_set(&self) -> bool {
-        // SAFETY: as in drop.
-        let pin = unsafe { self.0.as_ref() };
-        // Relaxed: this process's own word, which changes when this is dropped.
-        pin.load(Ordering::Relaxed) != 0
-    }
-}
-
-impl Drop for Pin {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: aligned and in bounds: made from a reference; alive: the segment stays mapped while this pin is not 0, which it is
-        // until the store below: by its reader, and afterwards by the list of orphans. A forked child has pages in its place, for ever.
-        let pin = unsafe { self.0.as_ref() };
-        // edge unpin: the last read of the chunk is done.
-        pin.store(0, strong!("unpin: sample dropped", Release));
-        // From here on nothing of the segment may be touched.
-        crate::orphans::look();
+        let seats = Arc::clone(self.seat.memory());
+        let segments = crate::orphans::Segments::<M> { _ring: Arc::clone(&self.ring), seats };
+        crate::orphans::adopt(segments, self.seat.index() as usize);
     }
 }

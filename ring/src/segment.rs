@@ -38,6 +38,7 @@
 //! the parent says [`SegmentError::Forked`] there, and dropping it does nothing: samples may still point to the place.
 
 mod anonymous;
+mod error;
 mod found;
 mod huge;
 #[cfg(feature = "named-segments")]
@@ -49,19 +50,21 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use crate::fork::{Forked, Mapping, Registered};
+use crate::fork::{Mapping, Registered};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::Resource;
 use nix::sys::stat::{FileStat, fstat};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 pub use anonymous::Anonymous;
 pub(crate) use anonymous::check_seals;
+pub use error::SegmentError;
+use error::soft_limit;
 pub use found::Found;
 pub(crate) use found::backed;
 pub use huge::{HUGE_PAGE_BYTES, HugePages};
@@ -82,8 +85,14 @@ const MOST_INTERRUPTIONS: u32 = 100;
 /// some 20 us.
 const ASK_BEFORE_RESERVING: u64 = 1 << 20;
 
+/// Only this crate makes segments: what is mapped where is what its proofs rest on.
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
+
 /// Makes and opens segments. Safe to use from any thread; no call waits for another process.
-pub trait Backend: Send + Sync + fmt::Debug {
+pub trait Backend: Sealed + Send + Sync + fmt::Debug {
     /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it to
     /// read and write.
     ///
@@ -556,201 +565,6 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// Why a segment could not be made, opened, handed on or given memory.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SegmentError {
-    /// This process has as many descriptors as it may. Raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or
-    /// keep fewer publishers, subscribers and files open in one process.
-    #[error(
-        "this process has all {limit} file descriptors open that it may: raise `ulimit -n` (systemd: LimitNOFILE=), \
-         or keep fewer publishers and subscribers in one process"
-    )]
-    OutOfDescriptors {
-        /// The soft limit `RLIMIT_NOFILE`.
-        limit: u64,
-    },
-    /// All descriptors of the machine are in use. Close programs, or let the administrator raise `fs.file-max`.
-    #[error("no program on this machine can open another file: close some, or raise `sysctl fs.file-max`")]
-    OutOfDescriptorsEverywhere,
-    /// There is no memory. Free some on the machine, or lower what is asked for (`max_memory`, `capacity`).
-    #[error(
-        "no memory for {needed} bytes{}: free some on this machine, or lower `max_memory` or `capacity`",
-        .available.map_or_else(String::new, |bytes| format!(" ({bytes} are available)"))
-    )]
-    OutOfMemory {
-        /// The bytes asked for.
-        needed: u64,
-        /// What the machine said it has, if it was asked and said.
-        available: Option<u64>,
-    },
-    /// The file system of named segments is full. Remove files there, or remount it larger.
-    #[error(
-        "/dev/shm has no room for {needed} bytes: remove files there, or `mount -o remount,size=... /dev/shm`"
-    )]
-    StoreFull {
-        /// The bytes asked for.
-        needed: u64,
-    },
-    /// This process may have no further mapping of this length. Raise `vm.max_map_count` or `ulimit -v`, or lower
-    /// the length.
-    #[error(
-        "this process may not map {length} more bytes: raise `sysctl vm.max_map_count` or `ulimit -v`, \
-         or lower `max_memory`"
-    )]
-    OutOfMappings {
-        /// The length of the mapping, in bytes.
-        length: u64,
-    },
-    /// Files of this process may not be so long, and memory counts as a file. Raise `ulimit -f`, or lower the length.
-    #[error(
-        "{length} bytes pass this process's file size limit of {limit}: raise `ulimit -f`, or lower `max_memory`"
-    )]
-    FileSizeLimit {
-        /// The length of the segment, in bytes.
-        length: u64,
-        /// The soft limit `RLIMIT_FSIZE`, in bytes.
-        limit: u64,
-    },
-    /// A segment must have at least one byte and at most [`LONGEST`]. Lower `capacity` or `max_memory`.
-    #[error("a segment has 1 to {LONGEST} bytes, not {length}: lower `capacity` or `max_memory`")]
-    BadLength {
-        /// The bytes asked for.
-        length: u64,
-    },
-    /// A peer's segment is too short or too long to be what it says it is. Cut the peer off; it may be another
-    /// version.
-    #[error(
-        "the peer's segment has {length} bytes where {min} to {max} are right: the peer is of another version or corrupt"
-    )]
-    WrongLength {
-        /// The bytes it has.
-        length: u64,
-        /// The least it may have.
-        min: u64,
-        /// The most it may have.
-        max: u64,
-    },
-    /// A peer's descriptor is no memory object at all. Cut the peer off.
-    #[error("the peer's descriptor is no memfd: do not use this peer")]
-    NotMemory,
-    /// A peer's memory could still be cut short under us or be written by others (or, for a doorbell, not be
-    /// written by us). Cut the peer off.
-    #[error("the peer's memory lacks the seal {missing} (it has {found}): do not use this peer")]
-    WrongSeals {
-        /// What is missing.
-        missing: &'static str,
-        /// The seals it has.
-        found: String,
-    },
-    /// A peer's descriptor was opened without the rights that are needed. Cut the peer off.
-    #[error("the peer's descriptor may not be mapped {wanted}: do not use this peer")]
-    WrongAccess {
-        /// What was wanted: "to read", "to read and write".
-        wanted: &'static str,
-    },
-    /// A handle of the other backend. Run all nodes of a hive with the same backend.
-    #[error(
-        "a segment came as a {found} where a {expected} is used: run all nodes of a hive with the same segments"
-    )]
-    WrongHandle {
-        /// The kind of handle this backend opens.
-        expected: &'static str,
-        /// The kind that came.
-        found: &'static str,
-    },
-    /// There is no segment of that name any more: its owner is gone. Wait for the owner to be announced anew.
-    #[error("the segment {name} is gone, and its owner with it: wait until it is announced anew")]
-    Vanished {
-        /// The name.
-        name: String,
-    },
-    /// A name that this hive does not give. For a peer's name: cut the peer off. For a prefix: use letters, digits,
-    /// `.`, `_`, `-`, 64 at most.
-    #[error(
-        "{name:?} is no name of a segment of this hive: names begin with {prefix:?}, letters, digits and .-_ only"
-    )]
-    BadName {
-        /// The name or prefix.
-        name: String,
-        /// What it should begin with.
-        prefix: String,
-    },
-    /// An object of that name is somebody else's, or others may touch it. Do not use it; find out who put it there.
-    #[error(
-        "{name} is not a private memory object of this user (owner {owner}, mode {mode:o}): find out who put it there"
-    )]
-    NotPrivate {
-        /// The name.
-        name: String,
-        /// The user id of its owner.
-        owner: u32,
-        /// Its type and permissions, as `stat` has them.
-        mode: u32,
-    },
-    /// Every name that was tried was taken or removed at once. Try again; if it persists, something removes files
-    /// in `/dev/shm`.
-    #[error(
-        "no free segment name after {attempts} attempts: try again; if it persists, something removes files in /dev/shm"
-    )]
-    NoFreeName {
-        /// How many names were tried.
-        attempts: u32,
-    },
-    /// Only the process that made the segment, and still has its descriptor, can do this. Ask it.
-    #[error("only the owner of a segment can {operation} it: ask the process that created it")]
-    NotOwner {
-        /// What was asked for.
-        operation: &'static str,
-    },
-    /// A range that ends beyond the segment, or before it begins. Ask for less; the length is fixed.
-    #[error(
-        "bytes {start}..{end} are no range within the segment's {length}: the length is fixed, ask for less"
-    )]
-    OutOfBounds {
-        /// First byte.
-        start: u64,
-        /// First byte after the range.
-        end: u64,
-        /// What the segment has.
-        length: u64,
-    },
-    /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler, a
-    /// timer) come less often.
-    #[error(
-        "{attempts} signals in a row interrupted the reservation of memory: try again, or signal this process less often"
-    )]
-    Interrupted {
-        /// How many interruptions there were without any progress.
-        attempts: u32,
-    },
-    /// The segment belongs to another process, from which this one was forked. Join after the fork.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-    /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
-    #[error("{call} was refused: allow it in this sandbox, and use Linux 5.10 or newer")]
-    Refused {
-        /// The system call.
-        call: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-impl SegmentError {
-    /// The error for a system call that has no meaning of its own here.
-    fn of(call: &'static str, errno: Errno, bytes: u64) -> Self {
-        match errno {
-            Errno::EMFILE => Self::OutOfDescriptors { limit: soft_limit(Resource::RLIMIT_NOFILE) },
-            Errno::ENFILE => Self::OutOfDescriptorsEverywhere,
-            Errno::ENOMEM if call == "mmap" => Self::OutOfMappings { length: bytes },
-            Errno::ENOMEM | Errno::ENOSPC => Self::OutOfMemory { needed: bytes, available: None },
-            Errno::EFBIG => Self::FileSizeLimit { length: bytes, limit: soft_limit(Resource::RLIMIT_FSIZE) },
-            _ => Self::Refused { call, source: errno.into() },
-        }
-    }
-}
-
 /// `length` in whole pages, if a segment can be so long.
 fn whole_pages(length: u64) -> Result<u64, SegmentError> {
     if !(1..=LONGEST).contains(&length) {
@@ -861,114 +675,9 @@ fn page_size() -> u64 {
     size.ok().flatten().expect("the page size is known") as u64
 }
 
-fn soft_limit(resource: Resource) -> u64 {
-    getrlimit(resource).map_or(u64::MAX, |(soft, _)| soft)
-}
-
 fn errno_of(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes of the mapping at this address that this process has mapped (`Rss` of smaps).
-    fn mapped(segment: &Segment) -> u64 {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", segment.as_ptr().addr());
-        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
-        let line = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the mapping is there");
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
-    }
-
-    const LENGTH: u64 = 64 << 20;
-    const AHEAD: u64 = 3 << 20;
-
-    fn pair() -> (Segment, Segment) {
-        let own = Anonymous.create("test", LENGTH, Sharing::SingleWriter).unwrap();
-        let bounds = LengthBounds { min: LENGTH, max: LENGTH };
-        let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
-        (own, peer)
-    }
-
-    #[test]
-    fn what_is_prefaulted_is_mapped_in_the_process_that_asked_and_no_more() {
-        let (own, peer) = pair();
-        let (before, others) = (mapped(&own), mapped(&peer));
-        assert_eq!((before, others), (0, 0));
-        assert_eq!(own.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, 0));
-        assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        assert_eq!((mapped(&own), mapped(&peer)), (AHEAD, AHEAD));
-    }
-
-    #[test]
-    fn a_kernel_that_cannot_populate_gets_the_same_by_touching() {
-        let (own, peer) = pair();
-        own.reserve(0..AHEAD).unwrap();
-        let touched = Prefaulted { bytes: AHEAD, by: PrefaultedBy::Touching };
-        assert_eq!(own.touch(0, AHEAD).unwrap(), touched);
-        assert!(mapped(&own) >= AHEAD, "the kernel may map more around each page");
-        assert_eq!(peer.touch(0, AHEAD).unwrap(), touched);
-        assert!(mapped(&peer) >= AHEAD);
-    }
-
-    /// Where the kernel gives none, the rest still has to hold, and the test says so.
-    #[test]
-    fn huge_pages_are_what_the_kernel_says_and_the_content_stays() {
-        let own = Anonymous.create_aligned("test", LENGTH, Sharing::SingleWriter).unwrap();
-        assert!((own.as_ptr().addr() as u64).is_multiple_of(HUGE_PAGE_BYTES));
-        own.prefault(0..AHEAD).unwrap();
-        // SAFETY: in bounds of the segment, reserved, and nobody else has it.
-        unsafe { own.as_ptr().wrapping_add(AHEAD as usize - 1).write(77) };
-        let HugePages { asked, obtained, .. } = own.huge_pages(AHEAD).unwrap();
-        assert_eq!(asked, 2 * HUGE_PAGE_BYTES);
-        if obtained < asked {
-            eprintln!("skipped in part: the kernel gave {obtained} bytes of {asked} in huge pages");
-        }
-        assert!(obtained.is_multiple_of(HUGE_PAGE_BYTES) && mapped(&own) >= asked);
-        let bounds = LengthBounds { min: LENGTH, max: LENGTH };
-        let peer = Anonymous.open(own.handle().unwrap(), Sharing::SingleWriter, bounds).unwrap();
-        assert_eq!(peer.prefault(0..AHEAD).unwrap().bytes, AHEAD);
-        // SAFETY: in bounds of the segment, and nobody writes.
-        assert_eq!(unsafe { peer.as_ptr().wrapping_add(AHEAD as usize - 1).read() }, 77);
-        assert_eq!(peer.huge_pages(AHEAD).unwrap().obtained, 0, "only the owner has them made");
-    }
-
-    #[test]
-    fn a_segment_that_is_not_aligned_or_too_short_gets_no_huge_pages() {
-        let (own, _peer) = pair();
-        assert_eq!(
-            own.huge_pages(AHEAD).unwrap(),
-            HugePages { asked: 2 * HUGE_PAGE_BYTES, obtained: 0, prefaulted: None }
-        );
-        let short = Anonymous.create_aligned("test", 5000, Sharing::SingleWriter).unwrap();
-        let HugePages { asked, obtained, .. } = short.huge_pages(AHEAD).unwrap();
-        assert_eq!((asked, obtained), (0, 0));
-    }
-
-    #[test]
-    fn nothing_of_an_aligned_mapping_is_left_when_it_is_dropped() {
-        let lines = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-            maps.lines().filter(|line| line.contains("memfd:left-over")).count()
-        };
-        let (odd, even) = (LENGTH - 4096, LENGTH);
-        let segments =
-            [odd, even].map(|n| Anonymous.create_aligned("left-over", n, Sharing::SingleWriter).unwrap());
-        assert_eq!(lines(), 2);
-        drop(segments);
-        assert_eq!(lines(), 0);
-    }
-
-    #[test]
-    fn a_range_that_begins_within_a_page_is_widened_to_whole_pages() {
-        let (own, _peer) = pair();
-        let page = page_size();
-        assert_eq!(own.prefault(page + 1..2 * page + 1).unwrap().bytes, 2 * page);
-        assert_eq!(own.prefault(LENGTH - 1..LENGTH).unwrap().bytes, page);
-        assert_eq!(own.prefault(7..7).unwrap().bytes, page);
-        assert!(matches!(own.prefault(0..LENGTH + 1), Err(SegmentError::OutOfBounds { .. })));
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@
 
 use crate::fork::Descriptor;
 use crate::layout::RingConstants;
-use crate::memory::UnmappedMemory;
+use crate::memory::{UnmappedMemory, sealed::Sealed};
 use crate::refusal::OpenError;
 use crate::segment::{Found, backed};
 use crate::sync::{AtomicU64, Ordering};
@@ -90,6 +90,8 @@ impl Unmapped {
         })
     }
 }
+
+impl Sealed for Unmapped {}
 
 impl UnmappedMemory for Unmapped {
     fn length(&self) -> u64 {

@@ -1,9 +1,10 @@
 //! Archives are validated by recursion, so how deep they are nested is a stranger's say in how much stack a reader needs.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{DEPTH_MAX, Loan, Message, View};
+use hivemind_ring::archive::{DEPTH_MAX, Message, View};
 use hivemind_ring::bell::Bell;
 use hivemind_ring::heap::Heap;
+use hivemind_ring::loan::Loan;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::writer::{RingConfig, Writer};
 use rkyv::{Archive, Deserialize, Serialize};
@@ -46,8 +47,8 @@ fn receive(bytes: &[u8]) -> Message<Heap> {
     let seats = Seats::on_heap(1, Arc::clone(&bell));
     let seat = seats.take((7, 1)).unwrap();
     let memory = Arc::clone(seats.memory());
-    let first = writer.desk().attach(memory, seat, Arc::clone(&bell), (9, 1)).unwrap();
-    let mut reader = Reader::new(Arc::clone(writer.ring()), bell, &seats, seat, first).unwrap();
+    let first = writer.desk().attach(memory, seat.index(), Arc::clone(&bell), (9, 1)).unwrap();
+    let mut reader = Reader::new(Arc::clone(writer.ring()), bell, seat, first).unwrap();
     writer.admit().unwrap();
     let mut loan = Loan::take(&mut writer, bytes.len()).unwrap();
     loan.copy_from_slice(bytes);

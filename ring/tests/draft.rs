@@ -31,10 +31,11 @@ fn pair(reliable: bool) -> Pair {
     let writer = Writer::on_heap(&config, Arc::new(Bell::silent()));
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
-    let start =
-        writer.desk().attach(Arc::clone(seats.memory()), seat, Arc::new(Bell::silent()), (9, 1)).unwrap();
-    let reader =
-        Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), &seats, seat, start).unwrap();
+    let start = writer
+        .desk()
+        .attach(Arc::clone(seats.memory()), seat.index(), Arc::new(Bell::silent()), (9, 1))
+        .unwrap();
+    let reader = Reader::new(Arc::clone(writer.ring()), Arc::new(Bell::silent()), seat, start).unwrap();
     Pair { drafter: Drafter::new(writer), reader, _seats: seats }
 }
 

@@ -6,11 +6,12 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use hivemind_ring::archive::{Loan, Message};
-use hivemind_ring::desk::AttachReaderError;
+use hivemind_ring::archive::Message;
+use hivemind_ring::desk::{AttachReaderError, Start};
 use hivemind_ring::layout::{
     KIND_CHUNK, LAYOUT_VERSION, PINS, READER_MAGIC, RING_MAGIC, SEAT_READ, SEATS_OFFSET, SLOTS_OFFSET,
 };
+use hivemind_ring::loan::Loan;
 use hivemind_ring::mapped::{Bells, Mapped, MappedBell, MappedRing, MappedSeats, OpenError};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
 use hivemind_ring::reader::{PollError, Reader, Seats, Taken};
@@ -116,7 +117,7 @@ fn seats() -> Seats<Mapped> {
 fn wary(handle: Handle, seats: &Seats<Mapped>) -> Reader<Mapped> {
     let ring = MappedRing::open_if(&Anonymous, handle, None, |_| false).unwrap();
     let seat = seats.take((7, 1)).unwrap();
-    Reader::new(Arc::new(ring), bell(), seats, seat, 0).unwrap()
+    Reader::new(Arc::new(ring), bell(), seat, Start::told(0)).unwrap()
 }
 
 fn honest(config: RingConfig) -> Writer<Mapped> {
@@ -254,7 +255,7 @@ fn an_honest_publisher_is_never_taken_for_a_hollow_one() {
         let mut reader = wary(writer.ring().segment().handle().unwrap(), &seats);
         let seat = u64::from(reader.seat());
         let attached = writer.desk().attach(Arc::clone(seats.memory()), seat as u32, bell(), (9, 1));
-        assert_eq!(attached, Ok(0));
+        assert_eq!(attached.unwrap().sequence(), 0);
         let mut length = 57_u64;
         for sequence in 0..120 {
             writer.admit().unwrap();
@@ -279,7 +280,7 @@ fn a_copy_is_the_message_and_lets_its_chunk_go() {
     let mut writer = honest(config(8, 1 << 20));
     let seats = seats();
     let mut reader = wary(writer.ring().segment().handle().unwrap(), &seats);
-    writer.desk().attach(Arc::clone(seats.memory()), reader.seat(), bell(), (9, 1)).unwrap();
+    let _start = writer.desk().attach(Arc::clone(seats.memory()), reader.seat(), bell(), (9, 1)).unwrap();
     let expected = |sequence: u64, length: usize| -> Vec<u8> {
         (0..length).map(|place| (sequence as usize * 31 + place * 7) as u8).collect()
     };
@@ -325,7 +326,7 @@ fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
         let seats = seats();
         let seat = seats.take((7, 1)).unwrap();
         let ring = Arc::new(ring);
-        let mut reader = Reader::<Mapped>::new(Arc::clone(&ring), bell(), &seats, seat, 0).unwrap();
+        let mut reader = Reader::<Mapped>::new(Arc::clone(&ring), bell(), seat, Start::told(0)).unwrap();
         assert!(!reader.reliable());
         assert_eq!(*ring.constants(), before);
         assert_eq!(hivemind_ring::retained::first(&*ring), 0);
@@ -367,7 +368,7 @@ fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     for seat in [7, 8, 9_999, 10_000, 15_999, 16_000, u32::MAX] {
         assert_eq!(attach(seat), Err(AttachReaderError::NoSuchSeat { seat }));
     }
-    assert_eq!(attach(0), Ok(0));
+    assert_eq!(attach(0).unwrap().sequence(), 0);
     let view = ReaderView::open(&Anonymous, sparse.handle()).unwrap();
     assert!(view.seat(0).is_some() && view.seat(10_000).is_none());
     assert_eq!(sparse.memory(), before);
@@ -381,7 +382,7 @@ fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     seats.look_for(&Anonymous, sparse.handle(), 7).unwrap();
     assert_eq!(seats.seats().len(), 15);
     let attached = writer.desk().attach(Arc::clone(&seats), 7, bell(), (9, 1));
-    assert_eq!(attached, Ok(0));
+    assert_eq!(attached.unwrap().sequence(), 0);
 
     let headless = Sparse::new(1 << 20, 1 << 20, &[]);
     assert!(MappedSeats::open(&Anonymous, headless.handle(), None).is_err());

@@ -17,9 +17,9 @@
 
 mod loom_support;
 
-use hivemind_ring::reader::Taken;
-use hivemind_ring::sync::Arc;
-use loom_support::{LOSSY, Subscriber, Subscription, explore};
+use hivemind_ring::heap::Heap;
+use hivemind_ring::reader::{Seats, Taken, TakenSeat};
+use loom_support::{LOSSY, Subscription, explore};
 
 /// Two slots, three units of chunk memory: from the fourth message on, memory comes from overwritten messages alone.
 #[test]
@@ -139,14 +139,11 @@ fn a_sample_outlives_its_subscriber() {
             }
         });
         let taken = subscriber.poll();
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
-        let memory = Arc::clone(subscriber.seats.memory());
-        drop(subscriber);
+        drop(subscriber.close());
         if let Some(Taken::Held(held)) = taken {
             chunks.check(&held);
         }
         sending.join().unwrap();
-        drop(memory);
     });
 }
 
@@ -169,8 +166,8 @@ fn a_seat_passes_on_after_its_last_sample() {
             chunks.check(&held);
             drop(held);
         });
-        subscriber.seats.leave(subscriber.reader.seat());
-        let _ = subscriber.seats.take((3, 3));
+        let seats = subscriber.leave();
+        let _next = seats.take((3, 3));
         sending.join().unwrap();
         dropping.join().unwrap();
     });
@@ -180,18 +177,16 @@ fn a_seat_passes_on_after_its_last_sample() {
 /// reuse memory: it hears of both through the list of readers alone.
 #[test]
 fn a_reader_is_pruned_after_its_last_sample() {
-    a_pruned_reader_holds_nothing(|_| {});
+    a_pruned_reader_holds_nothing(|_| None);
 }
 
 /// The same when the seat was taken again meanwhile: then the new life of the seat alone says that the sample is gone.
 #[test]
 fn a_seat_that_passed_on_is_pruned_after_its_last_sample() {
-    a_pruned_reader_holds_nothing(|subscriber| {
-        let _ = subscriber.seats.take((3, 3));
-    });
+    a_pruned_reader_holds_nothing(|seats| seats.take((3, 3)).ok());
 }
 
-fn a_pruned_reader_holds_nothing(after_leaving: impl Fn(&Subscriber) + Sync + Send + 'static) {
+fn a_pruned_reader_holds_nothing(after_leaving: fn(&Seats<Heap>) -> Option<TakenSeat<Heap>>) {
     explore(move || {
         let mut publisher = LOSSY.with_units(2).publisher();
         let chunks = publisher.chunks.clone();
@@ -207,8 +202,8 @@ fn a_pruned_reader_holds_nothing(after_leaving: impl Fn(&Subscriber) + Sync + Se
             chunks.check(&held);
             drop(held);
         });
-        subscriber.seats.leave(subscriber.reader.seat());
-        after_leaving(&subscriber);
+        let seats = subscriber.leave();
+        let _next = after_leaving(&seats);
         door.desk.prune();
         sending.join().unwrap();
         dropping.join().unwrap();

@@ -12,6 +12,8 @@
 
 mod loom_support;
 
+use hivemind_ring::heap::Heap;
+use hivemind_ring::reader::Seats;
 use hivemind_ring::sync::{Ordering, fence};
 use loom_support::{RELIABLE, Subscriber, Subscription, Words, explore, explore_deeper};
 use std::time::Duration;
@@ -144,7 +146,7 @@ fn a_reader_that_ends_holds_nobody_up() {
                 publisher.send_when_admitted();
             }
         });
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
+        let _seats = subscriber.close();
         sending.join().unwrap();
     });
 }
@@ -197,18 +199,16 @@ fn a_slot_is_rewritten_only_after_its_last_read() {
 /// The last read of a slot comes before the end of a subscriber, which gives all slots to the publisher.
 #[test]
 fn a_reader_that_ends_has_read_its_last_slot() {
-    a_reader_that_goes_has_read_its_last_slot(|subscriber| {
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
-    });
+    a_reader_that_goes_has_read_its_last_slot(Subscriber::close);
 }
 
 /// The same for a seat that is given back.
 #[test]
 fn a_reader_that_leaves_its_seat_has_read_its_last_slot() {
-    a_reader_that_goes_has_read_its_last_slot(|subscriber| subscriber.seats.leave(subscriber.reader.seat()));
+    a_reader_that_goes_has_read_its_last_slot(Subscriber::leave);
 }
 
-fn a_reader_that_goes_has_read_its_last_slot(go: impl Fn(&Subscriber) + Sync + Send + 'static) {
+fn a_reader_that_goes_has_read_its_last_slot(go: fn(Subscriber) -> Seats<Heap>) {
     explore(move || {
         let mut publisher = RELIABLE.publisher();
         let words = Words::new();
@@ -220,7 +220,7 @@ fn a_reader_that_goes_has_read_its_last_slot(go: impl Fn(&Subscriber) + Sync + S
             loom::thread::spawn(move || words.send_when_admitted(&mut publisher))
         };
         assert!(words.peek(&subscriber));
-        go(&subscriber);
+        let _seats = go(subscriber);
         sending.join().unwrap();
     });
 }

@@ -294,7 +294,7 @@ fn a_publisher_that_was_told_of_an_end_knows_it() {
             publisher.send();
             publisher
         });
-        subscriber.seats.close(std::iter::once(&subscriber.reader));
+        subscriber.close();
         let publisher = sending.join().unwrap();
         // Relaxed: the thread that cleared it was joined.
         if bell.sleepers.load(Ordering::Relaxed) == 0 {

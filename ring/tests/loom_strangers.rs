@@ -203,7 +203,7 @@ fn a_publisher_that_the_last_stranger_left_looks_at_no_door_any_more() {
             publisher.send();
             publisher
         });
-        stranger.seats.close(std::iter::once(&stranger.reader));
+        stranger.close();
         let mut publisher = sending.join().unwrap();
         // One that notices the end, and one that finds nobody behind the doors.
         publisher.send();

@@ -6,11 +6,12 @@
 //! still fails, and the seed.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
 use hivemind_ring::heap::{Heap, HeapSeats};
 use hivemind_ring::layout::{INLINE_BYTES, PINS};
 use hivemind_ring::line::Line;
+use hivemind_ring::loan::Loan;
 use hivemind_ring::memory::RingMemory;
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
@@ -84,7 +85,8 @@ fn content(sequence: u64, length: usize) -> Vec<u8> {
 }
 
 struct Subscriber {
-    index: u32,
+    /// Each is a node of its own.
+    node: u64,
     seats: Seats<Heap>,
     /// `None` once it ended; its samples may outlive it.
     reader: Option<Reader<Heap>>,
@@ -101,7 +103,7 @@ struct World {
     /// Length of each message, and whether it lies in a chunk.
     published: Vec<(usize, bool)>,
     subscribers: Vec<Subscriber>,
-    next_index: u32,
+    next_node: u64,
     seats: Vec<Weak<HeapSeats>>,
 }
 
@@ -127,7 +129,7 @@ impl World {
             bell,
             published: Vec::new(),
             subscribers: Vec::new(),
-            next_index: 0,
+            next_node: 0,
             seats: Vec::new(),
         }
     }
@@ -184,16 +186,14 @@ impl World {
                 if let Some(who) = self.pick(who) {
                     let subscriber = &mut self.subscribers[who];
                     if let Some(reader) = subscriber.reader.take() {
-                        subscriber.seats.close(std::iter::once(&reader));
+                        subscriber.seats.close([reader]);
                     }
                 }
             }
             Step::Die { ref who } => {
                 if let Some(who) = self.pick(who) {
                     let subscriber = self.subscribers.swap_remove(who);
-                    let index = subscriber.index;
-                    drop(subscriber);
-                    self.writer.desk().detach((9, index));
+                    self.writer.desk().detach_node(subscriber.node);
                 }
             }
         }
@@ -258,20 +258,21 @@ impl World {
         let bell = Arc::new(Bell::silent());
         let seats = Seats::on_heap(1, Arc::clone(&bell));
         let seat = seats.take((7, 1)).expect("it is free");
-        let index = self.next_index;
-        self.next_index += 1;
+        let node = self.next_node;
+        self.next_node += 1;
         let memory = Arc::clone(seats.memory());
         self.seats.push(Arc::downgrade(&memory));
-        let first = self.writer.desk().attach(memory, seat, bell, (9, index)).expect("there is room");
+        let start = self.writer.desk().attach(memory, seat.index(), bell, (node, 1)).expect("there is room");
+        let first = start.sequence();
         assert_eq!(first, self.next().saturating_sub(self.history()).max(self.tail()).min(self.next()));
         assert!(
             !self.setup.reliable || first == self.next().saturating_sub(self.history()),
             "all its history is there"
         );
         let ring = Arc::clone(self.writer.ring());
-        let reader = Reader::new(ring, Arc::clone(&self.bell), &seats, seat, first).expect("it is possible");
+        let reader = Reader::new(ring, Arc::clone(&self.bell), seat, start).expect("it is possible");
         self.subscribers.push(Subscriber {
-            index,
+            node,
             seats,
             reader: Some(reader),
             samples: Vec::new(),
@@ -341,9 +342,7 @@ impl World {
     /// All subscribers end; then all memory must be free again.
     fn end(mut self) {
         while let Some(subscriber) = self.subscribers.pop() {
-            let index = subscriber.index;
-            drop(subscriber);
-            self.writer.desk().detach((9, index));
+            self.writer.desk().detach_node(subscriber.node);
         }
         if !self.setup.reliable || self.history() == 0 {
             let limit = self.writer.memory().2.min(8192);

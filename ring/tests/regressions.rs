@@ -1,12 +1,13 @@
 //! One story for each bug that was found in the ring and fixed.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
-use hivemind_ring::desk::Begin;
+use hivemind_ring::desk::{Begin, Start};
 use hivemind_ring::heap::Heap;
-use hivemind_ring::memory::RingMemory as _;
-use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::loan::Loan;
+use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
+use hivemind_ring::reader::{Reader, SeatError, Seats, TakenSeat};
 use hivemind_ring::writer::{AllocateError, RingConfig, Writer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,13 +45,16 @@ impl Publisher {
         Ok(())
     }
 
-    fn attach(&self, seats: &Seats<Heap>, seat: u32, index: u32) -> u64 {
+    fn attach(&self, seats: &Seats<Heap>, seat: &TakenSeat<Heap>, index: u32) -> Start {
         let bell = Arc::new(Bell::silent());
-        self.writer.desk().attach(Arc::clone(seats.memory()), seat, bell, (9, index)).expect("there is room")
+        self.writer
+            .desk()
+            .attach(Arc::clone(seats.memory()), seat.index(), bell, (9, index))
+            .expect("there is room")
     }
 
-    fn read(&self, seats: &Seats<Heap>, seat: u32, first: u64) -> Reader<Heap> {
-        Reader::new(Arc::clone(self.writer.ring()), Arc::clone(&self.bell), seats, seat, first)
+    fn read(&self, seat: TakenSeat<Heap>, first: Start) -> Reader<Heap> {
+        Reader::new(Arc::clone(self.writer.ring()), Arc::clone(&self.bell), seat, first)
             .expect("it is possible")
     }
 }
@@ -77,11 +81,11 @@ fn an_admitted_message_stays_admitted_when_a_reader_attaches() {
     publisher.writer.admit().expect("nobody reads");
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
+    let first = publisher.attach(&seats, &seat, 1);
     // There is no free memory, so the publisher looks who needs what.
     let loan = Loan::take(&mut publisher.writer, 64).expect("nobody needs the old messages");
     loan.send();
-    let mut reader = publisher.read(&seats, seat, first);
+    let mut reader = publisher.read(seat, first);
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(4));
 }
 
@@ -92,8 +96,8 @@ fn a_reliable_ring_reuses_the_memory_of_what_everybody_has_read() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, chunk_memory: 64 * 2, ..CONFIG });
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
-    let mut reader = publisher.read(&seats, seat, first);
+    let first = publisher.attach(&seats, &seat, 1);
+    let mut reader = publisher.read(seat, first);
     for sequence in 0..20 {
         publisher.send(128).expect("everything was read");
         assert!(matches!(publisher.send(128), Err(AllocateError::MemoryOut { .. })), "but not this one");
@@ -113,8 +117,8 @@ fn a_reliable_ring_keeps_its_history_when_memory_is_short() {
     assert!(matches!(publisher.send(128), Err(AllocateError::MemoryOut { .. })), "but not two");
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
-    let mut reader = publisher.read(&seats, seat, first);
+    let first = publisher.attach(&seats, &seat, 1);
+    let mut reader = publisher.read(seat, first);
     for sequence in 8..10 {
         assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(sequence));
     }
@@ -128,15 +132,15 @@ fn a_second_introduction_gets_the_first_answer() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, ..CONFIG });
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
+    let first = publisher.attach(&seats, &seat, 1);
     publisher.send(64).expect("there is memory");
-    assert_eq!(publisher.attach(&seats, seat, 1), first);
+    assert_eq!(publisher.attach(&seats, &seat, 1), first);
     assert_eq!(publisher.writer.desk().subscribers(), [(9, 1)]);
     for _ in 0..3 {
         publisher.send(64).expect("there is memory");
     }
     assert!(publisher.writer.admit().is_err(), "the first message was not read");
-    let mut reader = publisher.read(&seats, seat, first);
+    let mut reader = publisher.read(seat, first);
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(0));
 }
 
@@ -147,12 +151,12 @@ fn subscribers_that_ended_do_not_pile_up_at_the_desk() {
     for index in 0..5 {
         let seats = seats(1);
         let seat = seats.take((7, 1)).expect("it is free");
-        let first = publisher.attach(&seats, seat, index);
+        let first = publisher.attach(&seats, &seat, index);
         assert_eq!(publisher.writer.desk().subscribers(), [(9, index)], "the former ones are forgotten");
-        let mut reader = publisher.read(&seats, seat, first);
+        let mut reader = publisher.read(seat, first);
         publisher.send(64).expect("there is memory");
         let sample = poll(&mut reader);
-        seats.close(std::iter::once(&reader));
+        seats.close([reader]);
         publisher.send(64).expect("there is memory");
         assert_eq!(publisher.writer.readers(), 0);
         drop(sample);
@@ -169,12 +173,11 @@ fn a_seat_is_found_again_when_its_last_sample_is_dropped() {
     for _ in 0..10 {
         let mut publisher = Publisher::new(&CONFIG);
         let seat = seats.take((7, 1)).expect("at most one seat is kept by a sample");
-        assert_ne!(seat, longest);
-        let first = publisher.attach(&seats, seat, 1);
-        let mut reader = publisher.read(&seats, seat, first);
+        assert_ne!(seat.index(), longest.index());
+        let first = publisher.attach(&seats, &seat, 1);
+        let mut reader = publisher.read(seat, first);
         publisher.send(64).expect("there is memory");
         former = poll(&mut reader).or(former);
-        seats.leave(seat);
     }
     drop(former);
 }
@@ -185,23 +188,45 @@ fn a_message_beyond_all_memory_costs_no_other() {
     let mut publisher = Publisher::new(&RingConfig { chunk_memory: 1024, ..CONFIG });
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
-    let mut reader = publisher.read(&seats, seat, first);
+    let first = publisher.attach(&seats, &seat, 1);
+    let mut reader = publisher.read(seat, first);
     publisher.send(64).expect("there is memory");
     assert_eq!(publisher.send(1025), Err(AllocateError::MemoryOut { bytes: 1025, limit: 1024 }));
     assert_eq!(poll(&mut reader).map(|message| message.bytes().to_vec()), Some(vec![0; 64]));
 }
 
-/// Two readers of one seat would overwrite each other's pins, and memory would be reused under a sample.
+/// A reader whose publisher has registered another seat would pin where nobody looks, and memory would be reused under a sample.
 #[test]
-#[should_panic(expected = "a seat has one reader")]
-fn a_seat_has_one_reader() {
+#[should_panic(expected = "the desk answered for this seat")]
+fn a_reader_needs_the_answer_for_its_own_seat() {
     let publisher = Publisher::new(&CONFIG);
-    let seats = seats(1);
-    let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
-    let _one = publisher.read(&seats, seat, first);
-    let _other = publisher.read(&seats, seat, first);
+    let seats = seats(2);
+    let (seat, other) = (seats.take((7, 1)).expect("it is free"), seats.take((7, 1)).expect("it is free"));
+    let first = publisher.attach(&seats, &seat, 1);
+    let _reader = publisher.read(other, first);
+}
+
+/// A subscriber said that it had ended while one of its readers went on: its publisher forgot the reader, and reused what it pinned.
+#[test]
+fn a_subscriber_has_ended_when_its_last_reader_has() {
+    let mut publisher = Publisher::new(&CONFIG);
+    let seats = seats(2);
+    let (seat, other) = (seats.take((7, 1)).expect("it is free"), seats.take((7, 1)).expect("it is free"));
+    let (first, second) = (publisher.attach(&seats, &seat, 1), publisher.attach(&seats, &other, 2));
+    let (reader, mut late) = (publisher.read(seat, first), publisher.read(other, second));
+    seats.close([reader]);
+    assert!(matches!(seats.take((7, 1)), Err(SeatError::Ended)));
+    assert_eq!(publisher.writer.desk().count(), 1, "one still reads");
+    publisher.writer.desk().prune();
+    publisher.send(64).expect("there is memory");
+    let sample = poll(&mut late).expect("it was sent");
+    for _ in 0..20 {
+        publisher.send(64).expect("one chunk is held, the others are free");
+    }
+    assert_eq!(sample.bytes(), [0; 64]);
+    drop(late);
+    assert_eq!(publisher.writer.desk().count(), 0);
+    assert_eq!(seats.memory().header().closed.load(Ordering::Relaxed), 1);
 }
 
 /// Until a reader has heard where it begins, its cursor says 0. That is no reason to hold up a publisher that has come further.
@@ -213,12 +238,12 @@ fn a_reader_that_has_not_begun_counts_from_its_first_message_on() {
     }
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
-    let first = publisher.attach(&seats, seat, 1);
+    let first = publisher.attach(&seats, &seat, 1);
     for _ in 0..4 {
         publisher.send(64).expect("it begins here");
     }
     assert!(publisher.writer.admit().is_err(), "it has to read them");
-    let mut reader = publisher.read(&seats, seat, first);
+    let mut reader = publisher.read(seat, first);
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(10));
 }
 
@@ -232,13 +257,17 @@ fn who_comes_late_to_a_reliable_ring_gets_all_that_is_kept_for_it() {
     let seats = seats(1);
     let seat = seats.take((7, 1)).expect("it is free");
     let (memory, bell) = (Arc::clone(seats.memory()), Arc::new(Bell::silent()));
-    let told = publisher.writer.desk().attach_from(Begin::AtFirst, memory, seat, bell, (9, 1));
-    assert_eq!(told, Ok(0));
+    let told = publisher
+        .writer
+        .desk()
+        .attach_from(Begin::AtFirst, memory, seat.index(), bell, (9, 1))
+        .expect("there is room");
+    assert_eq!(told.sequence(), 0);
     publisher.send(8).expect("one message more has room");
     assert!(publisher.writer.admit().is_err(), "the other slots are kept for the reader");
     // As the reader sees it that looks at the head before that message, and at the slot after it.
     publisher.writer.ring().header().head.store(40, Ordering::Relaxed);
-    let mut reader = publisher.read(&seats, seat, 0);
+    let mut reader = publisher.read(seat, told);
     let received: Vec<u64> =
         std::iter::from_fn(|| poll(&mut reader)).map(|message| message.sequence()).collect();
     assert_eq!((received, reader.lost()), ((25..41).collect(), 25));

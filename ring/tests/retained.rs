@@ -1,11 +1,13 @@
 //! What is readable of a publisher that died: at every step of a commit, by its stamps alone.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
+use hivemind_ring::desk::Start;
 use hivemind_ring::heap::Heap;
 use hivemind_ring::kept::KeptRing;
 use hivemind_ring::layout::{INLINE_WORDS, KIND_BUSY};
+use hivemind_ring::loan::Loan;
 use hivemind_ring::memory::RingMemory;
 use hivemind_ring::reader::{Reader, Seats};
 use hivemind_ring::retained::{closed, first};
@@ -55,7 +57,7 @@ fn late(ring: &Arc<<Heap as hivemind_ring::memory::Memory>::Ring>) -> (Vec<u64>,
     let seats = Seats::<Heap>::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
     let mut reader =
-        Reader::new(Arc::clone(ring), Arc::new(Bell::silent()), &seats, seat, first(&**ring)).unwrap();
+        Reader::new(Arc::clone(ring), Arc::new(Bell::silent()), seat, Start::told(first(&**ring))).unwrap();
     let mut sequences = Vec::new();
     while let Some(taken) = reader.poll().unwrap() {
         let message = Message::try_from(taken).expect("its chunks are mapped");

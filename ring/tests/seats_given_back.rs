@@ -2,12 +2,13 @@
 //! does not know of, or cut the publisher off. The publisher hears nothing of that; it sees it at the seat.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::Bell;
-use hivemind_ring::desk::Begin;
+use hivemind_ring::desk::{Begin, Start};
 use hivemind_ring::heap::Heap;
 use hivemind_ring::line::Line;
-use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::loan::Loan;
+use hivemind_ring::reader::{Reader, Seats, TakenSeat};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;
 
@@ -48,13 +49,13 @@ impl Publisher {
         loan.send();
     }
 
-    fn attach(&self, seats: &Seats<Heap>, seat: u32) -> u64 {
+    fn attach(&self, seats: &Seats<Heap>, seat: &TakenSeat<Heap>) -> Start {
         let memory = Arc::clone(seats.memory());
-        self.writer.desk().attach(memory, seat, Arc::new(Bell::silent()), SUBSCRIBER).unwrap()
+        self.writer.desk().attach(memory, seat.index(), Arc::new(Bell::silent()), SUBSCRIBER).unwrap()
     }
 
-    fn read(&self, seats: &Seats<Heap>, seat: u32, first: u64) -> Reader<Heap> {
-        Reader::new(Arc::clone(self.writer.ring()), Arc::clone(&self.bell), seats, seat, first).unwrap()
+    fn read(&self, seat: TakenSeat<Heap>, start: Start) -> Reader<Heap> {
+        Reader::new(Arc::clone(self.writer.ring()), Arc::clone(&self.bell), seat, start).unwrap()
     }
 }
 
@@ -68,12 +69,12 @@ fn a_seat_that_was_given_back_holds_up_nobody() {
     let mut publisher = Publisher::new(true, 0);
     let seats = seats();
     let seat = seats.take((7, 1)).unwrap();
-    publisher.attach(&seats, seat);
+    let _start = publisher.attach(&seats, &seat);
     for _ in 0..4 {
         publisher.send().unwrap();
     }
     assert_eq!(publisher.send(), Err(AdmitError::Full { capacity: 4 }), "it counts as long as it is taken");
-    seats.leave(seat);
+    drop(seat);
     publisher.send().unwrap();
     assert_eq!(publisher.writer.desk().count(), 0);
 }
@@ -83,16 +84,17 @@ fn the_next_owner_of_a_seat_means_nothing_to_the_former_publisher() {
     let (mut former, mut next) = (Publisher::new(true, 0), Publisher::new(true, 0));
     let seats = seats();
     let seat = seats.take((7, 1)).unwrap();
-    let first = former.attach(&seats, seat);
-    let mut reader = former.read(&seats, seat, first);
+    let first = former.attach(&seats, &seat);
+    let index = seat.index();
+    let mut reader = former.read(seat, first);
     former.send().unwrap();
     assert!(reader.poll().unwrap().is_some());
-    seats.leave(seat);
     drop(reader);
 
-    assert_eq!(seats.take((8, 1)), Ok(seat), "the lowest free seat is taken first");
-    let first = next.attach(&seats, seat);
-    let _reader = next.read(&seats, seat, first);
+    let seat = seats.take((8, 1)).unwrap();
+    assert_eq!(seat.index(), index, "the lowest free seat is taken first");
+    let first = next.attach(&seats, &seat);
+    let _reader = next.read(seat, first);
     for _ in 0..20 {
         former.send().unwrap();
     }
@@ -109,19 +111,20 @@ fn who_takes_the_same_seat_anew_begins_anew() {
     let mut publisher = Publisher::new(false, 0);
     let seats = seats();
     let seat = seats.take((7, 1)).unwrap();
-    assert_eq!(publisher.attach(&seats, seat), 0);
+    assert_eq!(publisher.attach(&seats, &seat).sequence(), 0);
     // The handshake was left unfinished by a root that died: it begins where it began.
     publisher.send().unwrap();
-    let first = publisher.attach(&seats, seat);
-    assert_eq!(first, 0);
-    let reader = publisher.read(&seats, seat, first);
+    let first = publisher.attach(&seats, &seat);
+    assert_eq!(first.sequence(), 0);
+    let index = seat.index();
+    let reader = publisher.read(seat, first);
     for _ in 0..10 {
         publisher.send().unwrap();
     }
-    seats.leave(seat);
     drop(reader);
-    assert_eq!(seats.take((7, 1)), Ok(seat));
-    assert_eq!(publisher.attach(&seats, seat), 11);
+    let seat = seats.take((7, 1)).unwrap();
+    assert_eq!(seat.index(), index);
+    assert_eq!(publisher.attach(&seats, &seat).sequence(), 11);
     assert_eq!(publisher.writer.desk().count(), 1);
 }
 
@@ -136,12 +139,14 @@ fn who_was_there_before_the_publisher_counts_from_the_first_message_also_when_it
     }
     let bell = Arc::new(Bell::silent());
     let memory = Arc::clone(seats.memory());
-    let told = publisher.writer.desk().attach_from(Begin::AtFirst, memory, seat, bell, (9, 1));
-    assert_eq!(told, Ok(0));
+    let told =
+        publisher.writer.desk().attach_from(Begin::AtFirst, memory, seat.index(), bell, (9, 1)).unwrap();
+    assert_eq!(told.sequence(), 0);
     // By a root that knows only that the publisher has sent something.
-    assert_eq!(publisher.attach(&seats, seat), 0);
+    let again = publisher.attach(&seats, &seat);
+    assert_eq!(again, told);
     assert_eq!(publisher.writer.desk().count(), 1);
-    let mut reader = publisher.read(&seats, seat, 0);
+    let mut reader = publisher.read(seat, again);
     let mut received = 0;
     while reader.poll().unwrap().is_some() {
         received += 1;
@@ -155,17 +160,17 @@ fn samples_of_a_seat_that_was_given_back_stay_while_the_subscriber_attaches_anew
     let mut publisher = Publisher::new(false, 0);
     let seats = seats();
     let seat = seats.take((7, 1)).unwrap();
-    let first = publisher.attach(&seats, seat);
-    let mut reader = publisher.read(&seats, seat, first);
+    let first = publisher.attach(&seats, &seat);
+    let index = seat.index();
+    let mut reader = publisher.read(seat, first);
     publisher.send_chunk(1);
     let sample = Message::try_from(reader.poll().unwrap().unwrap()).unwrap();
     assert!(sample.is_held());
-    seats.leave(seat);
     drop(reader);
 
     let second = seats.take((7, 1)).unwrap();
-    assert_ne!(second, seat, "its sample keeps the first seat");
-    publisher.attach(&seats, second);
+    assert_ne!(second.index(), index, "its sample keeps the first seat");
+    let _start = publisher.attach(&seats, &second);
     for _ in 0..100 {
         publisher.send_chunk(2);
     }

@@ -2,12 +2,13 @@
 //! every sleeper must be woken. Bounded by counts, not by time.
 #![cfg(not(loom))]
 
-use hivemind_ring::archive::{Loan, Message};
+use hivemind_ring::archive::Message;
 use hivemind_ring::bell::{Bell, Woken};
 use hivemind_ring::desk::Desk;
 use hivemind_ring::heap::{Heap, HeapRing};
 use hivemind_ring::layout::INLINE_BYTES;
 use hivemind_ring::line::Line;
+use hivemind_ring::loan::Loan;
 use hivemind_ring::reader::{PollError, Reader, Seats};
 use hivemind_ring::writer::{AdmitError, RingConfig, Writer};
 use std::sync::Arc;
@@ -128,7 +129,6 @@ struct Door {
 struct Subscriber {
     reader: Reader<Heap>,
     seats: Seats<Heap>,
-    index: u32,
     door: Door,
     samples: Vec<Message<Heap>>,
     received: u64,
@@ -141,14 +141,15 @@ impl Subscriber {
         let bell = Arc::new(Bell::silent());
         let seats = Seats::on_heap(2, Arc::clone(&bell));
         let seat = seats.take((7, 1)).expect("it is free");
-        let first =
-            door.desk.attach(Arc::clone(seats.memory()), seat, bell, (9, index)).expect("there is room");
-        let reader = Reader::new(Arc::clone(&door.ring), Arc::clone(&door.bell), &seats, seat, first)
-            .expect("it is possible");
+        let first = door
+            .desk
+            .attach(Arc::clone(seats.memory()), seat.index(), bell, (9, index))
+            .expect("there is room");
+        let reader =
+            Reader::new(Arc::clone(&door.ring), Arc::clone(&door.bell), seat, first).expect("it is possible");
         Subscriber {
             reader,
             seats,
-            index,
             door: door.clone(),
             samples: Vec::new(),
             received: 0,
@@ -212,8 +213,8 @@ impl Subscriber {
     fn end(mut self) {
         self.drop_samples(0);
         assert_eq!(self.received + self.reader.lost(), self.reader.cursor() - self.reader.first());
-        self.seats.close(std::iter::once(&self.reader));
-        self.door.desk.detach((9, self.index));
+        self.seats.close([self.reader]);
+        self.door.desk.prune();
     }
 }
 

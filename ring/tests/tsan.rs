@@ -37,6 +37,7 @@ mod threads {
     use hivemind_ring::bell::Bell;
     use hivemind_ring::desk::Desk;
     use hivemind_ring::heap::{Heap, HeapRing};
+    use hivemind_ring::loan::Loan;
     use hivemind_ring::reader::{Held, Reader, Seats, Taken};
     use hivemind_ring::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
     use hivemind_ring::writer::{RingConfig, Writer};
@@ -108,7 +109,7 @@ mod threads {
             drop(writer);
             let mut ends = coming_and_going.join().unwrap();
             for end in staying {
-                ends.push(end.join().unwrap());
+                ends.push(end.join().unwrap().seats);
             }
             ends
         });
@@ -119,13 +120,12 @@ mod threads {
         while writer.published() < MESSAGES {
             let length = 1 + dice.below(MESSAGE_MAX);
             writer.admit_within(WAIT).expect("subscribers read on");
-            let chunk = writer.allocate(length).expect("memory for more than subscribers can hold");
-            let memory = writer.chunk_memory(&chunk);
             let sequence = writer.published();
-            // SAFETY: in bounds and aligned: it is the memory of the chunk; exclusive: that is what the sanitizer is to judge, and the
-            // chunk is not sent yet.
-            unsafe { memory.cast::<u8>().write_bytes(content(sequence), length as usize) };
-            writer.send_chunk(chunk, length);
+            let mut loan =
+                Loan::take(&mut writer, length as usize).expect("memory for more than subscribers can hold");
+            // That nobody reads it meanwhile is what the sanitizer is to judge.
+            loan.fill(content(sequence));
+            loan.send();
         }
         writer
     }
@@ -153,9 +153,9 @@ mod threads {
         let seats = Seats::on_heap(1, Arc::clone(&bell));
         let seat = seats.take((1, 1)).expect("there is a seat");
         let memory = Arc::clone(seats.memory());
-        let first = shared.desk.attach(memory, seat, bell, (2, index)).expect("there is room");
+        let first = shared.desk.attach(memory, seat.index(), bell, (2, index)).expect("there is room");
         let (ring, bell) = (Arc::clone(&shared.ring), Arc::clone(&shared.bell));
-        let reader = Reader::new(ring, bell, &seats, seat, first).expect("the first message is possible");
+        let reader = Reader::new(ring, bell, seat, first).expect("the first message is possible");
         End { seats, reader, received: 0 }
     }
 
@@ -193,7 +193,7 @@ mod threads {
     }
 
     /// A subscriber that attaches, reads a few messages and ends, again and again, while the publisher sends.
-    fn come_and_go(shared: &Shared, mut dice: Dice) -> Vec<End> {
+    fn come_and_go(shared: &Shared, mut dice: Dice) -> Vec<Seats<Heap>> {
         let mut ends = Vec::new();
         // Acquire: nothing rests on it; it is what a flag should be.
         while !shared.sent.load(Ordering::Acquire) {
@@ -202,13 +202,14 @@ mod threads {
             for _ in 0..dice.below(20) {
                 look(shared, &mut end, &mut dice);
             }
+            let End { seats, reader, .. } = end;
             if dice.below(2) == 0 {
-                end.seats.leave(end.reader.seat());
+                drop(reader);
                 shared.desk.prune();
             } else {
-                end.seats.close(std::iter::once(&end.reader));
+                seats.close([reader]);
             }
-            ends.push(end);
+            ends.push(seats);
         }
         ends
     }

@@ -64,8 +64,8 @@ fn sleep_where_it_is_refused(refusal: Errno) {
     let seats: Seats<Heap> = Seats::on_heap(1, Arc::clone(&own));
     let memory = Arc::clone(seats.memory());
     let seat = seats.take((7, 1)).unwrap();
-    let first = writer.desk().attach(Arc::clone(&memory), seat, own, (9, 1)).unwrap();
-    let mut reader = Reader::new(Arc::clone(writer.ring()), bell, &seats, seat, first).unwrap();
+    let first = writer.desk().attach(Arc::clone(&memory), seat.index(), own, (9, 1)).unwrap();
+    let mut reader = Reader::new(Arc::clone(writer.ring()), bell, seat, first).unwrap();
 
     assert!(bell::can_wait_for_any(), "nobody has tried");
     let sleeper = std::thread::spawn(move || {

@@ -53,7 +53,10 @@ impl Impostor {
             match stranger.hear().expect("the root does not close before it says why") {
                 ToNode::Refused { refusal, .. } => break format!("refused: {refusal}"),
                 ToNode::Match { publisher, .. } => {
-                    let seat = seats.take((publisher.node, publisher.index)).expect("a seat");
+                    let taken = seats.take((publisher.node, publisher.index)).expect("a seat");
+                    let seat = taken.index();
+                    // It keeps the seat to its end.
+                    std::mem::forget(taken);
                     let subscriber = end.index;
                     let attach = ToRoot::Attach { subscriber, publisher, seat, reader: Carrier::Descriptor };
                     stranger.send(&packet(&attach), &[reader.as_fd()]).expect("the root listens");

@@ -42,7 +42,10 @@ pub fn tamper(folder: &Path, service: &str) -> Vec<String> {
         match said {
             ToNode::Refused { refusal, .. } => return vec![format!("refused: {refusal}")],
             ToNode::Match { publisher, .. } => {
-                let seat = seats.take((publisher.node, publisher.index)).expect("a seat");
+                let taken = seats.take((publisher.node, publisher.index)).expect("a seat");
+                let seat = taken.index();
+                // It keeps the seat to its end.
+                std::mem::forget(taken);
                 let attach = ToRoot::Attach { subscriber: 0, publisher, seat, reader: Carrier::Descriptor };
                 stranger.send(&packet(&attach), &[reader.as_fd()]).expect("the root listens");
             }

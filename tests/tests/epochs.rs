@@ -231,7 +231,10 @@ impl Liar {
             ToNode::Match { publisher, .. } => Some(*publisher),
             _ => None,
         });
-        let seat = seats.take((publisher.node, publisher.index)).unwrap();
+        let taken = seats.take((publisher.node, publisher.index)).unwrap();
+        let seat = taken.index();
+        // It keeps the seat to its end.
+        std::mem::forget(taken);
         let reader: OwnedFd = descriptor(seats.memory().segment().handle().unwrap());
         let attach = ToRoot::Attach { subscriber, publisher, seat, reader: Carrier::Descriptor };
         self.stranger.send(&packet(&attach), &[reader.as_fd()]).unwrap();

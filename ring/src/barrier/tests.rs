@@ -3,10 +3,10 @@
 use super::kernel::{REFUSED, REGISTER_GLOBAL_EXPEDITED, REGISTERED, membarrier};
 use super::*;
 use crate::bell::{Bell, Woken};
-use crate::desk::AttachReaderError;
+use crate::desk::{AttachReaderError, Start};
 use crate::heap::Heap;
 use crate::memory::{Memory, RingMemory};
-use crate::reader::{Reader, Seats};
+use crate::reader::{Reader, Seats, TakenSeat};
 use crate::writer::{RingConfig, Writer};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -30,9 +30,13 @@ fn publisher() -> Writer<Heap> {
     writer
 }
 
-fn attach(writer: &Writer<Heap>, seats: &Seats<Heap>, seat: u32) -> Result<u64, AttachReaderError> {
+fn attach(
+    writer: &Writer<Heap>,
+    seats: &Seats<Heap>,
+    seat: &TakenSeat<Heap>,
+) -> Result<Start, AttachReaderError> {
     let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
-    writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1))
+    writer.desk().attach(memory, seat.index(), Arc::new(Bell::silent()), (9, 1))
 }
 
 #[test]
@@ -42,7 +46,7 @@ fn a_subscriber_that_is_refused_the_barrier_sleeps_in_pieces_and_its_time_is_not
     let seat = seats.take((7, 1)).unwrap();
     REFUSED.set(true);
     let ring = Arc::clone(writer.ring());
-    let reader: Reader<Heap> = Reader::new(ring, Arc::new(Bell::silent()), &seats, seat, 0).unwrap();
+    let reader: Reader<Heap> = Reader::new(ring, Arc::new(Bell::silent()), seat, Start::told(0)).unwrap();
     // For ever, and for longer than a piece.
     for timeout in [None, Some(std::time::Duration::from_secs(3600))] {
         let woken = seats.sleep(std::iter::once(&reader), || false, timeout);
@@ -59,13 +63,13 @@ fn who_is_refused_the_barrier_attaches_nobody_new_and_forgets_nobody() {
     let seats = Seats::on_heap(4, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
     REFUSED.set(true);
-    assert_eq!(attach(&writer, &seats, seat), Err(AttachReaderError::NoBarrier));
+    assert_eq!(attach(&writer, &seats, &seat), Err(AttachReaderError::NoBarrier));
     assert_eq!(writer.desk().count(), 0);
     REFUSED.set(false);
     if heavy() {
-        let first = attach(&writer, &seats, seat).unwrap();
+        let first = attach(&writer, &seats, &seat).unwrap();
         REFUSED.set(true);
-        assert_eq!(attach(&writer, &seats, seat), Ok(first), "it was registered before");
+        assert_eq!(attach(&writer, &seats, &seat), Ok(first), "it was registered before");
         assert_eq!(writer.desk().count(), 1);
     }
 }
@@ -145,9 +149,9 @@ fn a_publisher_changes_over_and_back_and_no_sleeper_misses_it() {
     let seats = Seats::on_heap(1, Arc::new(Bell::silent()));
     let seat = seats.take((7, 1)).unwrap();
     let memory: Arc<<Heap as Memory>::Seats> = Arc::clone(seats.memory());
-    let start = writer.desk().attach(memory, seat, Arc::new(Bell::silent()), (9, 1)).unwrap();
+    let start = writer.desk().attach(memory, seat.index(), Arc::new(Bell::silent()), (9, 1)).unwrap();
     let reader: Reader<Heap> =
-        Reader::new(Arc::clone(writer.ring()), Arc::clone(&bell), &seats, seat, start).unwrap();
+        Reader::new(Arc::clone(writer.ring()), Arc::clone(&bell), seat, start).unwrap();
     let may_sleep = AtomicU32::new(0);
     std::thread::scope(|scope| {
         let (may_sleep, mut reader) = (&may_sleep, reader);

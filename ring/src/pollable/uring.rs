@@ -251,8 +251,8 @@ impl Uring {
     /// Hands over so many requests that were prepared.
     fn submit(&mut self, count: u32) -> io::Result<()> {
         let tail = self.rings.word(self.sq.tail);
-        // Release: the requests come before it. Relaxed: only this process stores it.
-        tail.store(tail.load(Ordering::Relaxed).wrapping_add(count), Ordering::Release);
+        // Relaxed, both: the kernel looks at it within `enter`, on this thread.
+        tail.store(tail.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
         let taken = self.enter(count, 0)?;
         self.in_flight += taken;
         if taken == count { Ok(()) } else { Err(Errno::EAGAIN.into()) }
@@ -272,13 +272,11 @@ impl Uring {
 
     /// Takes what has ended. How it ended does not matter: whoever waited looks.
     fn take_ends(&mut self) {
-        // Acquire: pairs with the kernel's store; nothing is read but the count.
-        let tail = self.rings.word(self.cq.tail).load(Ordering::Acquire);
+        // Relaxed, all: only the counts are read, and nothing of what they count.
+        let tail = self.rings.word(self.cq.tail).load(Ordering::Relaxed);
         let head = self.rings.word(self.cq.head);
-        // Relaxed: only this process stores it.
         let ended = tail.wrapping_sub(head.load(Ordering::Relaxed));
-        // Release: the kernel may use the places again.
-        head.store(tail, Ordering::Release);
+        head.store(tail, Ordering::Relaxed);
         self.in_flight = self.in_flight.saturating_sub(ended);
     }
 }

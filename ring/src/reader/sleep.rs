@@ -226,7 +226,7 @@ impl<M: Memory> Seats<M> {
     /// Says in shared memory how this subscriber sleeps.
     fn say(&self, sleeping: u64) {
         // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see `Desk::wake_sleepers`).
-        self.memory.header().sleeping.store(sleeping, Ordering::Relaxed);
+        self.memory().header().sleeping.store(sleeping, Ordering::Relaxed);
     }
 
     /// Notes the words, says how this subscriber sleeps, and tells its publishers: it listens to those of other users, to as many as it can,

@@ -43,6 +43,8 @@ use super::{Backend, Found, Handle, Hold, LengthBounds, Segment, SegmentError, S
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Anonymous;
 
+impl super::Sealed for Anonymous {}
+
 impl Backend for Anonymous {
     fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError> {
         let (descriptor, length) = new_object(label, length)?;

@@ -179,6 +179,8 @@ impl Named {
     }
 }
 
+impl super::Sealed for Named {}
+
 impl Backend for Named {
     fn create(&self, _label: &str, length: u64, _sharing: Sharing) -> Result<Segment, SegmentError> {
         let length = whole_pages(length)?;

@@ -15,8 +15,10 @@
 #![allow(dead_code, unreachable_pub, reason = "no model needs all of it")]
 
 use hivemind_ring::bell::Bell;
+use hivemind_ring::desk::Start;
 use hivemind_ring::heap::Heap;
 use hivemind_ring::layout::{INLINE_BYTES, INLINE_WORDS};
+use hivemind_ring::loan::Loan;
 use hivemind_ring::reader::{Held, Reader, Seats, Taken};
 use hivemind_ring::retained;
 use hivemind_ring::sync::{Arc, Ordering, fence};
@@ -177,22 +179,23 @@ impl Publisher {
 
     /// Sends a message in a chunk, unless readers hold all memory.
     pub fn send_chunk(&mut self) -> bool {
-        let Ok(chunk) = self.writer.allocate(UNIT) else { return false };
-        self.chunks.write(chunk.offset(), content(self.writer.published()));
-        self.writer.admit().expect("no reader is that far behind");
-        self.writer.send_chunk(chunk, UNIT);
+        let sequence = self.writer.published();
+        let Ok(mut loan) = Loan::take(&mut self.writer, UNIT as usize) else { return false };
+        self.chunks.write(loan.offset(), content(sequence));
+        loan.admit().expect("no reader is that far behind");
+        loan.send();
         true
     }
 
     /// As `send_chunk`, but nothing is sent either when a reader is too far behind.
     pub fn send_chunk_if_admitted(&mut self) -> bool {
-        let Ok(chunk) = self.writer.allocate(UNIT) else { return false };
-        self.chunks.write(chunk.offset(), content(self.writer.published()));
-        if self.writer.admit().is_err() {
-            self.writer.release(chunk);
+        let sequence = self.writer.published();
+        let Ok(mut loan) = Loan::take(&mut self.writer, UNIT as usize) else { return false };
+        self.chunks.write(loan.offset(), content(sequence));
+        if loan.admit().is_err() {
             return false;
         }
-        self.writer.send_chunk(chunk, UNIT);
+        loan.send();
         true
     }
 
@@ -259,11 +262,11 @@ impl Subscription {
         let (ring, subscriber) = (Arc::clone(&door.ring), (2, self.index));
         let reader = if let Some(bell) = &door.strange {
             let bell = Arc::clone(bell);
-            let first = door.desk.attach_stranger(seats, seat, Arc::clone(&bell), subscriber);
-            Reader::of_stranger(ring, bell, &self.seats, seat, first.expect("there is room"))
+            let first = door.desk.attach_stranger(seats, seat.index(), Arc::clone(&bell), subscriber);
+            Reader::of_stranger(ring, bell, seat, first.expect("there is room"))
         } else {
-            let first = door.desk.attach(seats, seat, Arc::clone(&self.bell), subscriber);
-            Reader::new(ring, Arc::clone(&door.bell), &self.seats, seat, first.expect("there is room"))
+            let first = door.desk.attach(seats, seat.index(), Arc::clone(&self.bell), subscriber);
+            Reader::new(ring, Arc::clone(&door.bell), seat, first.expect("there is room"))
         };
         reader.expect("the first message is possible")
     }
@@ -279,10 +282,9 @@ impl Subscription {
             return None;
         }
         let seat = self.seats.take((1, 1)).expect("there is a seat");
-        let first = retained::first(&*door.ring);
+        let first = Start::told(retained::first(&*door.ring));
         let (ring, bell) = (Arc::clone(&door.ring), Arc::clone(&door.bell));
-        let reader =
-            Reader::new(ring, bell, &self.seats, seat, first).expect("the first message is possible");
+        let reader = Reader::new(ring, bell, seat, first).expect("the first message is possible");
         Some(Subscriber { reader, seats: self.seats, received: 0, newest: None })
     }
 
@@ -353,6 +355,18 @@ impl Subscriber {
     pub fn sleep_alone(&self) {
         let news = || self.reader.ready() || self.reader.finished();
         self.seats.sleep_alone(std::iter::once(&self.reader), news);
+    }
+
+    /// Ends, in the order in which a node ends a subscriber; what is left.
+    pub fn close(self) -> Seats<Heap> {
+        self.seats.close([self.reader]);
+        self.seats
+    }
+
+    /// Gives its seat back; what is left.
+    pub fn leave(self) -> Seats<Heap> {
+        drop(self.reader);
+        self.seats
     }
 
     /// Reads what is left of a publisher that sent `published` messages and sends no more.

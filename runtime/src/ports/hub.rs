@@ -20,11 +20,11 @@ use crate::session::{
 };
 use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Connected, Demand, EndId, Offer, Remote};
-use hivemind_ring::desk::{Begin, Desk};
+use hivemind_ring::desk::{Begin, Desk, Start};
 use hivemind_ring::fork::{Counter, Home};
 use hivemind_ring::mapped::{Announced, Bells, Mapped, MappedRing, MappedSeats};
 use hivemind_ring::memory::{RingMemory as _, SeatMemory as _};
-use hivemind_ring::reader::{Reader, Seats};
+use hivemind_ring::reader::{Reader, Seats, TakenSeat};
 use hivemind_ring::segment::{Backend, SegmentError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -166,7 +166,8 @@ pub(crate) struct Arrival {
 
 /// A publisher that was asked to attach this subscriber.
 struct Pending {
-    seat: u32,
+    /// Given back when this is dropped, unless a reader has it then.
+    seat: TakenSeat<Mapped>,
     suitor: Suitor,
     /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
     is_widowed: bool,
@@ -242,15 +243,13 @@ impl SubscriberEnd {
         self.inbox().live.len()
     }
 
-    /// Forgets an attachment and frees its seat.
+    /// Forgets an attachment, whose reader is about to be dropped, or has been.
     pub(crate) fn detached(&self, publisher: EndId, seat: u32) {
         let mut inbox = self.inbox();
         // Attached anew meanwhile: then another seat is the live one.
         if inbox.live.get(&publisher) == Some(&seat) {
             inbox.live.remove(&publisher);
         }
-        drop(inbox);
-        self.seats.leave(seat);
     }
 
     /// Leaves word that this subscriber has to let go of a publisher. False: it is not attached to it.
@@ -285,32 +284,26 @@ impl SubscriberEnd {
         let reader = match self.seats.memory().segment().handle() {
             Ok(reader) => reader,
             Err(error) => {
-                if let Some(pending) = inbox.pending.remove(&publisher) {
-                    self.seats.leave(pending.seat);
-                }
+                inbox.pending.remove(&publisher);
                 return Err(error.to_string());
             }
         };
         // A second match of an unfinished pair (the root changed in between) uses the seat of the first.
-        let seat = match inbox.pending.get(&publisher) {
+        let seat = match inbox.pending.remove(&publisher) {
             Some(pending) => pending.seat,
             None => {
                 let owner = (publisher.node, publisher.index);
                 self.seats.take(owner).map_err(|error| error.to_string())?
             }
         };
+        let seating = Seating { seat: seat.index(), reader };
         inbox.pending.insert(publisher, Pending { seat, suitor, is_widowed: false });
-        Ok(Some(Seating { seat, reader }))
+        Ok(Some(seating))
     }
 
     /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
     fn give_up_widowed(&self) {
-        let widowed: Vec<u32> = {
-            let mut inbox = self.inbox();
-            let widowed = inbox.pending.extract_if(|_, pending| pending.is_widowed);
-            widowed.map(|(_, pending)| pending.seat).collect()
-        };
-        widowed.into_iter().for_each(|seat| self.seats.leave(seat));
+        self.inbox().pending.retain(|_, pending| !pending.is_widowed);
     }
 
     /// Leaves word that the messages of this publisher do not arrive, and why.
@@ -611,13 +604,14 @@ impl Hub {
     fn open_ring(
         &self,
         end: &SubscriberEnd,
-        pending: &Pending,
+        suitor: &Suitor,
+        seat: TakenSeat<Mapped>,
         to: AttachedTo,
     ) -> Result<(Reader<Mapped>, bool), String> {
         let announced = Announced {
-            node: pending.suitor.writer.node,
-            index: pending.suitor.writer.index,
-            fingerprint: pending.suitor.fingerprint,
+            node: suitor.writer.node,
+            index: suitor.writer.index,
+            fingerprint: suitor.fingerprint,
         };
         let trusts = |maker| end.trust.covers(to.user, Some(maker));
         let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
@@ -632,8 +626,8 @@ impl Hub {
         };
         let bell = bells.line(line).ok_or_else(|| format!("it names bell {line}, which no node has"))?;
         let begin = if to.is_stranger { Reader::of_stranger } else { Reader::new };
-        let reader = begin(Arc::new(ring), bell, &end.seats, pending.seat, to.start)
-            .map_err(|error| error.to_string())?;
+        let reader =
+            begin(Arc::new(ring), bell, seat, Start::told(to.start)).map_err(|error| error.to_string())?;
         Ok((reader, copies))
     }
 }
@@ -740,7 +734,7 @@ impl NodeSide for Hub {
             introduce();
             (desk.attach_stranger_from(begin, seats, a.seat, door, subscriber), Some(bells))
         };
-        Ok(AttachReply { start: start.map_err(|error| error.to_string())?, ring: handle, bells })
+        Ok(AttachReply { start: start.map_err(|error| error.to_string())?.sequence(), ring: handle, bells })
     }
 
     fn attach_answered(&self) {
@@ -752,28 +746,25 @@ impl NodeSide for Hub {
     fn attached(&self, a: AttachedTo) {
         let Some(end) = self.subscriber(a.subscriber) else { return };
         let Some(pending) = end.inbox().pending.remove(&a.publisher) else { return };
+        let Pending { seat, mut suitor, .. } = pending;
         let (route, user, is_orphan) = (a.publisher, a.user, a.gone);
-        match self.open_ring(&end, &pending, a) {
+        match self.open_ring(&end, &suitor, seat, a) {
             Ok((reader, copies)) => {
-                let Pending { seat, mut suitor, .. } = pending;
                 suitor.is_gone |= is_orphan;
                 let is_new = !suitor.retains || end.inbox().known.insert(suitor.writer);
                 if !is_new && suitor.is_gone {
                     // Another keeper was faster.
-                    drop(reader);
-                    end.seats.leave(seat);
                     return;
                 }
                 end.put(|inbox| {
-                    inbox.live.insert(route, seat);
+                    inbox.live.insert(route, reader.seat());
                     let Suitor { origin, is_gone: gone, schema, remote_first, .. } = suitor;
                     let arrival = Arrival { reader, origin, route, user, gone, schema, copies, remote_first };
                     inbox.arrivals.push(arrival);
                 });
             }
             Err(reason) => {
-                end.seats.leave(pending.seat);
-                end.not_attached(pending.suitor.origin, reason);
+                end.not_attached(suitor.origin, reason);
             }
         }
         self.notify();
@@ -796,12 +787,12 @@ impl NodeSide for Hub {
             return;
         };
         // The publisher may have registered the seat all the same; it will see that nobody has it.
-        end.seats.leave(pending.seat);
+        let Pending { suitor, .. } = pending;
         // One that ended before it heard of us has nothing for us.
         if reason == PUBLISHER_GONE {
-            tracing::debug!(service = %pending.suitor.origin.service, %publisher, reason, "not attached");
+            tracing::debug!(service = %suitor.origin.service, %publisher, reason, "not attached");
         } else {
-            end.not_attached(pending.suitor.origin, reason.to_owned());
+            end.not_attached(suitor.origin, reason.to_owned());
         }
     }
 

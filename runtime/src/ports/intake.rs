@@ -952,11 +952,13 @@ impl Drop for Intake {
         }
         // Arrivals that nobody took yet are attached, too.
         self.take_news();
-        self.end.seats.close(self.connections.iter().map(|connection| &connection.reader));
+        let connections = std::mem::take(&mut self.connections);
+        let routes: Vec<EndId> = connections.iter().map(|connection| connection.route).collect();
+        self.end.seats.close(connections.into_iter().map(|connection| connection.reader));
         self.member.hub().remove_subscriber(self.index);
         self.member.session().withdraw(self.index);
-        for connection in &self.connections {
-            self.member.session().forget(connection.route.node);
+        for route in routes {
+            self.member.session().forget(route.node);
         }
     }
 }
