@@ -1,8 +1,8 @@
 //! Services that run themselves: two signals over Gotham, each on a thread of its own, until Ctrl-C.
 //!
 //! ```sh
-//! cargo run -p hivemind-examples --bin bat_signal
-//! cargo run -p hivemind-examples --bin bat_cave
+//! cargo run --example bat_signal
+//! cargo run --example bat_cave
 //! ```
 
 use hivemind::{Node, message};

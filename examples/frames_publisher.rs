@@ -1,8 +1,8 @@
 //! Large plain data, filled in place: a loan is memory of the message itself, so a frame of 6 MB is never copied.
 //!
 //! ```sh
-//! cargo run --release -p hivemind-examples --bin frames_publisher
-//! cargo run --release -p hivemind-examples --bin frames_subscriber
+//! cargo run --release --example frames_publisher
+//! cargo run --release --example frames_subscriber
 //! ```
 
 use hivemind::Node;

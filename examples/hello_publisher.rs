@@ -1,9 +1,9 @@
 //! The smallest publisher: ten typed messages a second on `sensors/pose`, until Ctrl-C.
 //!
 //! ```sh
-//! cargo run -p hivemind-examples --bin hello_publisher
-//! cargo run -p hivemind-examples --bin hello_subscriber    # in another terminal, before or after
-//! cargo run -p hm -- echo 'sensors/*'                      # or this, which was never compiled with `Pose`
+//! cargo run --example hello_publisher
+//! cargo run --example hello_subscriber    # in another terminal, before or after
+//! cargo run -p hivemind-cli -- echo 'sensors/*'       # or this, which was never compiled with `Pose`
 //! ```
 
 use hivemind::{Node, message};

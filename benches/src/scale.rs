@@ -42,7 +42,7 @@ pub enum Begins {
 pub enum Creates {
     /// Each when the one before it is accepted.
     OneByOne,
-    /// All in one go, with [`Node::together`](hivemind::Node::together).
+    /// All in one go, with a [batch](hivemind::Node::batch).
     Together,
 }
 

@@ -42,14 +42,14 @@ pub enum Task {
     Publish {
         /// How many.
         services: usize,
-        /// In one go, with [`Node::together`].
+        /// In one go, with a [batch](Node::batch).
         together: bool,
     },
     /// Create that many subscribers, each of one service by its exact name.
     Subscribe {
         /// How many.
         services: usize,
-        /// In one go, with [`Node::together`].
+        /// In one go, with a [batch](Node::batch).
         together: bool,
     },
     /// Create one subscriber of all services.
@@ -307,12 +307,26 @@ impl Cast {
             Task::Join { dir, name } => self.node = Some(join(&dir, &name)?),
             Task::Publish { services, together } => {
                 let node = self.node()?;
-                let publishers = create(node, services, together, |name| node.publisher(name))?;
+                let publishers = if together {
+                    let batch = node.batch();
+                    let publishers = create(services, |name| batch.publisher(name))?;
+                    batch.finish().map_err(HarnessError::hivemind)?;
+                    publishers
+                } else {
+                    create(services, |name| node.publisher(name))?
+                };
                 self.publishers.extend(publishers);
             }
             Task::Subscribe { services, together } => {
                 let node = self.node()?;
-                let subscribers = create(node, services, together, |name| node.subscriber(name))?;
+                let subscribers = if together {
+                    let batch = node.batch();
+                    let subscribers = create(services, |name| batch.subscriber(name))?;
+                    batch.finish().map_err(HarnessError::hivemind)?;
+                    subscribers
+                } else {
+                    create(services, |name| node.subscriber(name))?
+                };
                 self.subscribers.extend(subscribers);
             }
             Task::FirstMessages { messages, ahead } => {
@@ -368,15 +382,12 @@ impl Cast {
     }
 }
 
-/// One end for each of so many services, one by one or all in one go.
+/// One end for each of so many services.
 fn create<T, E: std::error::Error + Send + Sync + 'static>(
-    node: &Node,
     services: usize,
-    together: bool,
     one: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Vec<T>, HarnessError> {
-    let all = || (0..services).map(|number| one(&service(number))).collect::<Result<Vec<T>, E>>();
-    let created = if together { node.together(all).map_err(HarnessError::hivemind)? } else { all() };
+    let created = (0..services).map(|number| one(&service(number))).collect::<Result<Vec<T>, E>>();
     created.map_err(HarnessError::hivemind)
 }
 

@@ -14,7 +14,10 @@ struct Example {
 }
 
 impl Example {
-    fn start(program: &str, dir: &Path) -> Example {
+    fn start(name: &str, dir: &Path) -> Example {
+        // `cargo test` builds them beside the folder of this test.
+        let test = std::env::current_exe().unwrap();
+        let program = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
         let mut child = Command::new(program)
             .env("HIVEMIND_DIR", dir)
             .stdout(Stdio::piped())
@@ -47,8 +50,7 @@ impl Drop for Example {
 fn a_subscriber_prints_what_a_publisher_sends_whichever_starts_first() {
     for subscriber_first in [true, false] {
         let dir = tempfile::tempdir().unwrap();
-        let (publisher, subscriber) =
-            (env!("CARGO_BIN_EXE_hello_publisher"), env!("CARGO_BIN_EXE_hello_subscriber"));
+        let (publisher, subscriber) = ("hello_publisher", "hello_subscriber");
         let (first, second) =
             if subscriber_first { (subscriber, publisher) } else { (publisher, subscriber) };
         let (mut first, mut second) = (Example::start(first, dir.path()), Example::start(second, dir.path()));
@@ -62,12 +64,12 @@ fn a_subscriber_prints_what_a_publisher_sends_whichever_starts_first() {
 #[test]
 fn a_subscriber_goes_on_when_its_publisher_is_killed_and_started_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut subscriber = Example::start(env!("CARGO_BIN_EXE_hello_subscriber"), dir.path());
-    let publisher = Example::start(env!("CARGO_BIN_EXE_hello_publisher"), dir.path());
+    let mut subscriber = Example::start("hello_subscriber", dir.path());
+    let publisher = Example::start("hello_publisher", dir.path());
     let line = subscriber.line_with("in map");
     let pose: u64 = line.split(' ').nth(1).unwrap().parse().unwrap();
     drop(publisher);
-    let mut publisher = Example::start(env!("CARGO_BIN_EXE_hello_publisher"), dir.path());
+    let mut publisher = Example::start("hello_publisher", dir.path());
     let later = pose + 20;
     publisher.line_with(&format!("sent {later} to 1"));
     subscriber.line_with(&format!("pose {later} "));
@@ -76,8 +78,8 @@ fn a_subscriber_goes_on_when_its_publisher_is_killed_and_started_again() {
 #[test]
 fn a_frame_is_read_in_place_and_can_be_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let _publisher = Example::start(env!("CARGO_BIN_EXE_frames_publisher"), dir.path());
-    let mut subscriber = Example::start(env!("CARGO_BIN_EXE_frames_subscriber"), dir.path());
+    let _publisher = Example::start("frames_publisher", dir.path());
+    let mut subscriber = Example::start("frames_subscriber", dir.path());
     let line = subscriber.line_with("of 6220800 bytes");
     assert!(line.contains("from Some("), "{line}");
     let line = subscriber.line_with("kept");
@@ -89,8 +91,8 @@ fn a_frame_is_read_in_place_and_can_be_kept() {
 #[test]
 fn a_handler_sees_every_service_that_matches() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cave = Example::start(env!("CARGO_BIN_EXE_bat_cave"), dir.path());
-    let _police = Example::start(env!("CARGO_BIN_EXE_bat_signal"), dir.path());
+    let mut cave = Example::start("bat_cave", dir.path());
+    let _police = Example::start("bat_signal", dir.path());
     cave.line_with("bat-signal-spare: docks");
     cave.line_with("bat-signal-main: police headquarters at 100 %");
 }
@@ -98,7 +100,7 @@ fn a_handler_sees_every_service_that_matches() {
 #[test]
 fn a_reliable_service_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut example = Example::start(env!("CARGO_BIN_EXE_reliable"), dir.path());
+    let mut example = Example::start("reliable", dir.path());
     assert!(example.line_with("payments").contains("1000 payments, 250000 cents, none lost"));
     assert!(example.child.wait().unwrap().success());
 }

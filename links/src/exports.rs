@@ -99,7 +99,7 @@ impl HiveExports {
         let nothing: Predicate = Arc::new(|_| false);
         let gate = Arc::new(ExportGate { wanted: Mutex::new(nothing), candidates: Mutex::default() });
         let choice: Arc<dyn Gate> = Arc::clone(&gate) as _;
-        let intake = Intake::create(member, "**", None, Duration::ZERO, Trust::SameUser, Some(choice))?;
+        let intake = Intake::create(member, "**", None, Duration::ZERO, Trust::SameUser, Some(choice), None)?;
         let waker = Arc::new(ExportWaker { port: intake.waker(), is_woken: AtomicBool::new(false) });
         Ok(HiveExports {
             member: Arc::clone(member),

@@ -1,11 +1,11 @@
 //! Links to other hosts (feature `links`): their services here, and the services of this host there, under the same names.
 //!
 //! ```no_run
-//! use hivemind::Node;
-//! use hivemind::links::{LinkOptions, Links, Security};
+//! use hivemind_links::{LinkOptions, Links, Security};
+//! use hivemind_runtime::ports::{Member, MemberOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let node = Node::join("link")?;
+//! let node = Member::join(&MemberOptions::new("link"))?; // or a `hivemind::Node`
 //! let options = LinkOptions::new(Security::key("keys/robot.pem")?)
 //!     .listen("0.0.0.0:7700".parse()?)
 //!     .peer("station:7700".parse()?);

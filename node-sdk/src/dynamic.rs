@@ -33,7 +33,7 @@ pub struct DynamicSample {
 
 impl DynamicSubscriber {
     pub(crate) fn create(member: &Arc<Member>, filter: &str) -> Result<Self, SubscriberError> {
-        let intake = Intake::create(member, filter, None, Duration::ZERO, Trust::SameUser, None)?;
+        let intake = Intake::create(member, filter, None, Duration::ZERO, Trust::SameUser, None, None)?;
         Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
     }
 

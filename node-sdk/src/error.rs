@@ -1,18 +1,16 @@
-//! Every error of the public surface; each says what to do next.
-//!
-//! `Debug` prints the same sentence as `Display`: it is what a program shows whose `main` returns the error.
+//! Errors of nodes; each says what to do next. Those of ends are in `hivemind_runtime::ports`.
 
 use hivemind_core::name::NameError;
 use hivemind_ring::fork::Forked;
 use hivemind_ring::mapped::CreateError;
 use hivemind_ring::segment::SegmentError;
 use hivemind_runtime::ports::MemberError;
-use hivemind_runtime::session::{AnnounceError, JoinError};
+use hivemind_runtime::session::{AnnounceError, JoinError, RefusedEnd};
 #[cfg(feature = "links")]
 use std::time::Duration;
 
 /// Why a node could not join.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
     /// The name of the node or of the hive does not parse; the source says where.
@@ -79,21 +77,17 @@ impl From<hivemind_links::remote::RemoteError> for NodeError {
     }
 }
 
-/// Some of the ends that were created together ([`crate::Node::together`]) were refused; all of them are gone again.
-#[derive(thiserror::Error)]
-#[error(
-    "{} ends that were created together were refused, the first of {:?}: {}",
-    .refused.len(), .refused[0].0, .refused[0].1
-)]
-pub struct TogetherError {
-    /// The service or the filter of each that was refused, and why; at least one.
+/// Some of the ends of a [`Batch`](crate::Batch) were refused, and are in no hive. Drop them, or put right what each error names.
+#[derive(Debug, thiserror::Error)]
+#[error("{} ends of a batch were refused, the first of {:?}: {}", .refused.len(), .refused[0].0, .refused[0].1)]
+pub struct BatchError {
     refused: Vec<(String, AnnounceError)>,
 }
 
-impl TogetherError {
-    pub(crate) fn new(refused: Vec<(String, AnnounceError)>) -> Self {
+impl BatchError {
+    pub(crate) fn new(refused: Vec<RefusedEnd>) -> Self {
         assert!(!refused.is_empty(), "there is an error because something was refused");
-        TogetherError { refused }
+        BatchError { refused: refused.into_iter().map(|end| (end.what, end.error)).collect() }
     }
 
     /// The service or the filter of each end that was refused, and why; at least one.
@@ -103,7 +97,7 @@ impl TogetherError {
 }
 
 /// Why [`crate::Node::run`] ended other than in order.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The signal handlers could not be installed.
@@ -121,15 +115,3 @@ pub enum RunError {
         reason: String,
     },
 }
-
-macro_rules! debug_as_sentence {
-    ($($error:ty),+ $(,)?) => {
-        $(impl std::fmt::Debug for $error {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                std::fmt::Display::fmt(self, f)
-            }
-        })+
-    };
-}
-
-debug_as_sentence!(NodeError, TogetherError, RunError);

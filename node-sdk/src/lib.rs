@@ -67,6 +67,7 @@ struct Readme;
 #[doc(inline)]
 pub use hivemind_links as links;
 
+mod batch;
 mod dynamic;
 mod error;
 mod message;
@@ -77,23 +78,31 @@ mod sample;
 mod service;
 mod subscriber;
 
+pub use batch::Batch;
 pub use dynamic::{DynamicSample, DynamicSubscriber};
-pub use error::{NodeError, RunError, TogetherError};
+pub use error::{BatchError, NodeError, RunError};
 pub use hivemind_core::filter::{Filter, FilterError};
 pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
 pub use hivemind_core::protocol::EndId;
 pub use hivemind_core::schema;
 pub use hivemind_derive::message;
+pub use hivemind_ring::archive::Refused;
 pub use hivemind_ring::fork::Forked;
-pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy};
+pub use hivemind_ring::mapped::CreateError;
+pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy, SegmentError};
 pub use hivemind_runtime::ports::{
     ConnectionStatus, LoanError, Origin, PublisherError, RecvError, SendError, Skipped, SubscriberError,
     Trust, WaitError, WatchError,
 };
-pub use hivemind_runtime::session::{AnnounceError, Handle, JoinError, Listing, SessionError};
+pub use hivemind_runtime::runtime_dir::RuntimeDirError;
+pub use hivemind_runtime::session::{
+    AnnounceError, ConnectionInfo, Handle, JoinError, Listing, NodeInfo, PublisherInfo, ServiceInfo,
+    SessionError, SubscriberInfo, WaitedFor,
+};
 pub use message::Message;
 pub use node::{Node, NodeBuilder};
 pub use publisher::{Loan, Publisher, PublisherBuilder};
+#[doc(hidden)] // For what `#[message]` expands to.
 pub use rkyv;
 pub use run::StopHandle;
 pub use sample::Sample;

@@ -1,7 +1,8 @@
 //! A node: a process, or a part of one, that has joined a hive.
 
+use crate::batch::Batch;
 use crate::dynamic::DynamicSubscriber;
-use crate::error::{NodeError, RunError, TogetherError};
+use crate::error::{NodeError, RunError};
 use crate::message::Message;
 use crate::publisher::{Publisher, PublisherBuilder};
 use crate::run::{Crew, StopHandle};
@@ -217,7 +218,7 @@ impl Node {
 
     /// Options for a publisher of `service`.
     pub fn publisher_builder<T: Message + ?Sized>(&self, service: &str) -> PublisherBuilder<T> {
-        PublisherBuilder::new(Arc::clone(&self.member), service)
+        PublisherBuilder::new(Arc::clone(&self.member), None, service)
     }
 
     /// A subscriber of all services that match `filter` and carry `T`: `*` stands for any text within a level, `**` across
@@ -233,7 +234,7 @@ impl Node {
 
     /// Options for a subscriber.
     pub fn subscriber_builder<T: Message + ?Sized>(&self, filter: &str) -> SubscriberBuilder<T> {
-        SubscriberBuilder::new(Arc::clone(&self.member), filter)
+        SubscriberBuilder::new(Arc::clone(&self.member), None, filter)
     }
 
     /// A subscriber of services of any type, for tools that were not compiled with it: the schema comes with the service.
@@ -244,27 +245,9 @@ impl Node {
         DynamicSubscriber::create(&self.member, filter)
     }
 
-    /// Runs `create` and waits for the root once, for all publishers and subscribers that it creates on this thread, instead of
-    /// once for each: a thousand of them are there in a fraction of the time.
-    ///
-    /// ```
-    /// # use hivemind::Node;
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let node = Node::builder("camera").dir(folder.path()).join()?;
-    /// let publishers = node.together(|| {
-    ///     (0..100).map(|joint| node.publisher::<[u8]>(&format!("arm/{joint}"))).collect::<Result<Vec<_>, _>>()
-    /// })??;
-    /// assert_eq!(publishers.len(), 100);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`TogetherError`] names all that the root refused; whatever `create` returned is dropped then. Why an end could not even
-    /// be announced is said by the call that creates it, as always.
-    pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, TogetherError> {
-        self.member.session().together(create).map_err(TogetherError::new)
+    /// Creates many publishers and subscribers with one wait for the root; see [`Batch`].
+    pub fn batch(&self) -> Batch {
+        Batch::new(&self.member)
     }
 
     /// A service that runs itself: `body` is called again and again on a thread of its own, until the node leaves or it returns
@@ -278,8 +261,6 @@ impl Node {
         F: FnMut(&mut Service<T>) -> Result<(), ServiceError> + Send + 'static,
     {
         let publisher = self.publisher::<T>(service)?;
-        // Its thread begins at once, so within `together` it is not left for the end.
-        self.member.session().confirm()?;
         self.crew.start_service(service, Service::new(publisher), body).map_err(PublisherError::Thread)
     }
 
@@ -293,8 +274,6 @@ impl Node {
         F: FnMut(Sample<T>) + Send + 'static,
     {
         let subscriber = self.subscriber::<T>(filter)?;
-        // As in `service`.
-        self.member.session().confirm()?;
         self.crew.start_handler(filter, subscriber, handler).map_err(SubscriberError::Thread)
     }
 

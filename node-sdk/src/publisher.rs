@@ -8,7 +8,7 @@ use hivemind_core::schema::Schema;
 use hivemind_ring::archive;
 use hivemind_ring::segment::{HugePages, Prefaulted};
 use hivemind_runtime::ports::{
-    LoanError, Member, Outlet, OutletOptions, PublisherError, SendError, WaitError,
+    Batch, LoanError, Member, Outlet, OutletOptions, PublisherError, SendError, WaitError,
 };
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -27,15 +27,17 @@ pub struct Publisher<T: Message + ?Sized> {
 #[derive(Debug)]
 pub struct PublisherBuilder<T: ?Sized> {
     member: Arc<Member>,
+    batch: Option<Arc<Batch>>,
     service: String,
     options: OutletOptions,
     message: PhantomData<fn(&T)>,
 }
 
 impl<T: Message + ?Sized> PublisherBuilder<T> {
-    pub(crate) fn new(member: Arc<Member>, service: &str) -> Self {
+    pub(crate) fn new(member: Arc<Member>, batch: Option<Arc<Batch>>, service: &str) -> Self {
         PublisherBuilder {
             member,
+            batch,
             service: service.to_owned(),
             options: OutletOptions::default(),
             message: PhantomData,
@@ -120,7 +122,13 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     pub fn create(self) -> Result<Publisher<T>, PublisherError> {
         let schema = Schema::try_of::<T>()
             .map_err(|source| PublisherError::Type { type_name: std::any::type_name::<T>(), source })?;
-        let outlet = Outlet::create(&self.member, &self.service, Kind::of(&schema), &self.options)?;
+        let outlet = Outlet::create(
+            &self.member,
+            &self.service,
+            Kind::of(&schema),
+            &self.options,
+            self.batch.as_deref(),
+        )?;
         Ok(Publisher { sender: Sender::new(outlet), message: PhantomData })
     }
 }

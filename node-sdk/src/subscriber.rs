@@ -7,8 +7,8 @@ use hivemind_core::filter::Filter;
 use hivemind_core::schema::Schema;
 use hivemind_ring::archive::{InvalidArchive, Message as Arrived};
 use hivemind_runtime::ports::{
-    ConnectionStatus, Intake, Member, Receiving, RecvError, SPIN, Skipped, SubscriberError, Trust, WaitError,
-    WatchError, receive,
+    Batch, ConnectionStatus, Intake, Member, Receiving, RecvError, SPIN, Skipped, SubscriberError, Trust,
+    WaitError, WatchError, receive,
 };
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,6 +25,7 @@ pub struct Subscriber<T: Message + ?Sized> {
 #[derive(Debug)]
 pub struct SubscriberBuilder<T: ?Sized> {
     member: Arc<Member>,
+    batch: Option<Arc<Batch>>,
     filter: String,
     spin: Duration,
     trust: Trust,
@@ -32,9 +33,10 @@ pub struct SubscriberBuilder<T: ?Sized> {
 }
 
 impl<T: Message + ?Sized> SubscriberBuilder<T> {
-    pub(crate) fn new(member: Arc<Member>, filter: &str) -> Self {
+    pub(crate) fn new(member: Arc<Member>, batch: Option<Arc<Batch>>, filter: &str) -> Self {
         SubscriberBuilder {
             member,
+            batch,
             filter: filter.to_owned(),
             spin: SPIN,
             trust: Trust::default(),
@@ -66,7 +68,15 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         let schema = Schema::try_of::<T>()
             .map_err(|source| SubscriberError::Type { type_name: std::any::type_name::<T>(), source })?;
         let kind = Some(Kind::of(&schema));
-        let intake = Intake::create(&self.member, &self.filter, kind, self.spin, self.trust, None)?;
+        let intake = Intake::create(
+            &self.member,
+            &self.filter,
+            kind,
+            self.spin,
+            self.trust,
+            None,
+            self.batch.as_deref(),
+        )?;
         Ok(Subscriber { intake, message: PhantomData })
     }
 }

@@ -288,19 +288,17 @@ fn a_publisher_of_another_type_is_refused_and_a_subscriber_is_told_and_waits() {
 
 // This was a panic once: the schema was made by the call that cannot fail.
 #[test]
-fn ends_created_together_work_and_one_that_is_refused_takes_all_back() {
+fn ends_of_a_batch_work_and_those_that_are_refused_are_named() {
     let hive = Hive::new();
     let camera = hive.join("camera");
     let listener = hive.join("listener");
     let name = |number: usize| format!("joint/{number}");
-    let mut publishers = camera
-        .together(|| (0..50).map(|n| camera.publisher::<Pose>(&name(n))).collect::<Result<Vec<_>, _>>())
-        .unwrap()
-        .unwrap();
-    let mut subscribers = listener
-        .together(|| (0..50).map(|n| listener.subscriber::<Pose>(&name(n))).collect::<Result<Vec<_>, _>>())
-        .unwrap()
-        .unwrap();
+    let batch = camera.batch();
+    let mut publishers: Vec<_> = (0..50).map(|n| batch.publisher::<Pose>(&name(n)).unwrap()).collect();
+    batch.finish().unwrap();
+    let batch = listener.batch();
+    let mut subscribers: Vec<_> = (0..50).map(|n| batch.subscriber::<Pose>(&name(n)).unwrap()).collect();
+    batch.finish().unwrap();
     for (id, publisher) in publishers.iter_mut().enumerate() {
         publisher.wait_for_subscribers(1, PATIENCE).unwrap();
         publisher.send(&pose(id as u64)).unwrap();
@@ -309,23 +307,63 @@ fn ends_created_together_work_and_one_that_is_refused_takes_all_back() {
         assert_eq!(subscriber.recv_timeout(PATIENCE).unwrap().unwrap().id, id as u64);
     }
 
-    let refused = listener
-        .together(|| (49..52).map(|n| listener.publisher::<Signal>(&name(n))).collect::<Result<Vec<_>, _>>())
-        .unwrap_err();
+    let batch = listener.batch();
+    let others: Vec<_> = (49..52).map(|n| batch.publisher::<Signal>(&name(n)).unwrap()).collect();
+    let refused = batch.finish().unwrap_err();
     assert_eq!(refused.refused().len(), 1);
     assert_eq!(refused.refused()[0].0, "joint/49");
     assert!(refused.to_string().contains("joint/49"), "{refused}");
-    // Asked by the node that took them back, so the root hears that first.
-    assert_eq!(listener.observe().unwrap().publishers.len(), 50, "the others were taken back");
+    // The one that was refused is in no hive, though it is held still; the others are.
+    assert_eq!(listener.observe().unwrap().publishers.len(), 52);
+    drop(others);
+    assert_eq!(listener.observe().unwrap().publishers.len(), 50);
+}
+
+/// A payload whose fields are called as the methods and the private fields of a sample.
+#[message]
+#[derive(Debug, Clone, PartialEq)]
+struct Namesakes {
+    service: u8,
+    sequence: u8,
+    publisher: u8,
+    origin: u8,
+    held: u8,
 }
 
 #[test]
-fn a_service_that_runs_itself_is_refused_at_once_even_among_others() {
+fn a_sample_hides_no_field_of_its_payload() {
+    let hive = Hive::new();
+    let node = hive.join("node");
+    let mut subscriber = node.subscriber::<Namesakes>("names").unwrap();
+    let mut publisher = node.publisher::<Namesakes>("names").unwrap();
+    publisher.send(&Namesakes { service: 1, sequence: 2, publisher: 3, origin: 4, held: 5 }).unwrap();
+    let sample = subscriber.recv_timeout(PATIENCE).unwrap().unwrap();
+    let fields = [sample.service, sample.sequence, sample.publisher, sample.origin, sample.held];
+    assert_eq!(fields, [1, 2, 3, 4, 5]);
+    assert_eq!((sample.service().as_str(), sample.sequence()), ("names", 0));
+}
+
+// Once what belonged together was known by the thread, so a batch could not be filled by several.
+#[test]
+fn a_batch_is_filled_by_several_threads_and_concerns_nothing_else() {
     let hive = Hive::new();
     let camera = hive.join("camera");
     let _typed = camera.publisher::<Pose>("a").unwrap();
-    let refused = camera.together(|| camera.service::<Signal, _>("a", |_| unreachable!("it was refused")));
-    assert!(matches!(refused.unwrap(), Err(hivemind::PublisherError::Announce(_))));
+    let batch = camera.batch();
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                let batch = &batch;
+                scope.spawn(move || batch.publisher::<Signal>(&format!("b/{thread}")).unwrap())
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    // Not of the batch: refused at once.
+    let refused = camera.service::<Signal, _>("a", |_| unreachable!("it was refused"));
+    assert!(matches!(refused, Err(hivemind::PublisherError::Announce(_))));
+    batch.finish().unwrap();
+    assert_eq!(ends.len(), 4);
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | [`Member`] | the node: its connection with the roots, and all its ends |
 //! | [`Outlet`] | a sending end; [`StandIn`] is one that publishes for another host |
+//! | [`Batch`] | ends that are waited for once |
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
 //! | [`Waiter`] | what one waits on for many receiving ends at once |
 
+mod batch;
 mod error;
 mod hub;
 mod intake;
@@ -19,6 +21,7 @@ mod waiter;
 mod wards;
 mod watch;
 
+pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
 pub use hub::Gate;
 pub use intake::{ConnectionStatus, Intake, Receiving, RoutePoll, SPIN, Skipped, Waker, receive};

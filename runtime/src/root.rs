@@ -35,6 +35,7 @@ use hivemind_core::protocol::{Refusal, ToNode, ToRoot, decode, encode};
 
 mod door;
 pub(crate) mod lock;
+mod office;
 pub(crate) mod server;
 
 use lock::{FileId, RootLock};

@@ -15,8 +15,8 @@
 //! meanwhile ([`Session::offer_while`]), by the thread that looks after the link: what the root says about the end waits in the
 //! socket until it is there.
 //!
-//! A thread that announces many ends ([`Session::together`]) does not wait for each answer: the root works on the first while
-//! the next are made, and all answers are awaited at the end.
+//! Ends that are announced within a [`Gathering`] do not wait for each answer: the root works on the first while
+//! the next are made, and all answers are awaited at the end ([`Session::finish`]).
 //!
 //! ```text
 //!            connected         Welcome
@@ -32,12 +32,12 @@
 //!
 //! A forked child has neither the thread nor what it holds, and finds locks that may stay locked: each call says [`Forked`] before it takes
 //! one, or does nothing where there is nothing to be said. The child may join by itself.
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -46,6 +46,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use hivemind_ring::segment::Handle;
 
+use crate::lock;
 use crate::runtime_dir::RuntimeDir;
 use hivemind_core::filter::Filter;
 use hivemind_core::name::{NodeName, ServiceName};
@@ -369,15 +370,36 @@ struct Shared {
     home: Home,
     wake: EventFd,
     inbox: Mutex<Inbox>,
-    /// What each thread that announces many ends still waits for.
-    together: Mutex<HashMap<ThreadId, Vec<Awaited>>>,
     status: Mutex<Status>,
     next_request: AtomicU64,
 }
 
+/// Announcements whose answers are awaited later, by [`Session::finish`]. Several threads may announce within one.
+#[derive(Default)]
+pub struct Gathering {
+    awaited: Mutex<Vec<Awaited>>,
+}
+
+impl fmt::Debug for Gathering {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Gathering").field("awaited", &lock(&self.awaited).len()).finish()
+    }
+}
+
+/// An end that was announced within a [`Gathering`] and refused.
+#[derive(Debug)]
+pub struct RefusedEnd {
+    /// Which end of this node.
+    pub index: u32,
+    /// The name of the service, or the filter.
+    pub what: String,
+    /// Why.
+    pub error: AnnounceError,
+}
+
 /// An announcement whose answer is awaited later.
 struct Awaited {
-    request: u64,
+    index: u32,
     /// The name of the service, or the filter.
     what: String,
     answer: Receiver<Result<(), AnnounceError>>,
@@ -464,7 +486,6 @@ impl Session {
             home: Home::here(),
             wake,
             inbox: Mutex::default(),
-            together: Mutex::default(),
             status: Mutex::new(Status { root_pid: None, root_epoch: 0, hosts_root: false, waited_for }),
             next_request: AtomicU64::new(FIRST_REQUEST),
         });
@@ -495,7 +516,7 @@ impl Session {
     /// [`AnnounceError`].
     pub fn offer(&self, offer: Offer) -> Result<(), AnnounceError> {
         check_offer(&offer)?;
-        self.announce_while(Announcement::Offer(offer), || Ok(()))
+        self.announce_while(Announcement::Offer(offer), None, || Ok(()))
     }
 
     /// Announces a subscription. Waits as [`Session::offer`] does.
@@ -504,22 +525,23 @@ impl Session {
     /// [`AnnounceError`].
     pub fn demand(&self, demand: Demand) -> Result<(), AnnounceError> {
         check_demand(&demand)?;
-        self.announce_while(Announcement::Demand(demand), || Ok(()))
+        self.announce_while(Announcement::Demand(demand), None, || Ok(()))
     }
 
     /// As [`Session::offer`], and makes the publisher, if possible while the root works on the announcement: `make` is called
     /// once, and nothing that the root says about the end is heard before it returns. So it must not take long, and it is `make`
-    /// that lists the end for the roll call.
+    /// that lists the end for the roll call. Within a gathering the answer is not awaited here.
     ///
     /// # Errors
     /// What `make` says, and [`AnnounceError`]. Then take the end out of the roll call, if it is in, and withdraw it.
     pub fn offer_while<T, E: From<AnnounceError>>(
         &self,
         offer: Offer,
+        gathering: Option<&Gathering>,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         check_offer(&offer)?;
-        self.announce_while(Announcement::Offer(offer), make)
+        self.announce_while(Announcement::Offer(offer), gathering, make)
     }
 
     /// As [`Session::demand`], in the way of [`Session::offer_while`].
@@ -529,93 +551,69 @@ impl Session {
     pub fn demand_while<T, E: From<AnnounceError>>(
         &self,
         demand: Demand,
+        gathering: Option<&Gathering>,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         check_demand(&demand)?;
-        self.announce_while(Announcement::Demand(demand), make)
+        self.announce_while(Announcement::Demand(demand), gathering, make)
     }
 
-    /// Runs `create` on this thread; what it announces is not answered one by one, but all at the end. For many ends this
-    /// takes a fraction of the time. Other threads are not concerned.
-    ///
-    /// # Errors
-    /// What was refused (the name of the service, or the filter), and why. [`Session::offer`] and [`Session::demand`] have
-    /// said `Ok` for it in the meantime, so take those ends back.
-    pub fn together<R>(&self, create: impl FnOnce() -> R) -> Result<R, Vec<(String, AnnounceError)>> {
-        let thread = thread::current().id();
+    /// Waits for the answers to what was announced within this gathering so far, at most for the patience. Those that were
+    /// refused; take those ends back.
+    #[must_use]
+    pub fn finish(&self, gathering: &Gathering) -> Vec<RefusedEnd> {
         if !self.shared.home.is_here() {
-            // Each call within says so.
-            return Ok(create());
+            // Each announcement has said so.
+            return Vec::new();
         }
-        if self.shared.together().contains_key(&thread) {
-            // Within another such call, which waits for these, too.
-            return Ok(create());
-        }
-        self.shared.together().insert(thread, Vec::new());
-        let gathering = Gathering { shared: &self.shared, thread };
-        let created = create();
-        let awaited = gathering.finish();
         let begun = Instant::now();
-        let mut refused = Vec::new();
-        for Awaited { request, what, answer } in awaited {
+        let awaited = std::mem::take(&mut *lock(&gathering.awaited));
+        let refused = awaited.into_iter().filter_map(|Awaited { index, what, answer }| {
             let left = self.shared.patience.saturating_sub(begun.elapsed());
-            if let Err(error) = self.wait(&answer, request, left, AnnounceError::from) {
-                refused.push((what, error));
-            }
-        }
-        if refused.is_empty() { Ok(created) } else { Err(refused) }
-    }
-
-    /// Waits for what this thread announced last, if it is within [`Session::together`]; it is not awaited again at the end.
-    ///
-    /// # Errors
-    /// [`AnnounceError`].
-    pub fn confirm(&self) -> Result<(), AnnounceError> {
-        self.shared.home.check()?;
-        let last = self.shared.together().get_mut(&thread::current().id()).and_then(Vec::pop);
-        last.map_or(Ok(()), |Awaited { request, answer, .. }| {
-            self.wait(&answer, request, self.shared.patience, AnnounceError::from)
-        })
+            let error = self.wait(&answer, u64::from(index), left, AnnounceError::from).err()?;
+            Some(RefusedEnd { index, what, error })
+        });
+        refused.collect()
     }
 
     fn announce_while<T, E: From<AnnounceError>>(
         &self,
         announcement: Announcement,
+        gathering: Option<&Gathering>,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         self.shared.home.check().map_err(AnnounceError::from)?;
-        // Nobody waits for a single answer within `together`: then there is no time to be filled.
-        let waits = !self.shared.together().contains_key(&thread::current().id());
-        let ahead = waits.then(|| control::announce_ahead(&self.control, &announcement)).flatten();
+        // Nobody waits for a single answer of a gathering: then there is no time to be filled.
+        let ahead = gathering
+            .is_none()
+            .then(|| control::drive::announce_ahead(&self.control, &announcement))
+            .flatten();
         // If this fails, or panics, what was said ahead is taken back.
         let made = make()?;
-        self.announce(announcement, ahead)?;
+        self.announce(announcement, gathering, ahead)?;
         Ok(made)
     }
 
     fn announce(
         &self,
         announcement: Announcement,
-        ahead: Option<control::Ahead>,
+        gathering: Option<&Gathering>,
+        ahead: Option<control::drive::Ahead>,
     ) -> Result<(), AnnounceError> {
-        let request = u64::from(announcement.index());
+        let index = announcement.index();
         let (reply, answer) = bounded(1);
-        let what = {
-            let together = self.shared.together();
-            together.contains_key(&thread::current().id()).then(|| announcement.what().to_owned())
-        };
+        let what = gathering.map(|gathering| (gathering, announcement.what().to_owned()));
         let driver = what.is_none().then_some(&answer);
-        let handed_back = control::drive(&self.control, announcement, reply, driver, ahead);
+        let handed_back = control::drive::drive(&self.control, announcement, reply, driver, ahead);
         if let Some((announcement, reply)) = handed_back {
             self.shared.push(Command::Announce { announcement, reply }).map_err(AnnounceError::from)?;
         }
         match what {
-            Some(what) => {
-                let awaited = Awaited { request, what, answer };
-                self.shared.together().entry(thread::current().id()).or_default().push(awaited);
+            Some((gathering, what)) => {
+                lock(&gathering.awaited).push(Awaited { index, what, answer });
                 Ok(())
             }
-            None => self.wait(&answer, request, self.shared.patience, AnnounceError::from),
+            None => self.wait(&answer, u64::from(index), self.shared.patience, AnnounceError::from),
         }
     }
 
@@ -753,7 +751,7 @@ impl Session {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != thread::current().id()
-            && !control::is_driving()
+            && !control::drive::is_driving()
         {
             // A panic of that thread has been reported by it.
             let _ = thread.join();
@@ -780,25 +778,6 @@ impl fmt::Debug for Session {
             .field("node", &format_args!("{:016x}", self.shared.node))
             .field("root_pid", &self.root_pid())
             .finish_non_exhaustive()
-    }
-}
-
-/// A thread's announcements are gathered as long as this lives.
-struct Gathering<'session> {
-    shared: &'session Shared,
-    thread: ThreadId,
-}
-
-impl Gathering<'_> {
-    fn finish(self) -> Vec<Awaited> {
-        self.shared.together().remove(&self.thread).unwrap_or_default()
-    }
-}
-
-impl Drop for Gathering<'_> {
-    fn drop(&mut self) {
-        // Also when what was to be created panics: the thread may go on to announce something else.
-        self.shared.together().remove(&self.thread);
     }
 }
 
@@ -836,10 +815,6 @@ impl Shared {
     // A panic while one of these is held is one in this file; what is inside is whole at any moment.
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn together(&self) -> MutexGuard<'_, HashMap<ThreadId, Vec<Awaited>>> {
-        self.together.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use hivemind_core::protocol::{EndId, Offer};
 use hivemind_core::schema::{Describe, Schema, SchemaBuilder, TypeRef};
 use hivemind_runtime::root::{ServeOptions, StopHandle, serve_root};
-use hivemind_runtime::session::{AnnounceError, Announcement, JoinError, RootRole, SessionError, WaitedFor};
+use hivemind_runtime::session::{
+    AnnounceError, Announcement, Gathering, JoinError, RootRole, SessionError, WaitedFor,
+};
 
 use recorder::{Heard, Node, content, files, hive, named_hive, wait_for};
 
@@ -222,7 +224,7 @@ fn what_the_root_says_about_an_end_waits_until_the_end_is_made() {
         viewer.demand(*index, &service, Some(5)).unwrap();
         let heard_before = camera.side.heard().len();
         let offer = plain_offer(*index, &service, 5);
-        let made = camera.session.offer_while(offer.clone(), || {
+        let made = camera.session.offer_while(offer.clone(), None, || {
             let listing = viewer.session.list().unwrap();
             let is_ahead = listing.publishers.iter().any(|publisher| publisher.end == camera.end(*index));
             if is_ahead {
@@ -244,11 +246,12 @@ fn an_end_that_cannot_be_made_is_withdrawn() {
     let (_base, dir) = hive();
     let camera = Node::join(&dir, "camera");
     let other = Node::join(&dir, "other");
-    let failed = camera.session.offer_while(plain_offer(3, "a", 5), || Err::<(), _>(AnnounceError::Left));
+    let failed =
+        camera.session.offer_while(plain_offer(3, "a", 5), None, || Err::<(), _>(AnnounceError::Left));
     assert!(matches!(failed, Err(AnnounceError::Left)));
     let making = AssertUnwindSafe(|| {
         let make = || -> Result<(), AnnounceError> { panic!("on purpose") };
-        camera.session.offer_while(plain_offer(4, "b", 5), make)
+        camera.session.offer_while(plain_offer(4, "b", 5), None, make)
     });
     assert!(catch_unwind(making).is_err());
     // Both names are free for another type, and the node goes on.
@@ -499,38 +502,32 @@ fn a_thousand_services_are_matched_both_ways() {
 }
 
 #[test]
-fn ends_that_are_announced_together_are_all_there_and_the_refused_are_named() {
+fn ends_that_are_gathered_are_all_there_and_the_refused_are_named() {
     const ENDS: u32 = 300;
     let (_base, dir) = hive();
     let other = Node::join(&dir, "other");
     other.offer(1, "s/7", 99).unwrap();
     let node = Node::join(&dir, "node");
-    let offer_all = |from: u32| {
-        (0..ENDS).map(|number| node.offer(from + number, &format!("s/{number}"), 5)).collect::<Vec<_>>()
-    };
-    let refused = node.session.together(|| offer_all(0)).unwrap_err();
-    assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].0, "s/7");
-    assert!(matches!(refused[0].1, AnnounceError::TypeMismatch { .. }), "{:?}", refused[0].1);
-    assert_eq!(other.session.list().unwrap().publishers.len(), 1 + ENDS as usize - 1);
-
-    let answers = node.session.together(|| other.session.together(|| other.offer(2, "t", 5))).unwrap();
-    answers.unwrap().unwrap();
-    // Outside of it each answer comes at once again.
-    assert!(matches!(node.offer(ENDS, "s/7", 5), Err(AnnounceError::TypeMismatch { .. })));
-}
-
-#[test]
-fn an_end_that_is_confirmed_is_not_awaited_again() {
-    let (_base, dir) = hive();
-    let other = Node::join(&dir, "other");
-    other.offer(1, "a", 99).unwrap();
-    let node = Node::join(&dir, "node");
-    let confirmed = node.session.together(|| {
-        node.offer(1, "a", 5).unwrap();
-        node.session.confirm()
+    let gathering = Gathering::default();
+    // From several threads: what belongs together is said by a value, and by nothing else.
+    std::thread::scope(|scope| {
+        for part in 0..3 {
+            let (node, gathering) = (&node, &gathering);
+            scope.spawn(move || {
+                for number in (part..ENDS).step_by(3) {
+                    node.offer_within(gathering, number, &format!("s/{number}"), 5).unwrap();
+                }
+            });
+        }
     });
-    assert!(matches!(confirmed, Ok(Err(AnnounceError::TypeMismatch { .. }))));
+    // One that is not of the gathering is answered at once.
+    assert!(matches!(node.offer(ENDS, "s/7", 5), Err(AnnounceError::TypeMismatch { .. })));
+    let refused = node.session.finish(&gathering);
+    assert_eq!(refused.len(), 1);
+    assert_eq!((refused[0].index, &*refused[0].what), (7, "s/7"));
+    assert!(matches!(refused[0].error, AnnounceError::TypeMismatch { .. }), "{:?}", refused[0].error);
+    assert_eq!(other.session.list().unwrap().publishers.len(), 1 + ENDS as usize - 1);
+    assert!(node.session.finish(&gathering).is_empty());
 }
 
 /// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each other aside,

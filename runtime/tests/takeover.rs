@@ -1,7 +1,7 @@
 //! Roots and nodes die by SIGKILL, in processes of their own, and the hive goes on.
 //!
 //! The test binary starts itself again as a node (`child`, below) and kills it. The times it prints are measured, not
-//! asserted; run it with `cargo test --release -p hivemind-core --test takeover -- --nocapture --test-threads 1`.
+//! asserted; run it with `cargo test --release -p hivemind-ipc-core --test takeover -- --nocapture --test-threads 1`.
 mod recorder;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -160,7 +160,6 @@ fn position(error: &FilterError, word: &str) -> usize {
         FilterError::DoubleStar { position, .. }
         | FilterError::Bracket { position, .. }
         | FilterError::Set { position, .. } => *position,
-        FilterError::Pattern { .. } => 0,
     };
     position = position.min(word.len());
     while !word.is_char_boundary(position) {

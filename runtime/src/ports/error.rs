@@ -1,6 +1,4 @@
 //! Why an end was not made, a message not sent, or not received; each error says what to do next.
-//!
-//! `Debug` prints the same sentence as `Display`: it is what a program shows whose `main` returns the error.
 
 use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, ServiceName};
@@ -12,7 +10,7 @@ use std::time::Duration;
 use crate::session::AnnounceError;
 
 /// Why a publisher was not created.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublisherError {
     /// The name of the service does not parse; the source says where.
@@ -41,7 +39,7 @@ pub enum PublisherError {
 }
 
 /// Why a subscriber was not created.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscriberError {
     /// The filter does not parse; the source says where.
@@ -70,7 +68,7 @@ pub enum SubscriberError {
 }
 
 /// Why a message was not sent, or no memory was lent for one.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
     /// A subscriber of this reliable service is `capacity` messages behind. Nothing was sent: try again later, or use
@@ -143,7 +141,7 @@ pub enum SendError {
 pub type LoanError = SendError;
 
 /// Why no message was received. The subscriber stays usable.
-#[derive(thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
     /// As many samples of one publisher are held as can be. Nothing was lost: drop some (or turn them into owned
@@ -198,7 +196,7 @@ pub enum RecvError {
 }
 
 /// Time ran out before enough peers were attached, or this process was forked and cannot wait for any.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 pub struct WaitError {
     /// `publishers` or `subscribers`.
@@ -231,15 +229,3 @@ impl WaitError {
         format!("{found} of {wanted} {what} of `{of}` attached within {waited:?}{remedy}")
     }
 }
-
-macro_rules! debug_as_sentence {
-    ($($error:ty),+ $(,)?) => {
-        $(impl std::fmt::Debug for $error {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                std::fmt::Display::fmt(self, f)
-            }
-        })+
-    };
-}
-
-debug_as_sentence!(PublisherError, SubscriberError, SendError, RecvError, WaitError);

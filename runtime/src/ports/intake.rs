@@ -17,6 +17,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::error::{RecvError, SubscriberError, WaitError};
 use super::hub::{Arrival, Gate, SubscriberEnd};
 use super::member::Member;
@@ -289,7 +290,7 @@ impl Connection {
 }
 
 impl Intake {
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers. `None` expects any type.
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in a batch, that waits. `None` expects any type.
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -300,6 +301,7 @@ impl Intake {
         spin: Duration,
         trust: Trust,
         gate: Option<Arc<dyn Gate>>,
+        batch: Option<&Batch>,
     ) -> Result<Self, SubscriberError> {
         let filter = Filter::parse(filter)?;
         let hub = member.hub();
@@ -312,7 +314,7 @@ impl Intake {
             connected: Vec::new(),
             link: gate.is_some(),
         };
-        member.session().demand_while(demand.clone(), || {
+        member.session().demand_while(demand.clone(), batch.map(Batch::gathering), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
             let end = Arc::new(SubscriberEnd::new(demand, seats, trust, gate));

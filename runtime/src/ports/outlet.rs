@@ -18,6 +18,7 @@ use hivemind_ring::mapped::{CreateError, Mapped, MappedRing};
 use hivemind_ring::segment::{HugePages, Prefaulted};
 use hivemind_ring::writer::{AdmitError, AllocateError, RingConfig, Writer};
 
+use super::batch::Batch;
 use super::error::{PublisherError, SendError, WaitError};
 use super::hub::PublisherEnd;
 use super::member::Member;
@@ -172,7 +173,7 @@ fn contract_of(config: &RingConfig) -> Contract {
 
 impl Outlet {
     /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node, and until the
-    /// subscribers that are there are attached.
+    /// subscribers that are there are attached; in a batch, that waits.
     ///
     /// # Errors
     /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
@@ -181,6 +182,7 @@ impl Outlet {
         service: &str,
         kind: Kind,
         options: &OutletOptions,
+        batch: Option<&Batch>,
     ) -> Result<Outlet, PublisherError> {
         member.home().check()?;
         let service = ServiceName::parse(service)?;
@@ -203,15 +205,14 @@ impl Outlet {
         };
         let offer = offer_of(index, &service, kind, contract_of(&config), None);
         let ahead = AheadOptions { prefault: options.prefault, huge_pages: options.huge_pages };
-        let session = member.session();
+        let (session, gathering) = (member.session(), batch.map(Batch::gathering));
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
         let announced = if options.prefault.is_some() || options.huge_pages {
-            make(member, config, ahead, offer.clone(), None).map_err(PublisherError::from).and_then(|made| {
-                session.offer(offer)?;
-                Ok(made)
-            })
+            make(member, config, ahead, offer.clone(), None)
+                .map_err(PublisherError::from)
+                .and_then(|made| session.offer_while(offer, gathering, || Ok(made)))
         } else {
-            session.offer_while(offer.clone(), || Ok(make(member, config, ahead, offer, None)?))
+            session.offer_while(offer.clone(), gathering, || Ok(make(member, config, ahead, offer, None)?))
         };
         let (writer, ahead) = announced.inspect_err(|_: &PublisherError| {
             hub.remove_publisher(index);

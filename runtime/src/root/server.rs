@@ -19,27 +19,25 @@
 //!
 //! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use hivemind_ring::os::{Kept, MAX_DESCRIPTORS, keep_from_children};
+use hivemind_ring::os::MAX_DESCRIPTORS;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit};
 use rkyv::util::AlignedVec;
 
 use super::StopHandle;
-use super::door::{Door, Knock};
-use super::lock::{FileId, RootLock};
+use super::door::Knock;
+use super::lock::RootLock;
+use super::office::Office;
+pub(crate) use super::office::{Ended, OpenError};
 use crate::identity::process_of;
 use crate::runtime_dir::RuntimeDir;
 use crate::socket::{
-    Flushed, OutQueue, Packet, PacketBuffer, Passed, QueueBounds, SendFailure, Socket, is_gone, listen_at,
+    Flushed, OutQueue, Packet, PacketBuffer, Passed, QueueBounds, SendFailure, Socket, is_gone,
 };
 use hivemind_core::policy::Credentials;
 use hivemind_core::protocol::{
@@ -71,76 +69,26 @@ const LENT_MAX: u64 = 1024;
 /// The ring, and the pidfd of its node.
 const DESCRIPTORS_OF_LENT: u64 = 2;
 
-/// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.
-///
-/// [`MIN_ROOT_TIMEOUT`]: super::MIN_ROOT_TIMEOUT
-const LOOK_AFTER: Duration = Duration::from_millis(10);
-/// How often the name of a new socket may be taken away before it is renamed. Only those do who are about to be superseded.
-const BIND_ATTEMPTS: usize = 8;
-
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 /// Clients begin with 1, so this is the number of no client's socket either.
 const FOLDER: u64 = u64::MAX - 1;
 
-/// How a root ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// Its owner wanted it so.
-    Stopped,
-    /// A dedicated root takes over.
-    HandedOver,
-    /// It did not answer for so long that another process took over.
-    Superseded,
-}
-
-/// Why a root does not begin.
-#[derive(Debug)]
-pub(crate) enum OpenError {
-    /// The lock was taken, and another process has superseded it already.
-    Superseded,
-    System(io::Error),
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> OpenError {
-        OpenError::System(error)
-    }
-}
-
-impl From<Errno> for OpenError {
-    fn from(error: Errno) -> OpenError {
-        OpenError::System(error.into())
-    }
-}
-
 /// See the head of the module.
 pub(crate) struct Server {
-    dir: RuntimeDir,
+    office: Office,
     /// What the names of this hive's segments begin with.
     #[cfg(feature = "named-segments")]
     prefix: String,
-    // The order of these two is the order of an unordered end: nobody connects any more, then the lock is free.
-    listener: Kept<UnixListener>,
-    /// The socket that it listens on.
-    socket: FileId,
-    lock: RootLock,
-    /// When it last was at work.
-    seen: Instant,
-    is_superseded: bool,
     epoll: Epoll,
     /// Stays open while it is watched.
     _stop: StopHandle,
-    /// Closed for a moment to accept and refuse a connection when there are no descriptors left.
-    spare: Option<OwnedFd>,
-    is_listening: bool,
-    door: Door,
     clients: BTreeMap<ClientId, Client>,
+    next_client: ClientId,
     /// Rings that publishers have lent.
     lent: BTreeMap<EndId, Lent>,
     /// The processes of clients that are gone as a connection, and have lent something: they may still write.
     leaving: BTreeMap<ClientId, Passed>,
-    next_client: ClientId,
     registry: Registry,
     buffer: PacketBuffer,
     packet: AlignedVec,
@@ -190,32 +138,23 @@ impl Server {
             // The epoch is a help, not a condition: nodes tell the next root what they have seen.
             tracing::warn!(%error, "cannot write to the lock file");
         }
-        let (door, policy) = Door::open(dir);
-        let (listener, socket) = bind(dir, &lock, &door)?;
+        let (office, policy) = Office::open(dir, lock)?;
         let pid = own_pid();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        epoll.add(office.listener(), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         epoll.add(stop.descriptor(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
-        if let Some(changes) = door.changes() {
+        if let Some(changes) = office.door.changes() {
             epoll.add(changes, EpollEvent::new(EpollFlags::EPOLLIN, FOLDER))?;
         }
         tracing::debug!(epoch, dedicated, hive = %dir.hive(), "root listens");
         #[cfg(feature = "named-segments")]
         sweep_names(&dir.segment_prefix());
         Ok(Server {
-            dir: dir.clone(),
+            office,
             #[cfg(feature = "named-segments")]
             prefix: dir.segment_prefix(),
-            listener: keep_from_children(listener),
-            socket,
-            lock,
-            seen: Instant::now(),
-            is_superseded: false,
             epoll,
             _stop: stop,
-            spare: spare_descriptor(),
-            is_listening: true,
-            door,
             clients: BTreeMap::new(),
             lent: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -238,8 +177,8 @@ impl Server {
                 Err(error) => return Err(error.into()),
             };
             for event in &events[..count] {
-                self.look_after_standstill();
-                if self.is_superseded {
+                self.office.look_after_standstill();
+                if self.office.is_superseded {
                     return Ok(self.abdicate());
                 }
                 match event.data() {
@@ -255,10 +194,10 @@ impl Server {
                 }
             }
             self.try_again();
-            if let Some(policy) = self.door.new_policy() {
+            if let Some(policy) = self.office.door.new_policy() {
                 self.process(Event::PolicyChanged { policy }, Vec::new());
             }
-            if self.is_superseded {
+            if self.office.is_superseded {
                 return Ok(self.abdicate());
             }
         }
@@ -266,51 +205,19 @@ impl Server {
 
     // ---- the office
 
-    fn look_after_standstill(&mut self) {
-        let now = Instant::now();
-        if now.duration_since(self.seen) >= LOOK_AFTER {
-            self.look_at_lock();
-        }
-        self.seen = now;
-    }
-
-    fn look_at_lock(&mut self) {
-        match self.lock.is_in_force(&self.dir) {
-            Ok(is_in_force) => self.is_superseded |= !is_in_force,
-            // To give up would leave the hive without a root; to go on introduces at worst somebody twice.
-            Err(error) => tracing::warn!(%error, "cannot look at the lock file"),
-        }
-    }
-
     /// Something in the folder has another name now: the policy, the lock file, the socket.
     fn folder_changed(&mut self) {
-        if self.door.knocked() != Knock::Root {
-            return;
-        }
-        self.look_at_lock();
-        let is_ours = FileId::at(self.dir.root_socket()).map_or(true, |found| found == Some(self.socket));
-        if self.is_superseded || is_ours {
-            return;
-        }
-        // A process that was superseded while it began has put its socket in the place of this one, or a person has removed it.
-        match bind(&self.dir, &self.lock, &self.door) {
-            Ok((listener, socket)) => {
-                let interest = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
-                if let Err(error) = self.epoll.add(&listener, interest) {
-                    return tracing::error!(%error, "cannot watch the new socket");
-                }
-                (self.listener, self.socket, self.is_listening) =
-                    (keep_from_children(listener), socket, true);
-            }
-            Err(OpenError::Superseded) => self.is_superseded = true,
-            Err(OpenError::System(error)) => tracing::error!(%error, "cannot listen anew"),
+        if self.office.door.knocked() == Knock::Root && self.office.has_to_bind_anew() {
+            let interest = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
+            let epoll = &self.epoll;
+            self.office.bind_anew(|listener| epoll.add(listener, interest));
         }
     }
 
     /// Ends at once: whoever is connected goes to the successor, who has the lock file and the socket already.
     fn abdicate(self) -> Ended {
         tracing::warn!(
-            epoch = self.lock.epoch(),
+            epoch = self.office.lock.epoch(),
             "this root did not answer and was superseded by another process; it ends"
         );
         Ended::Superseded
@@ -319,11 +226,11 @@ impl Server {
     fn timeout(&self) -> EpollTimeout {
         if self.is_short {
             EpollTimeout::from(RETRY_MS)
-        } else if !self.is_listening {
+        } else if !self.office.is_listening {
             EpollTimeout::from(PAUSE_MS)
         } else {
             // Only while the owner of the hive is at work on the policy.
-            self.door.settles_in().map_or(EpollTimeout::NONE, EpollTimeout::from)
+            self.office.door.settles_in().map_or(EpollTimeout::NONE, EpollTimeout::from)
         }
     }
 
@@ -337,18 +244,15 @@ impl Server {
                 self.flush(client);
             }
         }
-        if !self.is_listening {
-            self.spare = self.spare.take().or_else(spare_descriptor);
-            if self.spare.is_some() {
-                self.listen(true);
-            }
+        if !self.office.is_listening && self.office.has_spare() {
+            self.listen(true);
         }
     }
 
     fn listen(&mut self, listen: bool) {
         let flags = if listen { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        if self.epoll.modify(&*self.listener, &mut EpollEvent::new(flags, LISTENER)).is_ok() {
-            self.is_listening = listen;
+        if self.epoll.modify(self.office.listener(), &mut EpollEvent::new(flags, LISTENER)).is_ok() {
+            self.office.is_listening = listen;
         }
     }
 
@@ -361,10 +265,10 @@ impl Server {
         for client in everybody {
             self.send(client, &ToNode::Leaving { successor: pid }, Vec::new());
         }
-        tracing::debug!(epoch = self.lock.epoch(), successor = pid, "root closes");
-        let Server { listener, lock, clients, mut packet, .. } = self;
-        drop(listener);
-        drop(lock);
+        tracing::debug!(epoch = self.office.lock.epoch(), successor = pid, "root closes");
+        let Server { office, clients, mut packet, .. } = self;
+        // Nobody connects any more, then the lock is free.
+        drop(office);
         // The message is short, so it fits; a successor that does not read it sees the end of the socket.
         if let Some(client) = &mut successor
             && encode(&ToNode::HandedOver, &mut packet).is_ok()
@@ -379,7 +283,7 @@ impl Server {
 
     fn accept(&mut self) {
         for _ in 0..ACCEPTS_IN_A_ROW {
-            match self.listener.accept() {
+            match self.office.listener().accept() {
                 Ok((stream, _)) => self.admit(Socket::from_descriptor(stream.into())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_out_of_descriptors(&error) => return self.refuse_for_lack(),
@@ -392,13 +296,12 @@ impl Server {
     /// A connection that cannot be accepted would be reported for ever: accept it with the spare descriptor, say why
     /// not, and close it.
     fn refuse_for_lack(&mut self) {
-        if self.spare.take().is_some()
-            && let Ok((stream, _)) = self.listener.accept()
+        if self.office.take_spare()
+            && let Ok((stream, _)) = self.office.listener().accept()
         {
             self.refuse(&Socket::from_descriptor(stream.into()), self.out_of_descriptors());
         }
-        self.spare = spare_descriptor();
-        if self.spare.is_none() {
+        if !self.office.has_spare() {
             self.listen(false);
         }
     }
@@ -458,7 +361,7 @@ impl Server {
 
     /// Who connected. The groups of the owner's own processes matter to nobody.
     fn credentials(&self, socket: &Socket, user: u32, group: u32) -> io::Result<Credentials> {
-        if user == self.door.owner() {
+        if user == self.office.door.owner() {
             return Ok(Credentials::of_user(user));
         }
         let mut groups = socket.groups()?;
@@ -628,7 +531,7 @@ impl Server {
 
     /// Does one action. The error is the client that could not be reached.
     fn perform(&mut self, action: Action, descriptors: &[Passed]) -> Result<(), ClientId> {
-        if self.is_superseded {
+        if self.office.is_superseded {
             return Ok(());
         }
         match action {
@@ -652,9 +555,9 @@ impl Server {
             Action::DropRing { publisher } => self.drop_ring(publisher),
             Action::RaiseEpoch { epoch } => {
                 // A node has seen a later root. Either the lock file had lost its epoch, or that root is there.
-                self.look_at_lock();
-                if !self.is_superseded
-                    && let Err(error) = self.lock.record(epoch)
+                self.office.look_at_lock();
+                if !self.office.is_superseded
+                    && let Err(error) = self.office.lock.record(epoch)
                 {
                     tracing::warn!(%error, "cannot write to the lock file");
                 }
@@ -721,40 +624,6 @@ impl Server {
     }
 }
 
-/// Binds the socket under another name and then renames it, so that a stale one is no obstacle and nobody ever connects to
-/// one that does not listen yet.
-fn bind(dir: &RuntimeDir, lock: &RootLock, door: &Door) -> Result<(UnixListener, FileId), OpenError> {
-    for _ in 0..BIND_ATTEMPTS {
-        remove_if_there(dir.new_socket())?;
-        let listener = listen_at(dir.new_socket())?;
-        let Some(socket) = FileId::at(dir.new_socket())? else { continue };
-        if door.admits_others() {
-            door.set_socket(dir.new_socket());
-        }
-        if !lock.is_in_force(dir)? {
-            remove_if_there(dir.new_socket())?;
-            return Err(OpenError::Superseded);
-        }
-        match fs::rename(dir.new_socket(), dir.root_socket()) {
-            Ok(()) => {}
-            // Taken away by a process that is about to find itself superseded, or by the one that supersedes this one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-        if FileId::at(dir.root_socket())? == Some(socket) {
-            return Ok((listener, socket));
-        }
-    }
-    Err(io::Error::other("the socket of the root is being replaced again and again").into())
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Removes the named segments that the dead of this hive left behind; segments without names leave nothing.
 #[cfg(feature = "named-segments")]
 fn sweep_names(prefix: &str) {
@@ -775,10 +644,6 @@ fn limits() -> Limits {
 
 pub(crate) fn own_pid() -> i32 {
     std::process::id().cast_signed()
-}
-
-fn spare_descriptor() -> Option<OwnedFd> {
-    fs::File::open("/dev/null").ok().map(OwnedFd::from)
 }
 
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {

@@ -17,8 +17,8 @@ use hivemind_core::protocol::{Connected, Demand, EndId, Expected, Offer};
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_runtime::runtime_dir::RuntimeDir;
 use hivemind_runtime::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Matched,
-    NodeSide, RootRole, Seating, Session, SessionConfig, Skipped,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Gathering, Handle, JoinError,
+    Matched, NodeSide, RootRole, Seating, Session, SessionConfig, Skipped,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -266,23 +266,26 @@ impl Node {
         fingerprint: u128,
         schema: Vec<u8>,
     ) -> Result<(), AnnounceError> {
-        let offer = Offer {
-            index,
-            service: service.into(),
-            fingerprint,
-            schema,
-            reliable: false,
-            history: 0,
-            capacity: 64,
-            retained: 0,
-            born: 0,
-            stands_for: None,
-            via: None,
-            begins: true,
-        };
+        let offer = offer_of(index, service, fingerprint, schema);
+        self.announce(index, offer, None)
+    }
+
+    #[allow(dead_code)]
+    pub fn offer_within(
+        &self,
+        gathering: &Gathering,
+        index: u32,
+        service: &str,
+        fingerprint: u128,
+    ) -> Result<(), AnnounceError> {
+        let offer = offer_of(index, service, fingerprint, vec![1, 2, 3]);
+        self.announce(index, offer, Some(gathering))
+    }
+
+    fn announce(&self, index: u32, offer: Offer, gathering: Option<&Gathering>) -> Result<(), AnnounceError> {
         let announcement = Announcement::Offer(offer.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
-        let answer = self.session.offer(offer);
+        let answer = self.session.offer_while(offer, gathering, || Ok(()));
         if answer.is_err() {
             self.side.state.lock().unwrap().announcements.remove(&index);
         }
@@ -359,5 +362,22 @@ pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "never came: {what}");
         std::thread::yield_now();
+    }
+}
+
+fn offer_of(index: u32, service: &str, fingerprint: u128, schema: Vec<u8>) -> Offer {
+    Offer {
+        index,
+        service: service.into(),
+        fingerprint,
+        schema,
+        reliable: false,
+        history: 0,
+        capacity: 64,
+        retained: 0,
+        born: 0,
+        stands_for: None,
+        via: None,
+        begins: true,
     }
 }

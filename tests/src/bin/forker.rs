@@ -230,7 +230,7 @@ fn calls() {
         says_so(node.subscriber_dynamic("new"));
         says_so(node.service::<[u8], _>("new", |_| Ok(())));
         says_so(node.subscribe::<[u8], _>("new", |_| {}));
-        says_so(node.together(|| node.publisher::<[u8]>("new")).unwrap());
+        says_so(node.batch().publisher::<[u8]>("new"));
         says_so(node.observe());
         says_so(node.inspect(publisher.id()));
         says_so(node.run());

@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 
-use super::{Control, Lost, PACKETS_IN_A_ROW, Question, SUCCESSION, Told};
+use super::announced::Told;
+use super::questions::Question;
+use super::seeking::Lost;
+use super::{Control, PACKETS_IN_A_ROW, SUCCESSION};
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
@@ -38,7 +41,7 @@ impl Control {
         for _ in 0..PACKETS_IN_A_ROW {
             let mut descriptors = Vec::new();
             let Some(link) = &mut self.link else { return };
-            match link.socket.receive(&mut self.buffer, &mut descriptors) {
+            match link.socket.receive(&mut self.packets.buffer, &mut descriptors) {
                 Ok(Packet::Nothing) => return,
                 Ok(Packet::Message { length, descriptors_lost }) => {
                     if let Err(reason) = self.received(length, descriptors_lost, descriptors) {
@@ -54,8 +57,8 @@ impl Control {
     fn received(&mut self, length: usize, lost: bool, descriptors: Vec<OwnedFd>) -> Result<(), Lost> {
         // Whatever it is, it is a sign of life.
         self.vigil.is_heard();
-        self.is_asking = false;
-        let bytes = self.buffer.bytes(length);
+        self.questions.is_asking = false;
+        let bytes = self.packets.buffer.bytes(length);
         let decoded = if lost { decode_unaccompanied(bytes) } else { decode(bytes, descriptors.len()) };
         let message: ToNode = decoded.map_err(|error| match error {
             DecodeError::Version { theirs } => Lost::Never(JoinError::version(theirs)),
@@ -122,7 +125,7 @@ impl Control {
             ToNode::Inspect { inquiry, index } => self.inspect(inquiry, index),
             ToNode::Inspected { request, segment } => {
                 let handle = uncarry(segment, &mut descriptors);
-                match self.questions.remove(&request) {
+                match self.questions.remove(request) {
                     Some(Question::Inspect { reply, .. }) => {
                         drop(reply.send(handle.ok_or(SessionError::Descriptors)));
                     }
@@ -149,7 +152,7 @@ impl Control {
             ToNode::Release { publisher } => {
                 // The root has forgotten it already.
                 if let Some(index) = self.side.released(publisher) {
-                    self.told.remove(&index);
+                    self.announced.told.remove(&index);
                 }
             }
             ToNode::Welcome { .. }
@@ -165,9 +168,9 @@ impl Control {
     fn accepted(&mut self, request: u64, joining: Joining) {
         let Ok(index) = u32::try_from(request) else { return };
         // Withdrawn meanwhile: then nobody waits either.
-        let Some(told) = self.told.get_mut(&index) else { return };
+        let Some(told) = self.announced.told.get_mut(&index) else { return };
         *told = Told::Accepted;
-        let pending = self.pending.remove(&index);
+        let pending = self.announced.pending.remove(&index);
         match joining {
             Joining::Done => {}
             Joining::UnderWay => return self.settle(index, pending),
@@ -182,7 +185,7 @@ impl Control {
         let Ok(index) = u32::try_from(request) else {
             return self.question_refused(request, refusal);
         };
-        let ours = match self.told.get(&index) {
+        let ours = match self.announced.told.get(&index) {
             Some(Told::Open(announcement)) => match &**announcement {
                 Announcement::Offer(offer) => Some(&offer.schema[..]),
                 Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
@@ -193,15 +196,15 @@ impl Control {
             Some(Told::Refused(_)) | None => return,
         };
         let error = AnnounceError::from_refusal(refusal, ours);
-        self.told.insert(index, Told::Refused(Box::new(error.clone())));
-        match self.pending.remove(&index) {
+        self.announced.told.insert(index, Told::Refused(Box::new(error.clone())));
+        match self.announced.pending.remove(&index) {
             Some(pending) => drop(pending.reply.send(Err(error))),
             None => self.side.refused(index, &error),
         }
     }
 
     fn question_refused(&mut self, request: u64, refusal: Refusal) {
-        match self.questions.remove(&request) {
+        match self.questions.remove(request) {
             Some(Question::List { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Inspect { reply, .. }) => drop(reply.send(Err(refusal.into()))),
             Some(Question::Misfits { reply, .. }) => drop(reply.send(Err(refusal.into()))),
@@ -241,7 +244,7 @@ impl Control {
     pub(super) fn keeps(&mut self, publisher: EndId, keeping: Keeping) {
         match keeping {
             Keeping::Kept => self.say(&ToRoot::Kept { publisher }, Vec::new()),
-            Keeping::Offered(offer) => self.tell(Announcement::Offer(*offer)),
+            Keeping::Offered(offer) => self.announced.tell(Announcement::Offer(*offer)),
             Keeping::Nothing => self.say(&ToRoot::NotKept { publisher }, Vec::new()),
         }
     }
@@ -279,7 +282,7 @@ impl Control {
             via,
         };
         // A match for an end that was withdrawn crosses the withdrawal.
-        let seating = if self.told.contains_key(&subscriber) { self.side.matched(matched) } else { None };
+        let seating = if self.announced.contains(subscriber) { self.side.matched(matched) } else { None };
         match seating {
             Some(seating) => {
                 let (reader, descriptors) = carry(seating.reader);
@@ -316,7 +319,7 @@ impl Control {
         }
         let request =
             AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells, from_first };
-        self.settling.progress = Instant::now();
+        self.announced.settling.progress = Instant::now();
         match self.side.attach(request) {
             Ok(AttachReply { start, ring, bells }) => {
                 let (ring, mut descriptors) = carry(ring);
@@ -368,7 +371,7 @@ impl Control {
         let reason = format!(
             "process {} (node {}) has no file descriptors left; raise its `ulimit -n`",
             own_pid(),
-            self.name
+            self.who.name
         );
         match *message {
             ToNode::Attach { publisher, subscriber, .. } => self.refuse_attach(publisher, subscriber, reason),
@@ -376,7 +379,7 @@ impl Control {
                 self.side.attach_refused(subscriber, publisher, &reason);
                 self.say_detached(subscriber, publisher);
             }
-            ToNode::Inspected { request, .. } => match self.questions.remove(&request) {
+            ToNode::Inspected { request, .. } => match self.questions.remove(request) {
                 Some(Question::Inspect { reply, .. }) => {
                     drop(reply.send(Err(SessionError::Descriptors)));
                 }
@@ -392,7 +395,7 @@ impl Control {
     // ---- questions
 
     fn page(&mut self, request: u64, entries: Vec<Entry>, next: Option<Cursor>) -> Result<(), Lost> {
-        let Some(Question::List { collector, after, .. }) = self.questions.get_mut(&request) else {
+        let Some(Question::List { collector, after, .. }) = self.questions.get_mut(request) else {
             // Nobody waits for it any more.
             return Ok(());
         };
@@ -407,7 +410,7 @@ impl Control {
         }
         let (epoch, link) = (self.seeking.seen_epoch, self.link.as_ref());
         let (pid, is_dedicated) = link.map_or((0, false), |link| (link.pid, link.is_dedicated));
-        if let Some(Question::List { collector, reply, .. }) = self.questions.remove(&request) {
+        if let Some(Question::List { collector, reply, .. }) = self.questions.remove(request) {
             let _ = reply.send(Ok(collector.finish(epoch, pid, is_dedicated)));
         }
         Ok(())
@@ -424,7 +427,7 @@ impl Control {
             }
         };
         // Nobody may wait for it any more.
-        if let Some(Question::Misfits { reply, .. }) = self.questions.remove(&request) {
+        if let Some(Question::Misfits { reply, .. }) = self.questions.remove(request) {
             drop(reply.send(Ok(misfits)));
         }
         Ok(())

@@ -17,9 +17,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::{Control, Handle, Pending, ToRoot};
+use hivemind_core::protocol::ToRoot;
+
+use super::Control;
 use crate::session::link::carry;
-use crate::session::{JOINERS_BOUND, JOINERS_PATIENCE};
+use crate::session::{AnnounceError, Announcement, Handle, JOINERS_BOUND, JOINERS_PATIENCE, Reply};
+
+/// An end, and the thread that waits for the answer.
+pub(super) struct Pending {
+    pub(super) announcement: Announcement,
+    pub(super) reply: Reply<(), AnnounceError>,
+}
 
 /// See the head of the module.
 pub(super) struct Settling {
@@ -74,13 +82,13 @@ impl Control {
     /// This publisher stands, and others are on their way to it.
     pub(super) fn settle(&mut self, index: u32, pending: Option<Pending>) {
         let since = Instant::now();
-        self.settling.publishers.insert(index, Unsettled { since, pending });
-        self.settling.order.push_back((since, index));
+        self.announced.settling.publishers.insert(index, Unsettled { since, pending });
+        self.announced.settling.order.push_back((since, index));
     }
 
     /// A roll call was faster than the one who waits.
     pub(super) fn is_accepted_already(&mut self, pending: Pending) {
-        match self.settling.publishers.get_mut(&pending.announcement.index()) {
+        match self.announced.settling.publishers.get_mut(&pending.announcement.index()) {
             Some(unsettled) => unsettled.pending = Some(pending),
             None => drop(pending.reply.send(Ok(()))),
         }
@@ -88,9 +96,9 @@ impl Control {
 
     /// Nobody is awaited any more.
     pub(super) fn joined(&mut self, index: u32, unanswered: bool) {
-        self.settling.progress = Instant::now();
+        self.announced.settling.progress = Instant::now();
         // It has waited for too long, or is withdrawn.
-        let Some(pending) = self.settling.remove(index) else { return };
+        let Some(pending) = self.announced.settling.remove(index) else { return };
         if unanswered {
             self.lend(index);
         }
@@ -103,10 +111,10 @@ impl Control {
     pub(super) fn lend_when_due(&mut self) {
         let now = Instant::now();
         // Bounded: each round settles one.
-        while let Some((due, index)) = self.settling.first()
+        while let Some((due, index)) = self.announced.settling.first()
             && due <= now
         {
-            let pending = self.settling.remove(index).flatten();
+            let pending = self.announced.settling.remove(index).flatten();
             tracing::debug!(publisher = index, "subscribers that were there before it do not answer");
             self.lend(index);
             if let Some(pending) = pending {

@@ -1,14 +1,19 @@
 //! Which processes are taken for a node, and when it is taken for gone: with processes of the kernel, told
 //! apart as it does now and as it did before.
+use std::os::fd::AsFd;
 use std::process::{Child, Command as Program, Stdio};
 
 use crossbeam_channel::bounded;
-use hivemind_ring::os::open_pidfd;
-use nix::poll::PollTimeout;
+use hivemind_ring::os::{is_same_open_file, open_pidfd};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
+use super::peers::{FIRST_PEER, PIDFDS_OF_A_PEER};
 use super::*;
+use crate::identity::{current_process, process_of};
+use crate::root::server::own_pid;
 use crate::session::{AttachReply, AttachRequest, AttachedTo, Inbox, Matched, Seating, Skipped, Status};
+use hivemind_core::identity::Process;
 use hivemind_core::name::HiveName;
 
 /// Says who is gone.
@@ -94,7 +99,6 @@ fn control(node: u64) -> (Control, Arc<Deaths>, tempfile::TempDir) {
         home: hivemind_ring::fork::Home::here(),
         wake: EventFd::new().unwrap(),
         inbox: Mutex::new(Inbox::default()),
-        together: Mutex::default(),
         status: Mutex::new(Status { root_pid: None, root_epoch: 0, hosts_root: false, waited_for }),
         next_request: 0.into(),
     };
@@ -122,19 +126,19 @@ fn another_process_is_not_taken_for_a_node_that_is_known_and_its_end_is_not_the_
         [|pidfd: &OwnedFd| process_of(pidfd), |pidfd: &OwnedFd| crate::identity::process_by_number(pidfd)]
     {
         let (mut control, deaths, _folder) = control(NODE);
-        control.identify = identify;
+        control.peers.identify = identify;
         let (node, guest) = (Other::start(), Other::start());
         // Introduced by three roots.
         for _ in 0..3 {
             control.watch_peer(PEER, node.pidfd()).unwrap();
         }
-        assert_eq!(control.peers[&PEER].pidfds.len(), 1);
+        assert_eq!(control.peers.counts(PEER).0, 1);
         let refused = control.watch_peer(PEER, guest.pidfd()).unwrap_err();
         assert!(matches!(refused, Impostor::AnotherProcess { node: PEER }), "{refused}");
         guest.end(&mut control);
-        assert!(deaths.told().is_empty() && control.peers.contains_key(&PEER));
+        assert!(deaths.told().is_empty() && control.peers.contains(PEER));
         node.end(&mut control);
-        assert_eq!((deaths.told(), control.peers.len(), control.peer_tokens.len()), (vec![PEER], 0, 0));
+        assert_eq!((deaths.told(), control.peers.counts(PEER)), (vec![PEER], (0, 0)));
     }
 }
 
@@ -160,7 +164,7 @@ fn who_is_gone_is_no_obstacle_though_nobody_has_read_so_yet() {
 #[test]
 fn where_nobody_can_tell_processes_apart_a_node_lives_as_long_as_one_of_them() {
     let (mut control, deaths, _folder) = control(NODE);
-    control.identify = |_| Ok(Process::Unknown);
+    control.peers.identify = |_| Ok(Process::Unknown);
     let (guest, node) = (Other::start(), Other::start());
     for other in [&guest, &node] {
         control.watch_peer(PEER, other.pidfd()).unwrap();
@@ -173,14 +177,14 @@ fn where_nobody_can_tell_processes_apart_a_node_lives_as_long_as_one_of_them() {
     let refused = control.watch_peer(PEER, node.pidfd()).unwrap_err();
     assert!(matches!(refused, Impostor::TooMany { limit: PIDFDS_OF_A_PEER, .. }), "{refused}");
     node.end(&mut control);
-    assert_eq!((deaths.told(), control.peers.len(), control.peer_tokens.len()), (vec![PEER], 0, 0));
+    assert_eq!((deaths.told(), control.peers.counts(PEER)), (vec![PEER], (0, 0)));
 }
 
 /// A node has many pairs with one peer, and the root passes on the same pidfd for each.
 #[test]
 fn copies_of_one_pidfd_are_one_where_processes_cannot_be_told_apart() {
     let (mut control, deaths, _folder) = control(NODE);
-    control.identify = |_| Ok(Process::Unknown);
+    control.peers.identify = |_| Ok(Process::Unknown);
     let node = Other::start();
     let pidfd = node.pidfd();
     if is_same_open_file(pidfd.as_fd(), pidfd.as_fd()).is_none() {
@@ -190,9 +194,9 @@ fn copies_of_one_pidfd_are_one_where_processes_cannot_be_told_apart() {
     for _ in 0..10 * PIDFDS_OF_A_PEER {
         control.watch_peer(PEER, pidfd.try_clone().unwrap()).unwrap();
     }
-    assert_eq!(control.peers[&PEER].pidfds.len(), 1);
+    assert_eq!(control.peers.counts(PEER).0, 1);
     node.end(&mut control);
-    assert_eq!((deaths.told(), control.peer_tokens.len()), (vec![PEER], 0));
+    assert_eq!((deaths.told(), control.peers.counts(PEER).1), (vec![PEER], 0));
 }
 
 #[test]

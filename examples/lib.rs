@@ -1,0 +1,1 @@
+//! One idea each: `cargo run --example NAME`, where NAME is a file beside this one.
