@@ -13,7 +13,7 @@ use hivemind_ring::fork::run_in_child;
 use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_runtime::ports::{AsMember, Intake, Key, Waiter};
 use hivemind_tests::hive::{Actor, Hive, PublisherOf, joining, lossy, reliable};
-use hivemind_tests::order::{Answer, Kind, Order};
+use hivemind_tests::order::{Answer, Kind, Order, Over};
 use hivemind_tests::{BOUND, until};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -409,6 +409,31 @@ fn a_guest_that_polls_is_woken_and_wakes_whether_the_kernel_waits_or_a_thread() 
     }
 }
 
+/// It clears the word by which its own publisher would know that somebody sleeps. The bound of the sleep holds for descriptors, too.
+#[test]
+fn a_guest_that_writes_over_all_doorbells_lets_nobody_poll_on() {
+    let name = "a_guest_that_writes_over_all_doorbells_lets_nobody_poll_on";
+    let Some(hive) = shared(name, &format!("allow user:{GUEST} publish to/*\n")) else { return };
+    for refused in [false, true] {
+        let host = hive.actor("host");
+        if refused {
+            host.tell(&Order::RefuseKernelWaits);
+        }
+        host.subscribe("to/*", Kind::Typed);
+        let guest = guest(&hive);
+        let back = guest.publish(reliable("to/guest", Kind::Typed));
+        host.subscribers(0).await_publishers(1);
+        assert!(guest.scribble(Over::Bells, 7) >= 1);
+        for round in 0..ROUNDS / 20 {
+            polls(&host);
+            back.send(1);
+            is_woken(&host, round);
+        }
+        guest.kill();
+        host.kill();
+    }
+}
+
 /// A waiter in this process, and ends of it.
 struct Many {
     intakes: HashMap<Key, (usize, Intake)>,
@@ -424,7 +449,7 @@ impl Many {
             let filter = format!("many/{number}");
             let spin = Duration::ZERO;
             let intake =
-                Intake::create(node.as_member(), &filter, None, spin, Trust::SameUser, None).unwrap();
+                Intake::create(node.as_member(), &filter, None, spin, Trust::SameUser, None, None).unwrap();
             intake.wait_for_publishers(1, BOUND).unwrap();
             (waiter.add(&intake).unwrap(), (number, intake))
         });
@@ -537,7 +562,7 @@ fn who_is_waited_for_in_one_way_is_not_in_another() {
     let node = hive.node("waiter").join().unwrap();
     let create = || {
         let spin = Duration::ZERO;
-        Intake::create(node.as_member(), "many/*", None, spin, Trust::SameUser, None).unwrap()
+        Intake::create(node.as_member(), "many/*", None, spin, Trust::SameUser, None, None).unwrap()
     };
     let (mut first, second) = (create(), create());
     let waiter = Waiter::new(node.as_member()).unwrap();
