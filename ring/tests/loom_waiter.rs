@@ -4,14 +4,15 @@
 //! A lost wake-up shows as in `loom_sleep`: a loop that nobody ends. Who waits here looks at an end only if its mark says so, so a lost mark
 //! shows in the same way. Each of these was broken once, and seen to fail:
 //!
-//! | broken on purpose                                                                               |
-//! | ----------------------------------------------------------------------------------------------- |
-//! | the mark set after the count of `wake`, or not at all; marks cleared by a store of 0            |
-//! | the count of `wake` noted after the marks were taken, or Relaxed                                |
-//! | a place looked for in `sleepers`' way `LISTENS`; `news` not asked after an end was armed        |
-//! | `Seats::wake` without its fence, or with its look at `sleeping` before what is new              |
-//! | the end of a publisher told only to those that sleep by themselves                              |
-//! | of a stranger, the count of `commits` noted after the look                                      |
+//! | broken on purpose                                                                    |
+//! | ------------------------------------------------------------------------------------ |
+//! | wake: the mark set after the count of `wake`, or not at all                          |
+//! | wake: marks cleared by a store of 0 instead of a swap                                |
+//! | wake: the count of `wake` noted after the marks were taken                           |
+//! | sleep: an end at a place says at its publishers that it listens                      |
+//! | sleep: `news` not asked after an end was armed                                       |
+//! | sleep: a publisher, also one that ends, rings only those that sleep by themselves    |
+//! | sleep: the count of a stranger's `commits` noted after the look                      |
 #![cfg(loom)]
 
 mod loom_support;
