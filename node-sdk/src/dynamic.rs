@@ -4,9 +4,10 @@ use hivemind_core::schema::{DecodeError, Schema};
 use hivemind_ring::archive::Message as Arrived;
 use hivemind_runtime::ports::{
     ConnectionStatus, Intake, Member, Origin, Receiving, RecvError, SubscriberError, Trust, WaitError,
-    receive,
+    WatchError, receive,
 };
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,14 @@ impl DynamicSubscriber {
         receive(self, Some(timeout))
     }
 
+    /// As [`crate::Subscriber::descriptor`].
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>, WatchError> {
+        self.intake.descriptor()
+    }
+
     /// Blocks until this subscriber is attached to `count` publishers, at most for `timeout`. Example:
     /// [`DynamicSubscriber::connections`].
     ///
@@ -136,6 +145,16 @@ impl DynamicSubscriber {
     /// ```
     pub fn connections(&self) -> Vec<ConnectionStatus> {
         self.intake.statuses()
+    }
+}
+
+impl AsFd for DynamicSubscriber {
+    /// As [`DynamicSubscriber::descriptor`].
+    ///
+    /// # Panics
+    /// Where that is an error: the system has no descriptor left. Ask it first, once.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.intake.as_fd()
     }
 }
 

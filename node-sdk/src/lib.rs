@@ -146,7 +146,7 @@ pub use hivemind_ring::mapped::CreateError;
 pub use hivemind_ring::segment::{HugePages, Prefaulted, PrefaultedBy, SegmentError};
 pub use hivemind_runtime::ports::{
     ConnectionStatus, LoanError, Origin, PublisherError, RecvError, SendError, Skipped, SubscriberError,
-    Trust, WaitError,
+    Trust, WaitError, WatchError,
 };
 pub use hivemind_runtime::runtime_dir::RuntimeDirError;
 pub use hivemind_runtime::session::{

@@ -8,9 +8,10 @@ use hivemind_core::schema::Schema;
 use hivemind_ring::archive::{InvalidArchive, Message as Arrived};
 use hivemind_runtime::ports::{
     Batch, ConnectionStatus, Intake, Member, Receiving, RecvError, SPIN, Skipped, SubscriberError, Trust,
-    WaitError, receive,
+    WaitError, WatchError, receive,
 };
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,6 +288,42 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.wait_for_publishers(count, timeout)
     }
 
+    /// A descriptor for `poll`, `epoll` and what rests on them (mio, tokio's `AsyncFd`, libuv): readable when something can be received, or
+    /// happened that a receive looks after: somebody arrived or ended, or the node leaves. Readiness is a level. It stays until a
+    /// [`Subscriber::try_recv`] gave `None`; then there is none until something comes. It may be there for nothing.
+    ///
+    /// The first call makes it; a subscriber that is never asked pays nothing for it. It lives as long as the subscriber. Ask for readability
+    /// only, and never read from it: receive instead. Whoever wants edges receives until there is nothing, as with a socket.
+    ///
+    /// No thread waits for it where the kernel can (Linux 6.7, and io_uring allowed); elsewhere one thread of the node does, for all of
+    /// them. As [`AsFd::as_fd`], which panics where this is an error.
+    ///
+    /// # Errors
+    /// [`WatchError`]: the system has no descriptor left, or this is a forked child.
+    ///
+    /// ```
+    /// # use hivemind::Node;
+    /// # use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = Node::builder("poller").dir(folder.path()).join()?;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut publisher = node.publisher::<u64>("counts")?;
+    /// publisher.send(&7)?;
+    /// loop {
+    ///     if let Some(count) = subscriber.try_recv()? {
+    ///         assert_eq!(*count, 7);
+    ///         break;
+    ///     }
+    ///     poll(&mut [PollFd::new(subscriber.descriptor()?, PollFlags::POLLIN)], PollTimeout::NONE)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>, WatchError> {
+        self.intake.descriptor()
+    }
+
     /// Publishers that this subscriber is attached to; in a forked child none. Example:
     /// [`Subscriber::connections`].
     pub fn publishers(&self) -> usize {
@@ -380,6 +417,16 @@ impl<T: Message + ?Sized> Subscriber<T> {
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.intake.member().is_leaving()
+    }
+}
+
+impl<T: Message + ?Sized> AsFd for Subscriber<T> {
+    /// As [`Subscriber::descriptor`].
+    ///
+    /// # Panics
+    /// Where that is an error: the system has no descriptor left. Ask it first, once.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.intake.as_fd()
     }
 }
 

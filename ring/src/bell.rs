@@ -1,8 +1,8 @@
 //! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes,
 //! never what somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
 //!
-//! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with four
-//! words. Peers of other users never get it: see *Strangers* below.
+//! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with these words. Peers of
+//! other users never get it: see *Strangers* below.
 //!
 //! | word       | of a         | who writes                                  | meaning                                               |
 //! | ---------- | ------------ | ------------------------------------------- | ----------------------------------------------------- |
@@ -10,6 +10,7 @@
 //! | `commits`  | publisher    | it counts up                                | futex of all subscribers that listen to it            |
 //! | `space`    | publisher    | its subscribers count it up                 | futex of a publisher that waits for space             |
 //! | `wake`     | subscriber   | its publishers and its own node count it up | futex of this one subscriber                          |
+//! | `marks`    | who waits for many | as `wake`; who waits clears them      | which of its ends were rung                           |
 //!
 //! A subscriber sleeps in one of two ways, and says which in its own segment (`sleeping`) and to each of its
 //! publishers:
@@ -22,8 +23,11 @@
 //!   call each. For subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`:
 //!   the first refusal ends that sleep, and no subscriber of this process listens again.
 //!
-//! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which
-//! both wait.
+//! Who waits for many ends at once names one line for all of them, and for each a *mark* there ([`crate::place`]): whoever would
+//! ring `wake` of such an end sets its mark and rings `wake` of that line. A mark says which end to look at. One that a peer sets in vain
+//! costs a look; one that it clears lets the end be looked at late, with the next ring there.
+//!
+//! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which all wait.
 //!
 //! A futex word is always changed before the wake-up, so a waiter that read the old value and has not slept
 //! yet does not sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or
@@ -77,8 +81,13 @@ pub const LISTENED_MAX: usize = if cfg!(loom) { 1 } else { 4 };
 /// In `sleepers` of the node's own doorbells: subscribers of other users are attached; look at their doors.
 /// Never in a door.
 pub const STRANGERS: u32 = 4;
-/// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us
-/// to wait on.
+/// In `sleeping`: set a mark of the line that is named there, and ring `wake` of that line; see [`crate::place::Place`].
+pub const ELSEWHERE: u32 = 8;
+/// Marks of a line. Ends of one line beyond that number share them.
+pub const MARKS: usize = 32 * MARK_WORDS;
+const MARK_WORDS: usize = if cfg!(loom) { 1 } else { 12 };
+
+/// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us to wait on.
 pub const STRANGERS_HEARD_MAX: usize = if cfg!(loom) { 2 } else { 63 };
 /// Longest sleep of a subscriber that is attached to a publisher of another user, before it looks by itself:
 /// others can spoil the word that would have woken it. Long enough that ten looks a second cost nothing that
@@ -90,7 +99,7 @@ pub const STRANGERS_SLEEP_MAX: Duration = Duration::from_millis(100);
 pub const UNHEARD_SLEEP_MAX: Duration = Duration::from_millis(4);
 const _: () = assert!(STRANGERS_HEARD_MAX >= LISTENED_MAX, "who listens hears strangers as well");
 
-/// The four words of one end; see the head of this module.
+/// The words of one end; see the head of this module.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Bell {
@@ -102,7 +111,8 @@ pub struct Bell {
     pub wake: AtomicU32,
     /// Counted up by this publisher when it has news for those that listen.
     pub commits: AtomicU32,
-    padding: [AtomicU32; if cfg!(loom) { 0 } else { 12 }],
+    /// Set by whoever rings `wake` for one of the ends that are waited for here.
+    pub marks: [AtomicU32; MARK_WORDS],
 }
 
 impl Bell {
@@ -114,13 +124,32 @@ impl Bell {
             space: word(),
             wake: word(),
             commits: word(),
-            padding: std::array::from_fn(|_| word()),
+            marks: std::array::from_fn(|_| word()),
         }
+    }
+
+    /// The marks that were set since they were taken last, in ascending order.
+    pub fn take_marks(&self) -> impl Iterator<Item = u32> + use<> {
+        // Relaxed: a word without marks is passed over. One that is missed comes with another count, see `WordsUpTo::at`.
+        let words = self.marks.each_ref().map(|word| match word.load(Ordering::Relaxed) {
+            0 => 0,
+            // edge wake. Acquire: what a mark was set for is found.
+            _ => word.swap(0, strong!("wake: marks taken", Acquire)),
+        });
+        words.into_iter().enumerate().flat_map(|(index, word)| {
+            let mut left = word;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros();
+                // Clears the lowest bit that is set.
+                left &= left.wrapping_sub(1);
+                (bit < 32).then_some(index as u32 * 32 + bit)
+            })
+        })
     }
 }
 
 /// Words that somebody waits on at once, each with the value that it had when it was added; at most `MAX`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WordsUpTo<'bell, const MAX: usize> {
     words: [(&'bell AtomicU32, u32); MAX],
     count: usize,
@@ -137,14 +166,35 @@ impl<'bell, const MAX: usize> WordsUpTo<'bell, MAX> {
         WordsUpTo { words: [(word, word.load(Ordering::Relaxed)); MAX], count: 1 }
     }
 
+    /// The `wake` of a line where somebody waits for several ends. To be noted before the marks are taken: a mark that is set later comes
+    /// with another count.
+    pub fn at(bell: &'bell Bell) -> Self {
+        // edge wake. Acquire: whoever sees the count also sees the mark that was set before it.
+        let seen = bell.wake.load(strong!("wake: waiter looks", Acquire));
+        WordsUpTo { words: [(&bell.wake, seen); MAX], count: 1 }
+    }
+
     /// One word more.
     ///
     /// # Panics
     /// If there are `MAX` already.
     pub fn add(&mut self, word: &'bell AtomicU32) {
         // Relaxed: as above.
-        self.words[self.count] = (word, word.load(Ordering::Relaxed));
+        self.add_seen(word, word.load(Ordering::Relaxed));
+    }
+
+    /// One word more, as it was seen before.
+    ///
+    /// # Panics
+    /// If there are `MAX` already.
+    pub fn add_seen(&mut self, word: &'bell AtomicU32, seen: u32) {
+        self.words[self.count] = (word, seen);
         self.count += 1;
+    }
+
+    /// Whether there are `MAX` words.
+    pub fn is_full(&self) -> bool {
+        self.count == MAX
     }
 
     /// The words and their values.
@@ -207,13 +257,7 @@ pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Optio
     if let [(word, expected)] = words.all() {
         return wait(word, *expected, timeout);
     }
-    let waits = words.words.map(|(word, expected)| Wait {
-        expected: u64::from(expected),
-        address: word.as_ptr() as u64,
-        // Not private: other processes ring.
-        flags: libc::FUTEX2_SIZE_U32 as u32,
-        reserved: 0,
-    });
+    let waits = words.words.map(Wait::on);
     let deadline = timeout.map(deadline_after);
     let deadline = deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: futex_waitv reads `count` entries of `waits` (in bounds: `Words::add` counts what it put into
@@ -242,12 +286,23 @@ pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Optio
 
 /// `struct futex_waitv` of linux/futex.h.
 #[cfg(not(loom))]
+#[derive(Clone, Copy)]
 #[repr(C)]
-struct Wait {
+pub(crate) struct Wait {
     expected: u64,
     address: u64,
     flags: u32,
     reserved: u32,
+}
+
+#[cfg(not(loom))]
+impl Wait {
+    /// While `word` is `expected`.
+    pub(crate) fn on((word, expected): (&AtomicU32, u32)) -> Wait {
+        // Not private: other processes ring.
+        let flags = nix::libc::FUTEX2_SIZE_U32 as u32;
+        Wait { expected: u64::from(expected), address: word.as_ptr() as u64, flags, reserved: 0 }
+    }
 }
 
 /// The point in time that is `timeout` from now, as the kernel counts.

@@ -28,6 +28,7 @@ use crate::bell::{self, LISTENS, SLEEPS, STRANGERS};
 use crate::fork::Counter;
 use crate::layout::{SEAT_FREE, seat_life, seat_phase};
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
+use crate::place::Place;
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, fence, lock, strong};
 
 /// Most readers of one publisher.
@@ -413,13 +414,15 @@ impl<M: Memory> Peer<M> {
             && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(strong!("unpin: reader over", Acquire)) != 0)
     }
 
-    /// Rings the reader's bell when it said that it sleeps alone. At most one system call. A stranger never
-    /// does.
+    /// Rings the reader's bell when it said that it sleeps alone, or the one where it is waited for with others. At most one system
+    /// call. A stranger never does.
     pub(crate) fn wake_if_alone(&self) {
-        if let Call::Bell(bell) = &self.call
-            && self.sleeping() == u64::from(SLEEPS)
-        {
+        let Call::Bell(bell) = &self.call else { return };
+        let sleeping = self.sleeping();
+        if sleeping == u64::from(SLEEPS) {
             bell::ring(&bell.bell().wake);
+        } else if let Some(place) = Place::of(sleeping) {
+            place.ring(bell);
         }
     }
 

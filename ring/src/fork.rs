@@ -290,6 +290,8 @@ mod process {
         Mapping(Mapping),
         /// Closed in the child.
         Descriptor(AtomicI32),
+        /// Always readable in the child.
+        Event(AtomicI32),
         Flag(Arc<AtomicBool>),
     }
 
@@ -392,6 +394,18 @@ mod process {
             Descriptor { owner: Some(owner), registered: Registered::new(What::Descriptor(number)) }
         }
 
+        /// As [`Descriptor::new`], but in a child its number leads to a descriptor of the child's that is always readable: whoever polls it
+        /// there goes on to call what says [`Forked`].
+        pub(crate) fn always_ready_in_children(owner: OwnedFd) -> Self {
+            let number = AtomicI32::new(owner.as_raw_fd());
+            Descriptor { owner: Some(owner), registered: Registered::new(What::Event(number)) }
+        }
+
+        /// In a child, of one that is always ready there, what its number leads to.
+        pub(crate) fn in_any_process(&self) -> &OwnedFd {
+            self.owner.as_ref().expect("it is there until it is dropped")
+        }
+
         pub(crate) fn get(&self) -> Result<&OwnedFd, Forked> {
             let owner = self.owner.as_ref().filter(|_| self.registered.home().is_here());
             owner.ok_or_else(|| self.registered.home().forked())
@@ -488,6 +502,7 @@ mod process {
                 What::Flag(flag) => flag.store(true, Ordering::Relaxed),
                 What::Mapping(mapping) => bury(mapping),
                 What::Descriptor(descriptor) => close(descriptor),
+                What::Event(descriptor) => make_ready(descriptor),
             }
         }
         // It stays locked, and is not used again.
@@ -510,6 +525,25 @@ mod process {
             }
         }
         close(&mapping.descriptor);
+    }
+
+    /// Puts an eventfd that is readable in the place of a descriptor. Only calls that a handler may make.
+    fn make_ready(descriptor: &AtomicI32) {
+        let number: RawFd = descriptor.swap(-1, Ordering::Relaxed);
+        // SAFETY: takes two integers and touches no memory of ours.
+        let fresh = || unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        let made = fresh();
+        if made >= 0 {
+            // SAFETY: takes integers. The number was open in the parent at the fork, and leads to something else in the child from here on.
+            unsafe { libc::dup3(made, number, libc::O_CLOEXEC) };
+            // SAFETY: made above, and nobody else knows the number.
+            unsafe { libc::close(made) };
+        } else {
+            // SAFETY: as in `close`.
+            unsafe { libc::close(number) };
+            // All lower numbers are taken, so it gets this one; where it gets none, polling says that it is closed.
+            fresh();
+        }
     }
 
     fn close(descriptor: &AtomicI32) {

@@ -42,7 +42,7 @@ pub const RING_MAGIC: u64 = u64::from_le_bytes(*b"HIVERING");
 /// First word of a reader segment: `HIVEREAD`.
 pub const READER_MAGIC: u64 = u64::from_le_bytes(*b"HIVEREAD");
 /// Version of both layouts; a peer of another version is refused.
-pub const LAYOUT_VERSION: u64 = 3;
+pub const LAYOUT_VERSION: u64 = 4;
 
 /// Bytes of a cache line, of a slot, and the granularity of chunks.
 pub const LINE_BYTES: u64 = 64;
@@ -215,8 +215,8 @@ pub struct RingHeader {
 pub struct ReaderHeader {
     /// See [`ReaderConstants`]. Private, and nothing here loads them: users have a checked copy.
     constants: [AtomicU64; fill(READER_CONSTANTS)],
-    /// Not 0 while the subscriber is about to sleep or sleeps: [`crate::bell::SLEEPS`] or
-    /// [`crate::bell::LISTENS`].
+    /// Not 0 while the subscriber is about to sleep or sleeps, or is waited for with others: [`crate::bell::SLEEPS`],
+    /// [`crate::bell::LISTENS`], or a [`crate::place::Place`].
     pub sleeping: AtomicU64,
     /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are dropped.
     pub closed: AtomicU64,

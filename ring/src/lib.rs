@@ -27,7 +27,8 @@
 //! | unpin   | `Pin::drop`               | `Writer::reclaim`        | "my last read of this chunk is done"             |
 //! | consume | `Reader::advance`         | `Writer::rescan`         | "my last read of this slot is done" (reliable)   |
 //! | attach  | `Desk::attach` (SeqCst)   | `Writer::refresh`        | a reader whose pins and cursor count from now on |
-//! | sleep   | `Seats::sleep` (SeqCst)   | `Writer::ring_bell`      | "I sleep until my bell rings"                    |
+//! | sleep   | `Seats::{sleep, arm, arm_at, wake}` (SeqCst) | `Writer::ring_bell` | "I sleep until my bell rings"      |
+//! | wake    | `bell::ring`, `Place::ring` | `WordsUpTo::at`, `Bell::take_marks` | what somebody was rung for            |
 //! | close   | `Writer::drop`, `Reader::drop`, `Seats::close` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
 //! | life    | `PerLife::of`             | `PerLife::of`            | what this process made anew after a fork         |
 //!
@@ -66,6 +67,9 @@ pub mod memory;
 mod orphans;
 #[cfg(not(loom))]
 pub mod os;
+pub mod place;
+#[cfg(not(loom))]
+pub mod pollable;
 pub mod reader;
 #[cfg(not(loom))]
 mod refusal;

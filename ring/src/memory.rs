@@ -105,6 +105,14 @@ pub struct SeatBook {
 pub trait BellMemory: Sealed + Clone + Send + Sync {
     /// The line.
     fn bell(&self) -> &Bell;
+    /// Its number.
+    fn line(&self) -> u32 {
+        0
+    }
+    /// Another line of the same doorbells; `None`: there is none.
+    fn beside(&self, line: u32) -> Option<&Bell> {
+        (line == self.line()).then(|| self.bell())
+    }
 }
 
 /// The operating system had no memory for a segment.

@@ -29,6 +29,7 @@ mod sleep;
 pub(crate) use self::held::Pin;
 pub use self::held::{Held, Taken, Unread};
 pub use self::seats::{SeatError, Seats, TakenSeat};
+pub use self::sleep::{Armed, Heard, SomethingNew};
 
 use crate::bell::{self, SLEEPS};
 use crate::desk::Start;

@@ -426,7 +426,10 @@ fn a_subscriber_that_scribbles_all_the_time_cannot_hurt_the_publisher() {
                         word @ 0..67 => {
                             seat_word(seat, word).unwrap_or(&seat.cursor).store(value, Ordering::Relaxed);
                         }
-                        67 => header.sleeping.store(value & 1, Ordering::Relaxed),
+                        // In half of the cases a place, which may be none.
+                        67 => header
+                            .sleeping
+                            .store(if value & 1 == 0 { value } else { value & !0xFF | 8 }, Ordering::Relaxed),
                         68 => bell.sleepers.store(value as u32, Ordering::Relaxed),
                         _ => bell.space.store(value as u32, Ordering::Relaxed),
                     }

@@ -6,6 +6,7 @@
 //! | [`Outlet`] | a sending end; [`StandIn`] is one that publishes for another host |
 //! | [`Batch`] | ends that are waited for once |
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
+//! | [`Waiter`] | what one waits on for many receiving ends at once |
 
 mod attach;
 mod batch;
@@ -18,6 +19,9 @@ mod names;
 mod origin;
 mod outlet;
 mod trust;
+mod waiter;
+mod wards;
+mod watch;
 
 pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
@@ -27,3 +31,5 @@ pub use member::{AsMember, Member, MemberError, MemberOptions};
 pub use origin::Origin;
 pub use outlet::{Outlet, OutletOptions, StandIn};
 pub use trust::Trust;
+pub use waiter::{Key, Waiter};
+pub use watch::WatchError;

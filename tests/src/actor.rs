@@ -19,6 +19,7 @@ use hivemind_runtime::root::{RootError, ServeOptions, StopHandle, serve_root};
 use hivemind_runtime::runtime_dir::RuntimeDir;
 use hivemind_runtime::session::SessionError;
 use memmap2::{Mmap, MmapMut};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -224,6 +225,14 @@ impl Actor {
             Order::Receive { subscriber, patience_ms } => {
                 let patience = Duration::from_millis(patience_ms);
                 self.subscriber(subscriber)?.receive(patience).map(Answer::Number)
+            }
+            Order::ReceivePolling { subscriber, patience_ms } => {
+                let patience = Duration::from_millis(patience_ms);
+                self.subscriber(subscriber)?.receive_polling(patience).map(Answer::Number)
+            }
+            Order::RefuseKernelWaits => {
+                hivemind_ring::pollable::refuse_from_now_on();
+                Ok(Answer::Done)
             }
             Order::LookForSubscribers { publisher, count, patience_ms } => {
                 let patience = Duration::from_millis(patience_ms);
@@ -638,6 +647,32 @@ impl AnySubscriber {
             }
         };
         came.map(u64::from).map_err(failure)
+    }
+
+    /// As `receive`, by polling.
+    fn receive_polling(&mut self, patience: Duration) -> Result<u64, Failure> {
+        let start = Instant::now();
+        loop {
+            let came = match self {
+                AnySubscriber::Typed(subscriber) => subscriber.try_recv().map(|sample| sample.is_some()),
+                AnySubscriber::Bytes(subscriber) => subscriber.try_recv().map(|sample| sample.is_some()),
+                AnySubscriber::Other(subscriber) => subscriber.try_recv().map(|sample| sample.is_some()),
+            };
+            if came.map_err(failure)? {
+                return Ok(1);
+            }
+            let left = patience.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(0);
+            }
+            let descriptor = match self {
+                AnySubscriber::Typed(subscriber) => subscriber.descriptor(),
+                AnySubscriber::Bytes(subscriber) => subscriber.descriptor(),
+                AnySubscriber::Other(subscriber) => subscriber.descriptor(),
+            };
+            let polled = PollFd::new(descriptor.map_err(failure)?, PollFlags::POLLIN);
+            poll(&mut [polled], PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)).map_err(failure)?;
+        }
     }
 
     fn wait_for_publishers(&self, count: usize) -> Result<(), Failure> {

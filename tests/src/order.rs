@@ -116,6 +116,15 @@ pub enum Order {
         /// How long to wait.
         patience_ms: u64,
     },
+    /// As `Receive`, but look without waiting, and wait by polling the subscriber's descriptor.
+    ReceivePolling {
+        /// The subscriber's number.
+        subscriber: usize,
+        /// How long to wait.
+        patience_ms: u64,
+    },
+    /// From now on, have no descriptor for which the kernel waits: a thread of the node does.
+    RefuseKernelWaits,
     /// Wait until a publisher has as many subscribers, or the time is over, which is a failure.
     LookForSubscribers {
         /// Its number.

@@ -147,4 +147,10 @@ impl BellMemory for MappedBell {
     fn bell(&self) -> &Bell {
         &self.bells.lines()[self.line as usize]
     }
+    fn line(&self) -> u32 {
+        self.line
+    }
+    fn beside(&self, line: u32) -> Option<&Bell> {
+        self.bells.lines().get(line as usize)
+    }
 }

@@ -18,7 +18,8 @@ use super::Reader;
 use crate::bell;
 use crate::layout::{SEAT_FREE, SEAT_READ, SEAT_TAKEN, Seat, seat_life, seat_phase, seat_state};
 use crate::memory::{BellMemory, Memory, SeatBook, SeatMemory};
-use crate::sync::{Arc, Ordering, lock, strong};
+use crate::place::Place;
+use crate::sync::{Arc, Ordering, fence, lock, strong};
 
 /// Seats in the first page, backed together.
 const FIRST_SEATS: usize = 7;
@@ -215,8 +216,15 @@ impl<M: Memory> Seats<M> {
         readers.into_iter().for_each(Reader::end);
     }
 
-    /// Wakes the subscriber if it sleeps or is about to: something other than a message is new.
+    /// Wakes the subscriber if it sleeps or is about to, and who waits for it with others: something other
+    /// than a message is new.
     pub fn wake(&self) {
         bell::ring(&self.bell.bell().wake);
+        // edge sleep: either this sees the place, or who arms the subscriber there sees what is new.
+        fence(strong!("sleep: news fence", SeqCst));
+        // Relaxed: the fence.
+        if let Some(place) = Place::of(self.memory.header().sleeping.load(Ordering::Relaxed)) {
+            place.ring(&self.bell);
+        }
     }
 }

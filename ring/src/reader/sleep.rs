@@ -1,4 +1,15 @@
-//! How a subscriber sleeps until one of its publishers has something for it.
+//! How a subscriber sleeps until one of its publishers has something for it, or lets others sleep for it.
+//!
+//! A sleep has four parts, and each way to wait is made of them:
+//!
+//! | who waits                 | says so           | looks | waits on                                              | afterwards      |
+//! | ------------------------- | ----------------- | ----- | ----------------------------------------------------- | --------------- |
+//! | a thread, for one end     | [`Seats::sleep`]  | once  | `wake`, and `commits` of few publishers, by futex     | nothing is left |
+//! | a descriptor, for one end | [`Seats::arm`]    | once  | the same words, by the kernel ([`crate::pollable`])   | it stays armed  |
+//! | anybody, for many ends    | [`Seats::arm_at`] | once  | `wake` of a line for all of them ([`crate::place`])   | it stays armed  |
+//!
+//! An end that stays armed is told of the next message and then no more, until it is armed again. The words are noted before the look, so a
+//! wait that begins later, in another thread or in the kernel, ends at once if something came meanwhile.
 
 use super::{Reader, Seats};
 use crate::barrier;
@@ -7,11 +18,56 @@ use crate::bell::{
     Words, WordsUpTo,
 };
 use crate::memory::{BellMemory, Memory, RingMemory, SeatMemory};
-use crate::sync::{Ordering, fence, strong};
+use crate::place::Place;
+use crate::sync::{Arc, AtomicU32, Ordering, fence, strong};
 use std::time::Duration;
 
 /// Longest sleep when the kernel refuses the barrier: without it a subscriber cannot be certain to be woken.
 const UNORDERED_NAP: Duration = Duration::from_millis(1);
+
+/// As many words as a subscriber waits on that has publishers of other users.
+type ManyWords<'a> = WordsUpTo<'a, { STRANGERS_HEARD_MAX + 1 }>;
+
+/// What to wait on for a subscriber that was armed.
+#[derive(Debug)]
+pub struct Armed<'a> {
+    /// One of them changes when there is something new.
+    pub words: ManyWords<'a>,
+    /// To be looked at again after this time even if none has changed; `None`: not before.
+    pub bound: Option<Duration>,
+}
+
+/// A publisher of another user, as one listens to it who waits for many ends.
+pub struct Heard<M: Memory> {
+    ring: Arc<M::Ring>,
+    seen: u32,
+}
+
+impl<M: Memory> Clone for Heard<M> {
+    fn clone(&self) -> Self {
+        Heard { ring: Arc::clone(&self.ring), seen: self.seen }
+    }
+}
+
+impl<M: Memory> Heard<M> {
+    /// The word, and what it was before the look.
+    pub fn word(&self) -> (&AtomicU32, u32) {
+        (&self.ring.header().commits, self.seen)
+    }
+
+    /// Whether it has rung since.
+    pub fn has_rung(&self) -> bool {
+        let (word, seen) = self.word();
+        // Relaxed: it says where to look.
+        word.load(Ordering::Relaxed) != seen
+    }
+}
+
+impl<M: Memory> std::fmt::Debug for Heard<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heard").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
 
 impl<M: Memory> Seats<M> {
     /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over.
@@ -45,9 +101,7 @@ impl<M: Memory> Seats<M> {
         news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
-        let publishers = readers.clone().take(LISTENED_MAX + 1).count();
-        let listens = (1..=LISTENED_MAX).contains(&publishers) && bell::can_wait_for_any();
-        self.sleep_in_this_way(listens, readers, news, timeout)
+        self.sleep_in_this_way(listens(readers.clone()), readers, news, timeout)
     }
 
     /// As [`Seats::sleep`], but alone, as if there were many publishers.
@@ -71,14 +125,12 @@ impl<M: Memory> Seats<M> {
             return self.sleep_among_strangers(listens, readers, news, timeout);
         }
         let mut words = Words::of(&self.bell.bell().wake);
-        if listens {
-            readers.clone().for_each(|reader| words.add(reader.commits()));
-        }
-        let way = if listens { LISTENS } else { SLEEPS };
-        // Relaxed: `sleepers` carries it.
-        self.memory().header().sleeping.store(u64::from(way), Ordering::Relaxed);
+        self.say(if listens { LISTENS } else { SLEEPS }.into());
         for reader in readers.clone() {
-            reader.tell_of_sleep(way);
+            if listens {
+                words.add(reader.commits());
+            }
+            reader.tell_of_sleep(if listens { LISTENS } else { SLEEPS });
         }
         self.look_and_sleep(&words, readers, None, news, timeout)
     }
@@ -92,27 +144,8 @@ impl<M: Memory> Seats<M> {
         news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
-        let can_listen = bell::can_wait_for_any();
-        let mut words: WordsUpTo<'_, { STRANGERS_HEARD_MAX + 1 }> = WordsUpTo::of(&self.bell.bell().wake);
-        let way = if listens { LISTENS } else { SLEEPS };
-        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see
-        // `Desk::wake_sleepers`).
-        self.memory().header().sleeping.store(u64::from(way), Ordering::Relaxed);
-        let mut hears_all = true;
-        for reader in readers.clone() {
-            let hears =
-                listens || (reader.is_stranger && can_listen && words.all().len() <= STRANGERS_HEARD_MAX);
-            if hears {
-                words.add(reader.commits());
-                reader.tell_of_sleep(LISTENS);
-            } else if reader.is_stranger {
-                hears_all = false;
-            } else {
-                reader.tell_of_sleep(SLEEPS);
-            }
-        }
-        let bound = if hears_all { STRANGERS_SLEEP_MAX } else { UNHEARD_SLEEP_MAX };
-        self.look_and_sleep(&words, readers, Some(bound), news, timeout)
+        let Armed { words, bound } = self.tell_all(listens, readers.clone());
+        self.look_and_sleep(&words, readers, bound, news, timeout)
     }
 
     /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest
@@ -126,10 +159,8 @@ impl<M: Memory> Seats<M> {
         mut news: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) -> Woken {
-        // edge sleep: see `sleep`.
-        fence(strong!("sleep: reader fence", SeqCst));
         // Under loom a sleep has no end but a wake-up, so that one which is lost shows.
-        let nap = nap_if_unordered(readers).or(bound).filter(|_| !cfg!(loom));
+        let nap = order_look(readers).or(bound).filter(|_| !cfg!(loom));
         let woken = if news() {
             Woken::LookAgain
         } else if let Some(nap) = nap.filter(|nap| timeout.is_none_or(|timeout| *nap < timeout)) {
@@ -139,15 +170,110 @@ impl<M: Memory> Seats<M> {
         } else {
             bell::wait_for_any(words, timeout)
         };
-        // Relaxed: a publisher that still sees it rings in vain.
-        self.memory().header().sleeping.store(0, Ordering::Relaxed);
+        self.disarm();
         woken
+    }
+
+    /// The first half of a sleep for which somebody else waits: the publishers of `readers` know of it, and there is nothing new yet, as
+    /// `news` says, which is asked afterwards. `None`: there is.
+    ///
+    /// It stays so until it is armed again, [`Seats::disarm`]ed, or sleeps itself.
+    pub fn arm<'w, 'a: 'w>(
+        &'w self,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
+        news: impl FnOnce() -> bool,
+    ) -> Option<Armed<'w>> {
+        let Armed { words, bound } = self.tell_all(listens(readers.clone()), readers.clone());
+        let bound = order_look(readers).or(bound);
+        (!news()).then_some(Armed { words, bound })
+    }
+
+    /// As [`Seats::arm`], for somebody who waits at `place`. Puts the publishers of other users that are to be listened to, beyond those that
+    /// are there, into `heard`, of which [`STRANGERS_HEARD_MAX`] are heard. The look is to be repeated after the time in `Ok`, if any.
+    ///
+    /// # Errors
+    /// There is something new.
+    pub fn arm_at<'a>(
+        &self,
+        place: Place,
+        readers: impl Iterator<Item = &'a Reader<M>> + Clone,
+        heard: &mut Vec<Heard<M>>,
+        news: impl FnOnce() -> bool,
+    ) -> Result<Option<Duration>, SomethingNew> {
+        self.say(place.word());
+        let mut bound = None;
+        for reader in readers.clone() {
+            if !reader.is_stranger {
+                reader.tell_of_sleep(SLEEPS);
+            } else if heard.len() < STRANGERS_HEARD_MAX && bell::can_wait_for_any() {
+                // Relaxed: the fence below, as in `WordsUpTo::of`.
+                let seen = reader.commits().load(Ordering::Relaxed);
+                heard.push(Heard { ring: Arc::clone(&reader.ring), seen });
+                reader.tell_of_sleep(LISTENS);
+                bound = bound.or(Some(STRANGERS_SLEEP_MAX));
+            } else {
+                bound = Some(UNHEARD_SLEEP_MAX);
+            }
+        }
+        let bound = order_look(readers).or(bound);
+        if news() { Err(SomethingNew) } else { Ok(bound) }
+    }
+
+    /// Nobody sleeps for this subscriber any more. A publisher that does not see this yet rings in vain.
+    pub fn disarm(&self) {
+        self.say(0);
+    }
+
+    /// Says in shared memory how this subscriber sleeps.
+    fn say(&self, sleeping: u64) {
+        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see `Desk::wake_sleepers`).
+        self.memory().header().sleeping.store(sleeping, Ordering::Relaxed);
+    }
+
+    /// Notes the words, says how this subscriber sleeps, and tells its publishers: it listens to those of other users, to as many as it can,
+    /// and to the others if it `listens`.
+    fn tell_all<'w, 'a: 'w>(
+        &'w self,
+        listens: bool,
+        readers: impl Iterator<Item = &'a Reader<M>>,
+    ) -> Armed<'w> {
+        let can_listen = bell::can_wait_for_any();
+        let mut words: ManyWords<'_> = WordsUpTo::of(&self.bell.bell().wake);
+        self.say(if listens { LISTENS } else { SLEEPS }.into());
+        let mut bound = None;
+        for reader in readers {
+            if listens || (reader.is_stranger && can_listen && !words.is_full()) {
+                words.add(reader.commits());
+                reader.tell_of_sleep(LISTENS);
+                if reader.is_stranger {
+                    bound = bound.or(Some(STRANGERS_SLEEP_MAX));
+                }
+            } else if reader.is_stranger {
+                bound = Some(UNHEARD_SLEEP_MAX);
+            } else {
+                reader.tell_of_sleep(SLEEPS);
+            }
+        }
+        Armed { words, bound }
     }
 }
 
-/// Puts a fence between the commits of publishers that make none themselves and their looks at `sleepers`.
-/// Where the kernel refuses, says how long a sleep may be: no longer than a wake-up may be late.
-fn nap_if_unordered<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
+/// There is something to be received already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SomethingNew;
+
+/// Whether a subscriber listens to its publishers: there are few.
+fn listens<'a, M: Memory>(readers: impl Iterator<Item = &'a Reader<M>>) -> bool {
+    (1..=LISTENED_MAX).contains(&readers.take(LISTENED_MAX + 1).count()) && bell::can_wait_for_any()
+}
+
+/// Puts a fence between the word to the publishers and the look that follows, and one between the commits of publishers that make none
+/// themselves and their looks at `sleepers`. Where the kernel refuses, says how long a sleep may be: no longer than a wake-up
+/// may be late.
+#[inline]
+fn order_look<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
+    // edge sleep: see `Seats::sleep`.
+    fence(strong!("sleep: reader fence", SeqCst));
     let unfenced = readers.any(|reader| barrier::is_unfenced(reader.ring.header()));
     (unfenced && !barrier::heavy()).then_some(UNORDERED_NAP)
 }

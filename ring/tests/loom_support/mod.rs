@@ -253,6 +253,11 @@ impl Subscription {
         Subscription { seats: Seats::on_heap(seats, Arc::clone(&bell)), bell, index: 0 }
     }
 
+    /// One of several that are waited for at one line, which is that of each of them.
+    pub fn at(line: &Arc<Bell>, index: u32) -> Self {
+        Subscription { seats: Seats::on_heap(1, Arc::clone(line)), bell: Arc::clone(line), index }
+    }
+
     pub fn read(&self, door: &Door) -> Reader<Heap> {
         let seat = self.seats.take((1, 1)).expect("there is a seat");
         let seats = Arc::clone(self.seats.memory());

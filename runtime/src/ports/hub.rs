@@ -12,6 +12,8 @@ use super::attach::PeerMemory;
 use super::inbox::{Arrival, Pending, SubscriberEnd, Suitor};
 use super::names;
 use super::origin::Origin;
+use super::wards::{Herald, Wards};
+use super::watch::WatchError;
 use crate::lock;
 use crate::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, Keeping, NodeSide,
@@ -47,6 +49,8 @@ pub(crate) struct Hub {
     changes: AtomicU64,
     /// Notified, under `ends`, when somebody attached, went away, or the node is leaving.
     changed: Condvar,
+    /// The thread that waits for descriptors where the kernel does not; started for the first of them.
+    herald: Mutex<Option<Herald>>,
 }
 
 #[derive(Default)]
@@ -80,7 +84,19 @@ impl Hub {
             introducing: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             changed: Condvar::new(),
+            herald: Mutex::default(),
         }
+    }
+
+    /// Where the node's herald waits.
+    pub(crate) fn herald(&self) -> Result<Arc<Wards>, WatchError> {
+        self.home.check()?;
+        let mut herald = lock(&self.herald);
+        if herald.is_none() {
+            *herald = Some(Herald::start(self.memory.bells().take()?)?);
+        }
+        let started = herald.as_ref().expect("it was started just now");
+        Ok(Arc::clone(started.wards()))
     }
 
     pub(crate) fn node(&self) -> u64 {

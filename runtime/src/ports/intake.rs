@@ -14,8 +14,10 @@ use hivemind_ring::fork::Counter;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
-use hivemind_ring::reader::{Held, PollError, Reader, Taken, Unread};
+use hivemind_ring::reader::{Held, PollError, Reader, Seats, Taken, Unread};
+use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,7 @@ use super::inbox::{Arrival, Gate, SubscriberEnd};
 use super::member::Member;
 use super::origin::Origin;
 use super::trust::Trust;
+use super::watch::{Watch, WatchError};
 use crate::session::Mismatch;
 
 /// How long `recv` looks before it sleeps, by default: about what a wake-up costs.
@@ -176,6 +179,8 @@ pub struct Intake<S = ()> {
     /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was missed if there is another one.
     left: Option<Box<Left>>,
     problems: VecDeque<(Origin, String)>,
+    /// Who waits for this end beside the thread that receives.
+    watch: OnceCell<Watch>,
 }
 
 /// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
@@ -364,6 +369,7 @@ impl<S> Intake<S> {
                 lost_before: 0,
                 left: None,
                 problems: VecDeque::new(),
+                watch: OnceCell::new(),
             })
         })
     }
@@ -387,10 +393,10 @@ impl<S> Intake<S> {
         (!disturbed).then_some(if self.turn < self.connections.len() { self.turn } else { 0 })
     }
 
-    /// Whether there is nothing at all: the short way for a subscriber with one connection.
+    /// Whether there is nothing at all: the short way for a subscriber with one connection for which nobody waits.
     #[inline]
     pub fn is_idle(&mut self) -> bool {
-        if self.undisturbed_turn().is_none() {
+        if self.undisturbed_turn().is_none() || self.watch.get().is_some() {
             return false;
         }
         let [connection] = &mut self.connections[..] else { return false };
@@ -443,7 +449,53 @@ impl<S> Intake<S> {
             }
         }
         self.looks += IDLE_LOOKS;
-        Ok(None)
+        if self.watch.get().is_some() { self.arm() } else { Ok(None) }
+    }
+
+    /// Nothing is there: whoever waits for this end is told of what comes next. If that came meanwhile, it is told, and looked at.
+    #[cold]
+    fn arm(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
+        let Some(mut watch) = self.watch.take() else { return Ok(None) };
+        let mut found = Ok(None);
+        if !watch.is_armed() {
+            self.sweep();
+            let readers = self.connections.iter().map(|connection| &connection.reader);
+            let news = || self.anything_new() || self.anything_ended();
+            if !watch.arm(&self.end.seats, readers, news) {
+                // Without the watch, so it does not come here again.
+                found = self.poll();
+            }
+        }
+        // It was taken.
+        let _ = self.watch.set(watch);
+        found
+    }
+
+    /// The descriptor of this end, if there is one.
+    pub(crate) fn own_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self.watch.get() {
+            Some(Watch::Descriptor(descriptor)) => Some(descriptor.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Lets somebody wait for this end; it is told that there is something.
+    pub(crate) fn watch_by<T>(
+        &self,
+        make: impl FnOnce(&Seats<Mapped>) -> Result<(Watch, T), WatchError>,
+    ) -> Result<T, WatchError> {
+        if self.watch.get().is_some() {
+            return Err(WatchError::Watched);
+        }
+        let (watch, made) = make(&self.end.seats)?;
+        // There was none.
+        let _ = self.watch.set(watch);
+        Ok(made)
+    }
+
+    /// Nobody waits for this end any more but the thread that receives.
+    pub fn unwatch(&mut self) {
+        self.watch.take();
     }
 
     /// A copy of a message whose publisher is not trusted.
@@ -680,10 +732,12 @@ impl<S> Intake<S> {
         if left.is_some_and(|left| left.is_zero()) {
             return false;
         }
+        if let Some(watch) = self.watch.get_mut() {
+            // This sleep takes what rings. Whoever waits otherwise is told to look afterwards.
+            watch.trip();
+        }
         let readers = self.connections.iter().map(|connection| &connection.reader);
-        // A publisher that ended since the sweep has rung already; its end is news, too.
-        let ended = || self.connections.iter().any(|connection| connection.reader.finished());
-        let news = || self.anything_new() || self.member.hub().leaving() || ended();
+        let news = || self.anything_new() || self.member.hub().leaving() || self.anything_ended();
         let woken = self.end.seats.sleep(readers, news, left);
         woken == Woken::LookAgain || self.anything_new()
     }
@@ -692,6 +746,11 @@ impl<S> Intake<S> {
     fn anything_new(&self) -> bool {
         self.news.get() != self.seen_news
             || self.connections.iter().any(|connection| connection.reader.ready())
+    }
+
+    /// Whether a publisher has ended and was read. One that ended since the last sweep has rung already.
+    fn anything_ended(&self) -> bool {
+        self.connections.iter().any(|connection| connection.reader.finished())
     }
 
     /// Waits until this intake is attached to `count` publishers, at most for `timeout`.
