@@ -180,7 +180,7 @@ pub struct Intake<S = ()> {
     left: Option<Box<Left>>,
     problems: VecDeque<(Origin, String)>,
     /// Who waits for this end beside the thread that receives.
-    watch: OnceCell<Watch>,
+    watch: OnceCell<Box<Watch>>,
 }
 
 /// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
@@ -473,7 +473,7 @@ impl<S> Intake<S> {
 
     /// The descriptor of this end, if there is one.
     pub(crate) fn own_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match self.watch.get() {
+        match self.watch.get().map(Box::as_ref) {
             Some(Watch::Descriptor(descriptor)) => Some(descriptor.as_fd()),
             _ => None,
         }
@@ -489,7 +489,7 @@ impl<S> Intake<S> {
         }
         let (watch, made) = make(&self.end.seats)?;
         // There was none.
-        let _ = self.watch.set(watch);
+        let _ = self.watch.set(Box::new(watch));
         Ok(made)
     }
 
