@@ -30,6 +30,11 @@ use rkyv::{Archive, Deserialize, Portable, Serialize};
 /// is_message::<Vec<Pose>>();
 /// is_message::<[u8]>();
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no message",
+    label = "this type cannot be sent",
+    note = "put `#[message]` on the definition of `{Self}` if it is yours"
+)]
 pub trait Message: Describe + sealed::Sealed + 'static {
     /// What a sample dereferences to: the archived type, or `[u8]`.
     type Read: ?Sized;

@@ -1,5 +1,5 @@
-//! What a subscriber keeps account of, for each publisher: order, repetitions, gaps and checksums. It trusts neither the messages
-//! nor the figures of the SDK, which must come out the same.
+//! What a subscriber keeps account of, for each publisher: order, repetitions, gaps and checksums. It trusts
+//! neither the messages nor the figures of the SDK, which must come out the same.
 
 use crate::entry::Checked;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! A process that does what a test tells it: the other side of [`crate::hive`].
 //!
-//! Orders come one by one; streams and collections go on beside them on threads of their own. The process ends with its input, so no
-//! actor outlives its test.
+//! Orders come one by one; streams and collections go on beside them on threads of their own. The process
+//! ends with its input, so no actor outlives its test.
 
 use crate::BOUND;
 use crate::account::Account;
@@ -341,7 +341,8 @@ impl Actor {
         // Its memory before the mappings: later there is none for it.
         let most = most.trim().parse().map_err(failure)?;
         self.ballast.reserve_exact(most);
-        // Neighbours that are alike would become one, so they differ. Bounded by the kernel, and by what it says it allows.
+        // Neighbours that are alike would become one, so they differ. Bounded by the kernel, and by what it
+        // says it allows.
         for number in 0..most {
             let Ok(map) = MmapMut::map_anon(4096) else { break };
             if number % 2 == 1 {
@@ -765,7 +766,8 @@ fn limit(resource: Resource, bound: u64) -> Result<Answer, Failure> {
     Ok(Answer::Done)
 }
 
-/// The kernel bounds the number of a descriptor, not how many there are: `spare` numbers below the limit are free.
+/// The kernel bounds the number of a descriptor, not how many there are: `spare` numbers below the limit are
+/// free.
 fn limit_descriptors(spare: usize) -> Result<Answer, Failure> {
     // To look takes a descriptor, which an earlier limit may forbid.
     limit(Resource::RLIMIT_NOFILE, u64::MAX)?;

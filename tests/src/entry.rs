@@ -1,4 +1,5 @@
-//! Messages that can be checked: each carries its number, the length of its payload, and a checksum of all three.
+//! Messages that can be checked: each carries its number, the length of its payload, and a checksum of all
+//! three.
 //!
 //! There are two forms of the same: [`Entry`], a typed message, and plain bytes:
 //!
@@ -6,9 +7,9 @@
 //! | number: u64 | length: u64 | checksum: u64 | payload: `length` bytes |      little-endian
 //! ```
 //!
-//! Numbers are the publisher's sequence numbers, so a message that arrives under another sequence shows as well. Payloads are
-//! windows of one random block, at a place that depends on the number: two messages of the same length differ, so a mixture of both
-//! does not pass the checksum.
+//! Numbers are the publisher's sequence numbers, so a message that arrives under another sequence shows as
+//! well. Payloads are windows of one random block, at a place that depends on the number: two messages of the
+//! same length differ, so a mixture of both does not pass the checksum.
 
 use hivemind::message;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -76,8 +77,8 @@ impl Source {
         Source { seed, block }
     }
 
-    /// Bytes of the payload of message `number` in the mix: as many small ones as large ones (each power of two is
-    /// as likely), and every 10,000th is 1 MiB.
+    /// Bytes of the payload of message `number` in the mix: as many small ones as large ones (each power of
+    /// two is as likely), and every 10,000th is 1 MiB.
     pub fn mixed_length(&self, number: u64) -> usize {
         if number % EXCEPTION_EVERY == EXCEPTION_EVERY - 1 {
             return EXCEPTION_BYTES;
@@ -93,7 +94,8 @@ impl Source {
         &self.block[place..place + length]
     }
 
-    /// Writes message `number` in the form of plain bytes; `place` has room for exactly [`HEAD`] and the payload.
+    /// Writes message `number` in the form of plain bytes; `place` has room for exactly [`HEAD`] and the
+    /// payload.
     pub fn write(&self, number: u64, place: &mut [u8]) {
         let (head, payload) = place.split_at_mut(HEAD);
         payload.copy_from_slice(self.payload(number, payload.len()));
@@ -122,7 +124,8 @@ impl Entry {
 
 /// What a received message must satisfy, in either form.
 pub trait Checked {
-    /// Checks the message that arrived as number `sequence`. Returns the bytes of its payload, or what is wrong with it.
+    /// Checks the message that arrived as number `sequence`. Returns the bytes of its payload, or what is
+    /// wrong with it.
     fn check(&self, sequence: u64) -> Result<usize, String>;
 }
 

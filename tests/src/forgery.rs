@@ -1,4 +1,5 @@
-//! Segments that no honest process makes: copies of genuine ones with some words changed, in memory objects with any seals.
+//! Segments that no honest process makes: copies of genuine ones with some words changed, in memory objects
+//! with any seals.
 
 use hivemind_ring::segment::Handle;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};

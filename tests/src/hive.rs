@@ -409,7 +409,8 @@ impl SubscriberOf<'_> {
         self.actor.tally(&Order::Tally { subscriber: self.number })
     }
 
-    /// What it has collected, once so many messages were received or lost, and so many connections have ended.
+    /// What it has collected, once so many messages were received or lost, and so many connections have
+    /// ended.
     #[track_caller]
     pub fn await_tally(&self, messages: u64, ended: usize) -> Tally {
         self.actor.tally(&Order::AwaitTally { subscriber: self.number, messages, ended })

@@ -1,5 +1,6 @@
-//! A publisher without the SDK whose ring is nearly all hole: it announces as much memory as any ring may have, has next to none, and commits messages
-//! that it never wrote. Whoever touches them through a mapping gives them memory, at its own cost.
+//! A publisher without the SDK whose ring is nearly all hole: it announces as much memory as any ring may
+//! have, has next to none, and commits messages that it never wrote. Whoever touches them through a mapping
+//! gives them memory, at its own cost.
 
 use crate::wire::{Stranger, packet};
 use hivemind::schema::Schema;

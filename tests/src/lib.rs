@@ -1,15 +1,18 @@
-//! What the tests across processes share. This crate is test code: what fails here panics and says what it waited for.
+//! What the tests across processes share. This crate is test code: what fails here panics and says what it
+//! waited for.
 //!
 //! ```text
 //! test ── Hive ── Actor ──(orders, answers: one JSON text a line)── process `actor`
 //!            └─── Actor ───────────────────────────────────────── process `actor`
 //! ```
 //!
-//! A test reads as a script: it starts *actors*, processes of their own that do what they are told ([`order`]), tells them to
-//! publish and to subscribe, kills some with SIGKILL, and looks at what the others saw. Messages are [`entry`]s, each of which
-//! carries its number, its length and a checksum, and [`account`]s are kept of what arrived.
+//! A test reads as a script: it starts *actors*, processes of their own that do what they are told
+//! ([`order`]), tells them to publish and to subscribe, kills some with SIGKILL, and looks at what the others
+//! saw. Messages are [`entry`]s, each of which carries its number, its length and a checksum, and
+//! [`account`]s are kept of what arrived.
 //!
-//! Nothing here sleeps in order to wait for something: every wait is for the thing itself and ends after [`BOUND`].
+//! Nothing here sleeps in order to wait for something: every wait is for the thing itself and ends after
+//! [`BOUND`].
 
 pub mod account;
 pub mod actor;

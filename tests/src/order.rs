@@ -109,7 +109,8 @@ pub enum Order {
         /// at least so many connections that have ended.
         ended: usize,
     },
-    /// Receive one message. Answered with 1, or with 0 if none came in time; an error of receiving is a failure.
+    /// Receive one message. Answered with 1, or with 0 if none came in time; an error of receiving is a
+    /// failure.
     Receive {
         /// The subscriber's number.
         subscriber: usize,
@@ -149,7 +150,8 @@ pub enum Order {
     AwaitHosting,
     /// Wait until the root that it served has ended; answered with why.
     AwaitRootEnd,
-    /// Create a publisher, send some messages, and end the process: all at once, as a short job does. Answered by nothing if it works.
+    /// Create a publisher, send some messages, and end the process: all at once, as a short job does.
+    /// Answered by nothing if it works.
     Shout {
         /// How.
         publish: Publish,
@@ -159,7 +161,8 @@ pub enum Order {
         length: usize,
         /// By SIGKILL; otherwise in order.
         killed: bool,
-        /// Make the ring before the root hears of it, not meanwhile: then the root's answer is the first thing that comes.
+        /// Make the ring before the root hears of it, not meanwhile: then the root's answer is the first
+        /// thing that comes.
         made_first: bool,
     },
     /// Drop all that there is: samples, publishers, subscribers and the node.
@@ -195,7 +198,8 @@ pub enum Order {
         /// So many.
         bytes: u64,
     },
-    /// Without the SDK, subscribe to a service and try to change the memory of its publisher. Answered with `Attempts`.
+    /// Without the SDK, subscribe to a service and try to change the memory of its publisher. Answered with
+    /// `Attempts`.
     Tamper {
         /// The service.
         service: String,
@@ -212,28 +216,32 @@ pub enum Order {
         /// Stay with the root, too.
         stays: bool,
     },
-    /// As `Subscribe`, but trust nobody: every message is copied before it is looked at. Answered with its number.
+    /// As `Subscribe`, but trust nobody: every message is copied before it is looked at. Answered with its
+    /// number.
     SubscribeWarily {
         /// For what.
         filter: String,
         /// Of which type.
         kind: Kind,
     },
-    /// Write over shared memory behind the SDK's back: all of it with this byte, once. Answered with how many pieces there are.
+    /// Write over shared memory behind the SDK's back: all of it with this byte, once. Answered with how many
+    /// pieces there are.
     Overwrite {
         /// Which memory.
         over: Over,
         /// With what.
         byte: u8,
     },
-    /// The same with random words, on a thread of its own, for the rest of the process's life. Answered with how many pieces there are.
+    /// The same with random words, on a thread of its own, for the rest of the process's life. Answered with
+    /// how many pieces there are.
     Scribble {
         /// Over which memory.
         over: Over,
         /// Which words.
         seed: u64,
     },
-    /// Without the SDK, be a publisher whose ring is nearly all hole. Answered with the bytes of memory that it has.
+    /// Without the SDK, be a publisher whose ring is nearly all hole. Answered with the bytes of memory that
+    /// it has.
     Hollow(HollowOrder),
     /// Open no descriptor, map nothing: what does the process have? Answered with `Belongings`.
     Belongings,
@@ -405,7 +413,8 @@ impl Tally {
         found.unwrap_or_else(|| panic!("no connection with {node}: {self:#?}"))
     }
 
-    /// That nothing was torn, repeated or out of order, and that the SDK says of what was lost what the numbers say.
+    /// That nothing was torn, repeated or out of order, and that the SDK says of what was lost what the
+    /// numbers say.
     ///
     /// # Panics
     /// If not.

@@ -1,5 +1,5 @@
-//! A process that writes over its own shared memory behind the SDK's back, through `/proc/self/mem`: whatever the kernel lets it
-//! write, another process may find.
+//! A process that writes over its own shared memory behind the SDK's back, through `/proc/self/mem`: whatever
+//! the kernel lets it write, another process may find.
 
 use crate::entry::scatter;
 use crate::order::Over;

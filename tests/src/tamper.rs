@@ -1,4 +1,5 @@
-//! A subscriber that keeps to no rules: it gets the descriptor of a ring as every subscriber does, and tries to write.
+//! A subscriber that keeps to no rules: it gets the descriptor of a ring as every subscriber does, and tries
+//! to write.
 
 use crate::wire::{Stranger, hello, packet};
 use hivemind_core::contract::Asks;
@@ -20,8 +21,8 @@ fn descriptor(handle: Handle) -> OwnedFd {
     }
 }
 
-/// Subscribes to `service` and says what came of each attempt to change the memory of its publisher, the descriptor as it came
-/// and opened anew; or, with one entry, that it was refused.
+/// Subscribes to `service` and says what came of each attempt to change the memory of its publisher, the
+/// descriptor as it came and opened anew; or, with one entry, that it was refused.
 pub fn tamper(folder: &Path, service: &str) -> Vec<String> {
     let node = new_node_epoch();
     let bells = Bells::create(&Anonymous).expect("doorbells");

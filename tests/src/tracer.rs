@@ -1,11 +1,12 @@
-//! Traces other processes: counts their system calls between two marks, or walks them instruction by instruction.
+//! Traces other processes: counts their system calls between two marks, or walks them instruction by
+//! instruction.
 //!
 //! ```text
 //! traced process      getppid ── the work that is looked at ── getppid
 //! this process         │ stop at each system call of each thread, before and after it
 //! ```
-//! The traced process makes the first mark when it is told to begin, which happens after it is being traced. All
-//! its threads are traced; the marks are made by one of them.
+//! The traced process makes the first mark when it is told to begin, which happens after it is being traced.
+//! All its threads are traced; the marks are made by one of them.
 
 use crate::BOUND;
 use nix::errno::Errno;
@@ -52,8 +53,8 @@ impl Tracer {
             ptrace::syscall(thread, None).expect("it is stopped");
             tracer.threads.insert(thread, Thread::default());
         }
-        // The interruption ends some system calls early, and the threads make them again. That is none of their doing, so
-        // it must have happened before anybody counts.
+        // The interruption ends some system calls early, and the threads make them again. That is none of
+        // their doing, so it must have happened before anybody counts.
         crate::until("the interrupted threads wait again", || {
             tracer.look();
             tracer.threads.values().all(|thread| thread.within).then_some(())
@@ -61,7 +62,8 @@ impl Tracer {
         tracer
     }
 
-    /// Lets processes run until each has made its second mark. Returns, for each, the numbers of the system calls in between.
+    /// Lets processes run until each has made its second mark. Returns, for each, the numbers of the system
+    /// calls in between.
     pub fn between_marks<const N: usize>(mut tracers: [Tracer; N]) -> [Vec<u64>; N] {
         let start = Instant::now();
         while tracers.iter().any(|tracer| tracer.marks < 2) {
@@ -124,7 +126,8 @@ impl Tracer {
         stopped
     }
 
-    /// Lets go of all threads. One that has ended must be waited for all the same: until then its process does not end.
+    /// Lets go of all threads. One that has ended must be waited for all the same: until then its process
+    /// does not end.
     fn detach(&mut self) {
         for &pid in self.threads.keys() {
             // A thread that lives stops soon, or ends; one that has ended cannot be interrupted.
@@ -148,13 +151,14 @@ impl Drop for Tracer {
     }
 }
 
-/// Kills a process at one of its stops: each system call of any of its threads, also of those that it starts meanwhile, is two stops. The
-/// same thread must create it and wait with it.
+/// Kills a process at one of its stops: each system call of any of its threads, also of those that it starts
+/// meanwhile, is two stops. The same thread must create it and wait with it.
 #[derive(Debug)]
 pub struct Executioner {
     leader: Pid,
     threads: HashSet<Pid>,
-    /// Running towards its first stop: the interruption of seizing it ends a system call early, which is none of its doing.
+    /// Running towards its first stop: the interruption of seizing it ends a system call early, which is
+    /// none of its doing.
     fresh: HashSet<Pid>,
 }
 
@@ -177,8 +181,8 @@ impl Executioner {
         Executioner { leader, threads, fresh }
     }
 
-    /// Lets it run until stop number `at`, from 0, and kills it there; false: `over` said yes before, and it runs on untraced. Whoever created
-    /// the process must still wait for it.
+    /// Lets it run until stop number `at`, from 0, and kills it there; false: `over` said yes before, and it
+    /// runs on untraced. Whoever created the process must still wait for it.
     pub fn kill_at(mut self, at: u64, mut over: impl FnMut() -> bool) -> bool {
         let start = Instant::now();
         let mut stops = 0;
@@ -253,8 +257,8 @@ impl Executioner {
     }
 }
 
-/// Walks the main thread of a process step by step: after each instruction it stands still. The same thread must create it
-/// and walk; from then on it stays on one core.
+/// Walks the main thread of a process step by step: after each instruction it stands still. The same thread
+/// must create it and walk; from then on it stays on one core.
 #[derive(Debug)]
 pub struct Walker {
     thread: Pid,
@@ -268,8 +272,8 @@ impl Walker {
         ptrace::interrupt(thread).expect("it is seized");
         let walker = Walker { thread };
         walker.stop();
-        // Two switches for each step: on one core they cost a tenth of what they cost across two. Where pinning is not
-        // allowed it only takes longer.
+        // Two switches for each step: on one core they cost a tenth of what they cost across two. Where
+        // pinning is not allowed it only takes longer.
         if let Some(core) = usable_core(thread) {
             let _ = sched_setaffinity(thread, &core);
             let _ = sched_setaffinity(Pid::from_raw(0), &core);

@@ -65,8 +65,8 @@ impl Stranger {
         assert!(poll(&mut ready, waiting).expect("a socket") > 0, "the root neither answers nor closes");
         let mut packet = AlignedVec::<16>::new();
         packet.resize(MAX_PACKET, 0);
-        // A reset is told before what was said ahead of it. Descriptors that come along are dropped by the kernel, since
-        // there is no room for them.
+        // A reset is told before what was said ahead of it. Descriptors that come along are dropped by the
+        // kernel, since there is no room for them.
         let length = match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()) {
             Err(Errno::ECONNRESET) => recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty()),
             other => other,
@@ -156,8 +156,8 @@ pub struct FakeRoot {
 }
 
 impl FakeRoot {
-    /// Listens in this runtime directory; hears each visitor's first packet, answers with these, and then closes or, if `mute`
-    /// says so, stays.
+    /// Listens in this runtime directory; hears each visitor's first packet, answers with these, and then
+    /// closes or, if `mute` says so, stays.
     pub fn listen(folder: &Path, answers: Vec<Vec<u8>>, mute: bool) -> FakeRoot {
         let path = folder.join("default/root.sock");
         std::fs::create_dir_all(folder.join("default")).expect("a folder of our own");

@@ -1,8 +1,9 @@
 //! A process may die at any instruction: nothing torn, nothing leaked, nobody else stopped.
 //!
-//! The victim is walked instruction by instruction through what it does, and killed with SIGKILL after a random number of
-//! steps. First it is walked to the end once, so that the numbers cover the whole way. With `DEATHS=all` it dies after every
-//! number of steps, so at each instruction of the way: `tests/campaign instructions`.
+//! The victim is walked instruction by instruction through what it does, and killed with SIGKILL after a
+//! random number of steps. First it is walked to the end once, so that the numbers cover the whole way. With
+//! `DEATHS=all` it dies after every number of steps, so at each instruction of the way: `tests/campaign
+//! instructions`.
 
 use hivemind::{Message, Node, Subscriber};
 use hivemind_runtime::identity::new_node_epoch;
@@ -37,7 +38,8 @@ fn walk(actor: &Actor, order: Order, steps: u64) -> u64 {
     steps
 }
 
-/// Where to die: spread over a way, each at a random place of its part; with `all` after each number of steps.
+/// Where to die: spread over a way, each at a random place of its part; with `all` after each number of
+/// steps.
 fn places(seed: u64, way: u64) -> impl Iterator<Item = u64> {
     let wanted = std::env::var("DEATHS").unwrap_or_default();
     let deaths = if wanted == "all" { way } else { wanted.parse().unwrap_or(DEATHS) };
@@ -78,7 +80,8 @@ where
         let mut account = drain(&mut subscriber, None);
         speaker.answer().unwrap();
         assert_eq!((account.next, account.torn), (10, 0), "{account:?}");
-        // A lossy one has not waited for the subscriber so far; from here on at most three come, which the ring holds.
+        // A lossy one has not waited for the subscriber so far; from here on at most three come, which the
+        // ring holds.
         let missed = account.missed;
         assert!(missed == 0 || !publish.reliable, "{account:?}");
         let walked = walk(&speaker, publisher.sending(3, length, 0), steps);
@@ -111,7 +114,8 @@ where
     assert!(committed[0] > 0 && committed[3] > 0, "the places of death do not cover the way: {committed:?}");
 }
 
-/// Receives: with an account, until the publisher's connection has ended; without, until there are ten messages.
+/// Receives: with an account, until the publisher's connection has ended; without, until there are ten
+/// messages.
 fn drain<T>(subscriber: &mut Subscriber<T>, account: Option<Account>) -> Account
 where
     T: Message + ?Sized,
@@ -135,8 +139,8 @@ where
     })
 }
 
-/// Subscribers die one after the other within receiving and holding. Each may hold two chunks then; there is memory for 16 and
-/// the ring needs 8, so the publisher could not go on if they were not taken back.
+/// Subscribers die one after the other within receiving and holding. Each may hold two chunks then; there is
+/// memory for 16 and the ring needs 8, so the publisher could not go on if they were not taken back.
 #[test]
 fn a_subscriber_killed_at_any_instruction_of_receiving_leaves_nothing_held() {
     let seed = new_node_epoch();

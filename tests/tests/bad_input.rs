@@ -48,7 +48,7 @@ fn options_that_a_ring_cannot_have_are_refused_and_the_remedy_is_named() {
         assert!(error.contains(said), "{error}");
     }
     // Rounded up: 5 messages need a ring of 8.
-    let _publisher = builder().capacity(5).history(7).create().unwrap();
+    drop(builder().capacity(5).history(7).create().unwrap());
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_second_live_node_of_the_same_name_is_refused_and_told_who_has_it() {
     let error = hive.node("camera").join().unwrap_err();
     assert!(matches!(error, NodeError::Join(JoinError::NodeNameTaken { .. })), "{error:?}");
     first.kill();
-    let _ = hive.node("camera").join().expect("the name of a dead node is free");
+    drop(hive.node("camera").join().expect("the name of a dead node is free"));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn another_type_on_the_same_service_names_both_and_what_differs() {
     assert_eq!(subscriber.publishers(), 1);
     // Once nobody has the service, it is free for another type.
     publisher.retire();
-    let _ = hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok());
+    drop(hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok()));
 }
 
 /// It was not: whoever subscribed by name with the old type kept the upgraded program from starting, until it was found and ended.
@@ -500,7 +500,7 @@ fn what_is_in_the_way_in_the_runtime_directory_is_named() {
     std::fs::write(folder.join("root.sock"), "stale").unwrap();
     std::fs::write(folder.join("root.new"), "stale").unwrap();
     std::fs::write(folder.join("root.lock"), "no epoch at all, but a text of some length\n").unwrap();
-    let _ = hive.node("node").patience(patience).join().unwrap();
+    drop(hive.node("node").patience(patience).join().unwrap());
 }
 
 /// Ends whose node has left: no hang, no panic.

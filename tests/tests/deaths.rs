@@ -1,4 +1,5 @@
-//! What the living see when a process is killed, with SIGKILL, at any moment; and that nothing is left behind.
+//! What the living see when a process is killed, with SIGKILL, at any moment; and that nothing is left
+//! behind.
 
 use hivemind_ring::segment::Anonymous;
 use hivemind_ring::view::RingView;
@@ -31,8 +32,8 @@ fn a_killed_publisher_leaves_every_committed_message_and_then_the_connection_end
     }
 }
 
-/// The publisher is killed while it publishes. An observer that has mapped its ring before reads there how many messages were
-/// committed: these, and no more, were received or lost.
+/// The publisher is killed while it publishes. An observer that has mapped its ring before reads there how
+/// many messages were committed: these, and no more, were received or lost.
 #[test]
 fn a_publisher_killed_in_mid_stream_is_read_to_its_last_committed_message() {
     for publish in [lossy("entries", Kind::Typed), reliable("entries", Kind::Bytes)] {
@@ -70,7 +71,8 @@ fn a_restarted_publisher_has_its_name_at_once_and_its_subscribers_go_on() {
     let mut sent = 0;
     for life in 1..=5 {
         let speaker = hive.spawn("speaker");
-        // Without patience to spare: the name is free as soon as the kernel says that the former holder is gone.
+        // Without patience to spare: the name is free as soon as the kernel says that the former holder is
+        // gone.
         speaker.join(joining("speaker"));
         let publisher = speaker.publish(reliable("entries", Kind::Typed));
         publisher.await_subscribers(1);
@@ -144,8 +146,8 @@ fn a_reliable_publisher_that_waits_for_a_subscriber_goes_on_when_that_one_is_kil
     println!("10,000 messages after the death of the subscriber that held them up: {:?}", begun.elapsed());
 }
 
-/// Three nodes talk while the process of the root dies again and again: no message is lost, newcomers are let in, and they
-/// get to the publishers of old, which the successor knows only because their nodes tell it.
+/// Three nodes talk while the process of the root dies again and again: no message is lost, newcomers are let
+/// in, and they get to the publishers of old, which the successor knows only because their nodes tell it.
 #[test]
 fn established_traffic_does_not_notice_the_death_of_the_root_and_newcomers_get_in() {
     let hive = Hive::new(ACTOR);
@@ -159,7 +161,8 @@ fn established_traffic_does_not_notice_the_death_of_the_root_and_newcomers_get_i
     assert_eq!(speaker.root().0, Some(host.pid()));
     publisher.stream(Some(100), 20);
     for round in 1..=4 {
-        // A dedicated root takes over in order from an embedded one, so there is a process to kill that does nothing else.
+        // A dedicated root takes over in order from an embedded one, so there is a process to kill that does
+        // nothing else.
         let before = subscriber.tally().messages();
         let begun = Instant::now();
         host.kill();
@@ -242,8 +245,9 @@ fn await_position(subscriber: &SubscriberOf<'_>, node: &str, position: u64) -> h
     })
 }
 
-/// While a hive lives it has nothing in /dev/shm, and its processes map no file but programs and libraries; so when all of them
-/// are killed at once there is nothing to be left behind but the socket and the lock file, and these hinder nobody.
+/// While a hive lives it has nothing in /dev/shm, and its processes map no file but programs and libraries;
+/// so when all of them are killed at once there is nothing to be left behind but the socket and the lock
+/// file, and these hinder nobody.
 #[test]
 fn after_sigkill_of_all_nothing_is_left_but_socket_and_lock_file() {
     let before = in_shared_memory();
@@ -332,8 +336,8 @@ fn a_stopped_process_is_alive() {
     assert_eq!((tally.messages(), tally.lost()), (sent, 0));
 }
 
-/// What was sent before the last subscriber came is not lost with its publisher: a sample stays readable after the death of
-/// the process that wrote it.
+/// What was sent before the last subscriber came is not lost with its publisher: a sample stays readable
+/// after the death of the process that wrote it.
 #[test]
 fn held_samples_outlive_the_process_that_wrote_them() {
     let hive = Hive::new(ACTOR);

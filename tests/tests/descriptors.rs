@@ -1,5 +1,6 @@
-//! Receiving ends as descriptors: level-triggered, for `poll` and `epoll`, with publishers in other processes and of other users, whether the
-//! kernel waits or a thread does; and waiters, which wait for many ends at once.
+//! Receiving ends as descriptors: level-triggered, for `poll` and `epoll`, with publishers in other processes
+//! and of other users, whether the kernel waits or a thread does; and waiters, which wait for many ends at
+//! once.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -147,7 +148,8 @@ fn a_descriptor_is_readable_while_there_is_something_and_not_after_a_look_that_f
     assert!(!is_readable(&subscriber));
 }
 
-/// Takes messages until there are so many, and waits by `wait` whenever a look found nothing. How often it waited.
+/// Takes messages until there are so many, and waits by `wait` whenever a look found nothing. How often it
+/// waited.
 fn receive_all(polled: &mut impl Polled, count: u64, mut wait: impl FnMut(BorrowedFd<'_>)) -> u64 {
     let (mut messages, mut waits) = (0, 0);
     while messages < count {
@@ -345,7 +347,8 @@ fn what_holds_where_the_kernel_waits_holds_where_a_thread_does() {
     assert!(ended.success(), "{ended}");
 }
 
-/// The nodes of a hive of the test's user that a guest may reach; `None`, said aloud, where there cannot be processes of other users.
+/// The nodes of a hive of the test's user that a guest may reach; `None`, said aloud, where there cannot be
+/// processes of other users.
 #[allow(clippy::explicit_write)] // The test harness hides what `eprintln` says when nothing fails.
 fn shared(test: &str, policy: &str) -> Option<Hive> {
     let missing = if !nix::unistd::geteuid().is_root() {
@@ -409,7 +412,8 @@ fn a_guest_that_polls_is_woken_and_wakes_whether_the_kernel_waits_or_a_thread() 
     }
 }
 
-/// It clears the word by which its own publisher would know that somebody sleeps. The bound of the sleep holds for descriptors, too.
+/// It clears the word by which its own publisher would know that somebody sleeps. The bound of the sleep
+/// holds for descriptors, too.
 #[test]
 fn a_guest_that_writes_over_all_doorbells_lets_nobody_poll_on() {
     let name = "a_guest_that_writes_over_all_doorbells_lets_nobody_poll_on";
@@ -457,7 +461,8 @@ impl Many {
         Many { intakes, waiter, _node: node }
     }
 
-    /// Waits once, and reads what was named. The numbers of the ends that had a message, as often as they had.
+    /// Waits once, and reads what was named. The numbers of the ends that had a message, as often as they
+    /// had.
     fn receive(&mut self, time: Duration) -> Vec<usize> {
         let mut ready = Vec::new();
         self.waiter.wait(&mut ready, Some(time)).unwrap();

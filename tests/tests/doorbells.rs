@@ -1,9 +1,10 @@
-//! Doorbells are writable. A guest, a process of another user whom the policy let in, once got those of every node whose service it
-//! read, with the lines of all the node's other services: it cleared one word and ended, and a subscriber of the owner slept for ever, and a
-//! reliable publisher was `Full` without end.
+//! Doorbells are writable. A guest, a process of another user whom the policy let in, once got those of every
+//! node whose service it read, with the lines of all the node's other services: it cleared one word and
+//! ended, and a subscriber of the owner slept for ever, and a reliable publisher was `Full` without end.
 //!
-//! The guests here write over all doorbells that they were given through `/proc/self/mem`. Only the administrator can start processes of
-//! other users, so for everybody else these tests are skipped, and say so.
+//! The guests here write over all doorbells that they were given through `/proc/self/mem`. Only the
+//! administrator can start processes of other users, so for everybody else these tests are skipped, and say
+//! so.
 
 use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, joining, lossy, reliable};
@@ -29,8 +30,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// A hive of the test's user in a folder that everybody may reach, with this policy. `None`, said aloud, where there cannot be
-    /// processes of other users.
+    /// A hive of the test's user in a folder that everybody may reach, with this policy. `None`, said aloud,
+    /// where there cannot be processes of other users.
     #[allow(clippy::explicit_write)] // The test harness hides what `eprintln` says when nothing fails.
     fn new(test: &str, policy: &str) -> Option<Shared> {
         let missing = if !nix::unistd::geteuid().is_root() {
@@ -137,7 +138,8 @@ fn a_guest_that_writes_over_all_doorbells_that_it_was_given_lets_nobody_sleep_on
     is_woken(&sleepers[0], "when the guest is gone");
 }
 
-/// A publisher of the guest to which a node of the owner is attached that publishes as well, beside a publisher of the owner.
+/// A publisher of the guest to which a node of the owner is attached that publishes as well, beside a
+/// publisher of the owner.
 #[test]
 fn a_publisher_of_a_guest_that_writes_over_all_doorbells_lets_nobody_sleep_on() {
     let name = "a_publisher_of_a_guest_that_writes_over_all_doorbells_lets_nobody_sleep_on";
@@ -224,8 +226,8 @@ fn sleeps_so_far(actor: &Actor) -> u64 {
     switches.sum()
 }
 
-/// A bound on sleeps would show as threads that wake up for nothing. What the system does now and then to a process does
-/// not come in each of many pauses.
+/// A bound on sleeps would show as threads that wake up for nothing. What the system does now and then to a
+/// process does not come in each of many pauses.
 #[test]
 fn an_idle_hive_of_one_user_does_not_wake_up_by_itself() {
     let hive = Hive::new(ACTOR);

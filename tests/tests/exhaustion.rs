@@ -1,4 +1,5 @@
-//! What runs out is an error, never a signal, an abort or a hang; the others do not notice; and nothing is leaked.
+//! What runs out is an error, never a signal, an abort or a hang; the others do not notice; and nothing is
+//! leaked.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -30,7 +31,8 @@ fn campaign() -> Option<Campaign> {
     })
 }
 
-/// Each call of each path fails once, in the way that is most likely. All ways: `cargo run --release -p hivemind-tests --bin exhaust`.
+/// Each call of each path fails once, in the way that is most likely. All ways: `cargo run --release -p
+/// hivemind-tests --bin exhaust`.
 #[test]
 fn a_path_on_which_any_system_call_fails_ends_in_an_error_that_says_what_to_do_or_goes_on() {
     let Some(campaign) = campaign() else { return };
@@ -71,8 +73,9 @@ fn a_process_without_threads_is_told_so_and_joins_when_there_are_some() {
     assert!(poor.join(join), "it hosts the root, and nothing of the attempts before is in its way");
 }
 
-/// All mappings that the kernel allows (`vm.max_map_count`) are taken, but for some: a publisher, a subscriber and a ring that grows
-/// are there whole, or the error says what to raise. Then they are let go, and all of it works.
+/// All mappings that the kernel allows (`vm.max_map_count`) are taken, but for some: a publisher, a
+/// subscriber and a ring that grows are there whole, or the error says what to raise. Then they are let go,
+/// and all of it works.
 #[test]
 fn a_process_that_may_map_nothing_more_is_told_so_and_goes_on_when_it_may() {
     let hive = Hive::new(ACTOR);

@@ -1,4 +1,5 @@
-//! What a forked child finds of the node of its parent: words instead of crashes, and nothing that it could disturb.
+//! What a forked child finds of the node of its parent: words instead of crashes, and nothing that it could
+//! disturb.
 //!
 //! Each case is a process of its own (`src/bin/forker.rs`), which the kernel ends if it hangs.
 

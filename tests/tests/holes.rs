@@ -1,8 +1,10 @@
-//! Publishers that have next to no memory and publish messages of hundreds of megabytes, in holes of a ring of 64 GiB. Once each subscriber that read
-//! one in its own memory gave it pages, at its own cost: a publisher of five megabytes had readers killed for want of memory.
+//! Publishers that have next to no memory and publish messages of hundreds of megabytes, in holes of a ring
+//! of 64 GiB. Once each subscriber that read one in its own memory gave it pages, at its own cost: a
+//! publisher of five megabytes had readers killed for want of memory.
 //!
-//! The publishers are processes that speak the protocol by hand; those of another user are started by the administrator only, so for everybody
-//! else these tests are skipped, and say so. What shows who paid is the memory of the ring itself.
+//! The publishers are processes that speak the protocol by hand; those of another user are started by the
+//! administrator only, so for everybody else these tests are skipped, and say so. What shows who paid is the
+//! memory of the ring itself.
 
 use hivemind::{Node, RecvError, Subscriber, Trust};
 use hivemind_ring::layout::MESSAGE_BYTES_MAX;
@@ -20,12 +22,14 @@ const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 const ALICE: u32 = 47_311;
 /// Memory that a hollow publisher takes.
 const TAKEN: u64 = 5 << 20;
-/// Hollow messages, each so long as the largest there may be: 1 GiB, more than a reader here may come to have.
+/// Hollow messages, each so long as the largest there may be: 1 GiB, more than a reader here may come to
+/// have.
 const MESSAGES: u64 = 4;
 /// How much more memory a reader may have for all of that.
 const SLACK: u64 = 100 << 20;
 
-/// A hive of ours that lets [`ALICE`] publish. `None`, said aloud, where there cannot be processes of other users.
+/// A hive of ours that lets [`ALICE`] publish. `None`, said aloud, where there cannot be processes of other
+/// users.
 #[allow(clippy::explicit_write)] // The test harness hides what `eprintln` says when nothing fails.
 fn hive_for_alice(test: &str) -> Option<Hive> {
     let missing = if !nix::unistd::geteuid().is_root() {
@@ -76,7 +80,8 @@ fn memory_of(pid: i32) -> (u64, u64) {
     (figure("VmRSS:"), figure("VmHWM:"))
 }
 
-/// A reader process beside a hollow publisher and an honest one: it says what is wrong with the one, hears the other, and has not paid.
+/// A reader process beside a hollow publisher and an honest one: it says what is wrong with the one, hears
+/// the other, and has not paid.
 fn assert_nobody_pays(hive: &Hive, hollow: &Actor, reader: &Actor, is_wary: bool) {
     let honest = hive.actor("honest");
     let talk = honest.publish(lossy("talk/honest", Kind::Bytes));
@@ -129,8 +134,9 @@ fn await_error(subscriber: &mut Subscriber<[u8]>) -> RecvError {
     until("the subscriber says what is wrong", || subscriber.try_recv().err())
 }
 
-/// As above, where the subscriber knows no type: that is what `hm echo` is. Then holes within the bounds of what the publisher has taken: a copy of zeros, no
-/// longer than that. And a ring that is hollow from its first page on.
+/// As above, where the subscriber knows no type: that is what `hm echo` is. Then holes within the bounds of
+/// what the publisher has taken: a copy of zeros, no longer than that. And a ring that is hollow from its
+/// first page on.
 #[test]
 fn a_dynamic_subscriber_copies_no_more_than_a_guest_has_and_gives_it_nothing() {
     let name = "a_dynamic_subscriber_copies_no_more_than_a_guest_has_and_gives_it_nothing";

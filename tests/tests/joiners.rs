@@ -1,5 +1,5 @@
-//! No slow joiners: a subscriber that was there before a publisher gets everything, from its first message on, whatever becomes of the
-//! publisher meanwhile.
+//! No slow joiners: a subscriber that was there before a publisher gets everything, from its first message
+//! on, whatever becomes of the publisher meanwhile.
 
 use hivemind_tests::hive::{Actor, Hive, PublisherOf, SubscriberOf, joining, lossy, reliable};
 use hivemind_tests::order::{Kind, Order, Publish, Tally};
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
 /// So many lives of a publisher; a subscriber that joins slowly misses most of them.
 const LIVES: usize = 200;
-/// Far more than the bound of a wait for who does not answer, and far less than that wait for each of [`LIVES`].
+/// Far more than the bound of a wait for who does not answer, and far less than that wait for each of
+/// [`LIVES`].
 const MANY_CREATES: Duration = Duration::from_millis(100 * LIVES as u64 / 2);
 
 /// How a process ends that has sent its message.
@@ -209,7 +210,8 @@ fn what_a_publisher_retains_comes_once_also_to_who_was_stopped() {
         let messages = 10 * (life as u64 + 1);
         assert_all(&subscriber.await_tally(messages, life + 1), life + 1, 10);
     }
-    // Another node hears of all six lives from the keepers; what is told to that one is told to this one as well.
+    // Another node hears of all six lives from the keepers; what is told to that one is told to this one as
+    // well.
     let late = hive.actor("late");
     let other = late.subscribe("entries", Kind::Bytes);
     other.collect();

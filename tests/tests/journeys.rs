@@ -61,7 +61,8 @@ fn subscribers_before_publishers_and_publishers_before_subscribers() {
     }
 }
 
-/// Nodes that may not host the root start first; then those that may; a dedicated root comes last and takes over.
+/// Nodes that may not host the root start first; then those that may; a dedicated root comes last and takes
+/// over.
 #[test]
 fn nodes_may_start_before_the_root_and_in_any_order() {
     let hive = Hive::new(ACTOR);

@@ -1,4 +1,5 @@
-//! Who may do what, with real users: each process here runs under a user of its own, and the kernel says who it is.
+//! Who may do what, with real users: each process here runs under a user of its own, and the kernel says who
+//! it is.
 //!
 //! | who                                | join | publish `sensors/*` | subscribe `sensors/**` | anything else |
 //! | ---------------------------------- | ---- | ------------------- | ---------------------- | ------------- |
@@ -7,7 +8,8 @@
 //! | robot (a line for a group)         | yes  | no                  | yes                    | no            |
 //! | another user, the administrator too | no   | no                  | no                     | no            |
 //!
-//! Only the administrator can start processes of other users, so for everybody else these tests are skipped, and say so.
+//! Only the administrator can start processes of other users, so for everybody else these tests are skipped,
+//! and say so.
 
 use hivemind_runtime::policy_file::FILE_NAME;
 use hivemind_tests::hive::{Actor, Hive, joining, lossy};
@@ -179,8 +181,8 @@ fn everybody_may_do_what_the_policy_says_and_nothing_else() {
     assert_eq!(host.nodes(), ["alice", "host"]);
 }
 
-/// A guest who may only subscribe asked for `sensors/pose` with a type of its own, before anybody published it; the owner's publisher
-/// was refused then, for as long as the guest liked.
+/// A guest who may only subscribe asked for `sensors/pose` with a type of its own, before anybody published
+/// it; the owner's publisher was refused then, for as long as the guest liked.
 #[test]
 fn a_guest_who_may_only_subscribe_keeps_no_publisher_out() {
     let Some(hive) = Shared::new("a_guest_who_may_only_subscribe_keeps_no_publisher_out") else { return };
@@ -236,7 +238,8 @@ const ROLES: [(&str, u32, &[u32]); 7] = [
     ("admin", 0, &[]),
 ];
 
-/// What each role may do, in the order of [`ROLES`]. The administrator owns every file of the machine, and no hive.
+/// What each role may do, in the order of [`ROLES`]. The administrator owns every file of the machine, and no
+/// hive.
 const MATRIX: [(&str, [Verdict; ROLES.len()]); 14] = [
     ("join", [Yes, Yes, Yes, Yes, Yes, Root, Root]),
     ("publish sensors/x", [Yes, Yes, Root, Yes, Root, Out, Out]),

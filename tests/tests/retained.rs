@@ -1,4 +1,5 @@
-//! What a publisher retains is there for those who come when it is gone, once, whole, and as long as somebody keeps it.
+//! What a publisher retains is there for those who come when it is gone, once, whole, and as long as somebody
+//! keeps it.
 
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::entry::scatter;
@@ -184,7 +185,8 @@ fn a_publisher_that_dies_while_there_is_no_root_is_stood_for_under_the_next() {
     assert_last(tally.from("leaves"), 70);
 }
 
-/// What a former life has left stays until the present one ends with a message: until then both are to be had.
+/// What a former life has left stays until the present one ends with a message: until then both are to be
+/// had.
 #[test]
 fn a_later_life_takes_the_place_of_an_earlier_one_when_it_has_said_something() {
     let hive = Hive::new(ACTOR);
@@ -217,8 +219,8 @@ fn a_later_life_takes_the_place_of_an_earlier_one_when_it_has_said_something() {
     });
 }
 
-/// Killed at a random instant in full stream: the last that were committed are there, none is torn, and who comes late gets the same as who
-/// was there.
+/// Killed at a random instant in full stream: the last that were committed are there, none is torn, and who
+/// comes late gets the same as who was there.
 #[test]
 fn the_last_messages_are_whole_at_whatever_instant_the_publisher_is_killed() {
     let seed = new_node_epoch();
@@ -253,7 +255,8 @@ fn the_last_messages_are_whole_at_whatever_instant_the_publisher_is_killed() {
     }
 }
 
-/// More keepers, publishers and subscribers than are needed, in one hive, and nobody holds a ring for nobody at the end.
+/// More keepers, publishers and subscribers than are needed, in one hive, and nobody holds a ring for nobody
+/// at the end.
 #[test]
 fn nothing_is_kept_of_publishers_that_retain_nothing_or_are_replaced() {
     let hive = Hive::new(ACTOR);

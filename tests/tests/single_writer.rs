@@ -1,8 +1,9 @@
 //! A publisher's memory has one writer, and a subscriber's has one: the kernel refuses everybody else.
 //!
-//! The descriptors are those that really come through a hive: of a publisher's and of a subscriber's process, by way of the root, to a
-//! third process. Writable mappings are tried in `ring/tests/kernel_enforces_single_writer.rs`, where `unsafe` is allowed, and here
-//! through the one safe way there is.
+//! The descriptors are those that really come through a hive: of a publisher's and of a subscriber's process,
+//! by way of the root, to a third process. Writable mappings are tried in
+//! `ring/tests/kernel_enforces_single_writer.rs`, where `unsafe` is allowed, and here through the one safe
+//! way there is.
 
 use hivemind::{Handle, Node};
 use hivemind_ring::segment::{Anonymous, Backend, LengthBounds, SegmentError, Sharing};

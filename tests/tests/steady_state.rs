@@ -1,7 +1,8 @@
 //! Publishing and receiving in steady state allocates nothing on the heap and makes no system call.
 //!
-//! Publisher and subscriber are processes of their own. Both are traced, every thread of them, from before their first message of
-//! the steady state: the kernel stops them at each system call. Both count what their allocator does.
+//! Publisher and subscriber are processes of their own. Both are traced, every thread of them, from before
+//! their first message of the steady state: the kernel stops them at each system call. Both count what their
+//! allocator does.
 
 use hivemind_tests::BOUND;
 use hivemind_tests::hive::Hive;
@@ -64,7 +65,8 @@ impl Drop for Process {
     }
 }
 
-/// Lets both ends run under the tracer. Returns the system calls of the publisher's process and of the subscriber's.
+/// Lets both ends run under the tracer. Returns the system calls of the publisher's process and of the
+/// subscriber's.
 fn run(publisher: &mut Process, subscriber: &mut Process) -> [Vec<u64>; 2] {
     for process in [&mut *publisher, &mut *subscriber] {
         assert_eq!(process.line(), "ready");

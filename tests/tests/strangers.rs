@@ -1,5 +1,5 @@
-//! Programs that do not keep to the protocol, at the root's socket and as nodes: they are refused or cut off, in words where words
-//! can reach them, and nobody else notices.
+//! Programs that do not keep to the protocol, at the root's socket and as nodes: they are refused or cut off,
+//! in words where words can reach them, and nobody else notices.
 
 use hivemind::schema::Schema;
 use hivemind::{Node, RecvError, Subscriber};
@@ -197,8 +197,8 @@ fn demand(filter: &str, index: u32) -> Demand {
     Demand::new(index, filter, Asks { kind, ..Asks::default() })
 }
 
-/// A program that is no root sits at the root's place. Nodes that join are told what is wrong within their patience, and once it has
-/// gone the next node is the root.
+/// A program that is no root sits at the root's place. Nodes that join are told what is wrong within their
+/// patience, and once it has gone the next node is the root.
 #[test]
 fn a_root_that_is_none_is_named_within_the_patience() {
     let hive = Hive::new(ACTOR);
@@ -271,7 +271,8 @@ fn who_says_nothing_or_never_listens_holds_up_nobody() {
     drop(mute);
 }
 
-/// Somebody asks the root to make way for a dedicated one, and then is none: the nodes find another root among themselves.
+/// Somebody asks the root to make way for a dedicated one, and then is none: the nodes find another root
+/// among themselves.
 #[test]
 fn a_root_that_makes_way_for_nobody_is_succeeded() {
     let hive = Hive::new(ACTOR);
@@ -289,8 +290,8 @@ fn a_root_that_makes_way_for_nobody_is_succeeded() {
     }
 }
 
-/// A node that is no such thing answers for a publisher with memory of its own making. The subscriber says what is wrong with it,
-/// and receives from the others.
+/// A node that is no such thing answers for a publisher with memory of its own making. The subscriber says
+/// what is wrong with it, and receives from the others.
 #[test]
 fn a_ring_that_is_corrupt_truncated_or_of_another_version_is_refused_and_said() {
     use ring_word::*;
@@ -359,7 +360,8 @@ fn a_ring_that_is_corrupt_truncated_or_of_another_version_is_refused_and_said() 
     bystanders.assert_undisturbed(&hive);
 }
 
-/// The header is right, and what lies in the slots is not: never undefined, never a hang, and mostly an error in words.
+/// The header is right, and what lies in the slots is not: never undefined, never a hang, and mostly an error
+/// in words.
 #[test]
 fn slots_that_lie_cut_off_their_publisher_only() {
     use ring_word::*;
@@ -394,7 +396,8 @@ fn slots_that_lie_cut_off_their_publisher_only() {
         println!("{what}: {error}");
     }
 
-    // Numbers from a future that will never be, and heads that jump: whatever the subscriber makes of them, it goes on.
+    // Numbers from a future that will never be, and heads that jump: whatever the subscriber makes of them,
+    // it goes on.
     let strange: [(&str, u64, u64); 5] = [
         ("from the far future", stamp(1 << 54, 8), 1 << 54),
         ("beyond the last number", u64::MAX, u64::MAX),
@@ -431,7 +434,8 @@ fn slots_that_lie_cut_off_their_publisher_only() {
     bystanders.assert_undisturbed(&hive);
 }
 
-/// The other way round: who subscribes with memory that is no reader segment is refused by the publisher's node.
+/// The other way round: who subscribes with memory that is no reader segment is refused by the publisher's
+/// node.
 #[test]
 fn a_reader_segment_that_is_corrupt_is_refused_and_the_publisher_goes_on() {
     use reader_word::*;
@@ -523,7 +527,8 @@ impl Liar {
         genuine.clone().word(ring_word::NODE, self.node).word(ring_word::INDEX, 0)
     }
 
-    /// Offers `numbers`, and answers the first who wants it with this ring. The liar lives as long as it is borrowed.
+    /// Offers `numbers`, and answers the first who wants it with this ring. The liar lives as long as it is
+    /// borrowed.
     fn answer_for_publisher(&self, ring: &OwnedFd) -> &Stranger {
         self.stranger.send(&packet(&withdrawn_offer("numbers", 0)), &[]).unwrap();
         let subscriber = self.stranger.hear_until(|said| match said {

@@ -1,4 +1,5 @@
-//! The root is stopped: it lives and does not answer. Another takes its place, the hive goes on, and it abdicates when it is continued.
+//! The root is stopped: it lives and does not answer. Another takes its place, the hive goes on, and it
+//! abdicates when it is continued.
 
 use hivemind::NodeError;
 use hivemind_runtime::session::JoinError;
@@ -33,7 +34,8 @@ impl Drop for Stopped<'_> {
 fn all_threads_are_stopped(pid: i32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.map(|thread| thread.unwrap().path().join("stat")).all(|stat| {
-        // The state follows the name, which is in parentheses. A thread that has ended meanwhile does not run.
+        // The state follows the name, which is in parentheses. A thread that has ended meanwhile does not
+        // run.
         std::fs::read_to_string(stat).map_or(true, |stat| {
             let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
             state.is_some_and(|rest| rest.starts_with('T'))
@@ -47,8 +49,9 @@ fn guest(hive: &Hive, name: &str) -> Actor {
     actor
 }
 
-/// Somebody streams to somebody while the root is stopped. A newcomer joins and subscribes in the gap, and gets all that is sent from
-/// there on. One of two standbys is the root then, with the next epoch, and all obey it, also the old one when it goes on.
+/// Somebody streams to somebody while the root is stopped. A newcomer joins and subscribes in the gap, and
+/// gets all that is sent from there on. One of two standbys is the root then, with the next epoch, and all
+/// obey it, also the old one when it goes on.
 fn stop_the_root_under_load(hive: &Hive, root: &Actor, goes_on: impl FnOnce(&Actor, i32)) {
     let speaker = guest(hive, "speaker");
     let listener = guest(hive, "listener");
@@ -147,7 +150,8 @@ fn a_dedicated_root_supersedes_one_that_is_stopped() {
     until("the old root obeys it, too", || (host.root() == (pid, next)).then_some(()));
 }
 
-/// Nodes that may not host the root take nobody's place. They wait for the one that is there, and go on with it.
+/// Nodes that may not host the root take nobody's place. They wait for the one that is there, and go on with
+/// it.
 #[test]
 fn a_root_that_nobody_may_replace_is_waited_for() {
     let hive = Hive::new(ACTOR);

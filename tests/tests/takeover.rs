@@ -1,4 +1,5 @@
-//! The root dies while it introduces somebody: whatever was on its way comes about with the next root, once and without loss.
+//! The root dies while it introduces somebody: whatever was on its way comes about with the next root, once
+//! and without loss.
 
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_tests::entry::scatter;
@@ -27,8 +28,8 @@ fn dedicated_root(hive: &Hive, witness: &Actor) -> Actor {
     root
 }
 
-/// A newcomer joins and subscribes while the root is killed at a random moment. It gets everything that the reliable publisher
-/// sends from where it begins, and both sides count one connection.
+/// A newcomer joins and subscribes while the root is killed at a random moment. It gets everything that the
+/// reliable publisher sends from where it begins, and both sides count one connection.
 #[test]
 fn a_join_and_a_subscription_that_meet_the_death_of_the_root_come_about_once() {
     let seed = new_node_epoch();

@@ -1,8 +1,9 @@
-//! Publishers of another user, which the policy lets in and nobody trusts: what they do to a message after it was received, or while it
-//! is, changes nothing for a subscriber.
+//! Publishers of another user, which the policy lets in and nobody trusts: what they do to a message after it
+//! was received, or while it is, changes nothing for a subscriber.
 //!
-//! The publishers here write over their own committed messages through `/proc/self/mem`; the subscribers are in the test's own
-//! process. Only the administrator can start processes of other users, so for everybody else these tests are skipped, and say so.
+//! The publishers here write over their own committed messages through `/proc/self/mem`; the subscribers are
+//! in the test's own process. Only the administrator can start processes of other users, so for everybody
+//! else these tests are skipped, and say so.
 
 use hivemind::{DynamicSubscriber, Message, Node, RecvError, Sample, Subscriber, SubscriberBuilder, Trust};
 use hivemind_runtime::policy_file::FILE_NAME;
@@ -22,7 +23,8 @@ const MESSAGES: usize = 20_000;
 /// Publishers that are tried one after the other, each until a message of it is no message any more.
 const LIARS: usize = 8;
 
-/// A hive of ours, and a process of [`ALICE`] in it. `None`, said aloud, where there cannot be processes of other users.
+/// A hive of ours, and a process of [`ALICE`] in it. `None`, said aloud, where there cannot be processes of
+/// other users.
 #[allow(clippy::explicit_write)] // The test harness hides what `eprintln` says when nothing fails.
 fn hive_with_alice(test: &str) -> Option<(Hive, Node, Actor)> {
     let missing = if !nix::unistd::geteuid().is_root() {
@@ -116,8 +118,9 @@ fn what_a_publisher_of_another_user_does_to_a_message_afterwards_changes_nothing
     assert!(!same.connections()[0].copies && nobody.connections()[0].copies);
 }
 
-/// Each sample is read twice, with the publisher writing over its messages all the time: both times the same is read. Where the copy is no
-/// message, the publisher is cut off, in words, and the next one is listened to.
+/// Each sample is read twice, with the publisher writing over its messages all the time: both times the same
+/// is read. Where the copy is no message, the publisher is cut off, in words, and the next one is listened
+/// to.
 #[test]
 fn what_a_publisher_of_another_user_does_to_a_message_meanwhile_is_seen_whole_or_not_at_all() {
     let name = "what_a_publisher_of_another_user_does_to_a_message_meanwhile_is_seen_whole_or_not_at_all";

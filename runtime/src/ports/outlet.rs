@@ -1,8 +1,8 @@
 //! The untyped sending end: a ring, and what the hive knows of it.
 //!
-//! [`make`] is the only place where the ring of a publisher is created and listed; [`withdraw`] the only one where it goes.
-//! An [`Outlet`] is announced and waits for the root's answer; a [`StandIn`] publishes for a publisher of another host,
-//! and hears later if it was refused.
+//! [`make`] is the only place where the ring of a publisher is created and listed; [`withdraw`] the only one
+//! where it goes. An [`Outlet`] is announced and waits for the root's answer; a [`StandIn`] publishes for a
+//! publisher of another host, and hears later if it was refused.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -29,7 +29,8 @@ use crate::session::{Misfits, Mismatch, NodeSide as _};
 const CAPACITY: u64 = 256;
 /// Largest message by default, in bytes.
 const MAX_MESSAGE: u64 = 64 << 20;
-/// Bound of the memory for messages that do not fit into a slot, by default, in bytes. It is taken as it is needed.
+/// Bound of the memory for messages that do not fit into a slot, by default, in bytes. It is taken as it is
+/// needed.
 const MAX_MEMORY: u64 = 256 << 20;
 /// A blocked reliable publisher that waits for memory (not for a slot) looks again after this time.
 const MEMORY_RECHECK: Duration = Duration::from_micros(200);
@@ -134,8 +135,8 @@ fn make(
     Ok((writer, Ahead { prefaulted, huge }))
 }
 
-/// Takes a publisher out of the hive. Its ring is lent to subscribers that are on their way to it: those of a new
-/// root as well, of which nobody here knows.
+/// Takes a publisher out of the hive. Its ring is lent to subscribers that are on their way to it: those of a
+/// new root as well, of which nobody here knows.
 fn withdraw(member: &Member, index: u32) {
     let ring = member.hub().inspect(index);
     member.hub().remove_publisher(index);
@@ -177,11 +178,12 @@ fn check(options: &OutletOptions, config: &RingConfig) -> Result<(), PublisherEr
 }
 
 impl Outlet {
-    /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node, and until the
-    /// subscribers that are there are attached; in a batch, that waits.
+    /// Makes the ring and announces it. Waits for the root's answer, at most for the patience of the node,
+    /// and until the subscribers that are there are attached; in a batch, that waits.
     ///
     /// # Errors
-    /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors exceeded.
+    /// A name that does not parse; another type on this service; no root; bounds, memory or descriptors
+    /// exceeded.
     pub fn create(
         member: &Arc<Member>,
         service: &str,
@@ -254,8 +256,8 @@ impl Outlet {
         refuse(&self.service, error)
     }
 
-    /// Sends bytes as they are, which must be an archive of the kind of the service: subscribers check it. Returns how many subscribers are
-    /// attached.
+    /// Sends bytes as they are, which must be an archive of the kind of the service: subscribers check it.
+    /// Returns how many subscribers are attached.
     ///
     /// # Errors
     /// See [`SendError`]; nothing was sent then.
@@ -288,16 +290,18 @@ impl Outlet {
     ///
     /// # Errors
     /// See [`SendError`].
+    #[inline(always)]
     pub fn loan(&mut self, length: usize) -> Result<archive::Loan<'_>, SendError> {
         self.admit()?;
         archive::Loan::take(&mut self.writer, length).map_err(|error| refuse(&self.service, error))
     }
 
-    /// As [`Outlet::loan`], but waits when a subscriber is behind, or holds the memory, at most for `timeout` and not beyond
-    /// the moment when the node begins to leave.
+    /// As [`Outlet::loan`], but waits when a subscriber is behind, or holds the memory, at most for `timeout`
+    /// and not beyond the moment when the node begins to leave.
     ///
     /// # Errors
-    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over or the node is leaving; otherwise as `loan`.
+    /// [`SendError::Full`] or [`SendError::MemoryOut`] when the time is over or the node is leaving;
+    /// otherwise as `loan`.
     pub fn loan_timeout(&mut self, length: usize, timeout: Duration) -> Result<archive::Loan<'_>, SendError> {
         let start = Instant::now();
         loop {
@@ -338,8 +342,8 @@ impl Outlet {
     /// Waits until `count` subscribers are attached, at most for `timeout`.
     ///
     /// # Errors
-    /// [`WaitError`] says how many there are when the time is over; and, if the time was 0.1 s or more and the root answers within
-    /// another 0.5 s, which subscriber waits for this service with another type.
+    /// [`WaitError`] says how many there are when the time is over; and, if the time was 0.1 s or more and
+    /// the root answers within another 0.5 s, which subscriber waits for this service with another type.
     pub fn wait_for_subscribers(&self, count: usize, timeout: Duration) -> Result<(), WaitError> {
         let hub = self.member.hub();
         let error = |found, forked| WaitError {
@@ -401,7 +405,8 @@ impl Outlet {
         self.ahead.prefaulted
     }
 
-    /// How many bytes were asked for in huge pages and how many were obtained; `None` if that was not asked for.
+    /// How many bytes were asked for in huge pages and how many were obtained; `None` if that was not asked
+    /// for.
     #[must_use]
     pub fn huge_pages(&self) -> Option<HugePages> {
         self.ahead.huge
@@ -464,7 +469,8 @@ impl Drop for Outlet {
         if !self.member.home().is_here() {
             return;
         }
-        // The writer, dropped after this, says in shared memory that it is closed: no root is needed for that.
+        // The writer, dropped after this, says in shared memory that it is closed: no root is needed for
+        // that.
         let retained = self.retained > 0;
         if retained {
             // A keeper reads on when it says so.
@@ -488,7 +494,8 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Makes the ring and announces it. Does not wait: [`StandIn::refusal`] says later if the root refuses it.
+    /// Makes the ring and announces it. Does not wait: [`StandIn::refusal`] says later if the root refuses
+    /// it.
     ///
     /// # Errors
     /// No memory or no descriptor.

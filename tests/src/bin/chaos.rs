@@ -3,8 +3,9 @@
 //! ```text
 //! cargo run --release -p hivemind-tests --bin chaos -- [--seed N] [--only CASE,...] [--count N] [--minutes M] [--ci] [--report FILE]
 //! ```
-//! It prints its seed first; what a seed fixes and what it cannot is said at `hivemind_tests::chaos`. The exit status is 0 only if
-//! everything held, and 130 after Ctrl-C, which ends the running case and prints what was reached.
+//! It prints its seed first; what a seed fixes and what it cannot is said at `hivemind_tests::chaos`. The
+//! exit status is 0 only if everything held, and 130 after Ctrl-C, which ends the running case and prints
+//! what was reached.
 
 use clap::Parser;
 use hivemind_tests::chaos::report::{Row, table};

@@ -1,4 +1,5 @@
-//! A process that joins, forks, and looks at what the child finds. See `tests/fork.rs`; it ends with 0 when all is as it must be.
+//! A process that joins, forks, and looks at what the child finds. See `tests/fork.rs`; it ends with 0 when
+//! all is as it must be.
 
 use hivemind::{DynamicSubscriber, Message, Node, NodeBuilder, Publisher, Sample, Subscriber};
 use hivemind_ring::fork::run_in_child;
@@ -318,7 +319,8 @@ fn joins() {
         assert!(alone.hosts_root());
         let (mut publisher, mut subscriber) = pair(&alone, "bytes");
         exchange(&mut publisher, &mut subscriber);
-        // What is the parent's goes while what is the child's is at work; then that goes, and its threads are joined.
+        // What is the parent's goes while what is the child's is at work; then that goes, and its threads are
+        // joined.
         has.drop_all();
         exchange(&mut publisher, &mut subscriber);
         let left = received(&mut {
@@ -356,7 +358,8 @@ fn joins() {
     until("the kernel has said that the child is gone", || (lossy.subscribers() == 2).then_some(()));
 }
 
-/// Joined too early, then made a daemon: forked, in a session of its own, forked again; and the first process goes.
+/// Joined too early, then made a daemon: forked, in a session of its own, forked again; and the first process
+/// goes.
 fn daemon() {
     let listener = node("listener").join().unwrap();
     let mut heard = listener.subscriber::<[u8]>("daemon").unwrap();
@@ -453,7 +456,8 @@ fn outlives() {
     drop(leave);
 }
 
-/// Forks while other threads make, use and drop: whatever lock they hold at that moment stays locked in the child.
+/// Forks while other threads make, use and drop: whatever lock they hold at that moment stays locked in the
+/// child.
 fn busy() {
     const FORKS: usize = 100;
     let is_over = AtomicBool::new(false);
@@ -555,7 +559,8 @@ fn own_run() {
         node.run().unwrap();
     });
     received(&mut heard);
-    // Its first thread reads its bell, the one pair of sockets that it waits at, only after it listens to signals.
+    // Its first thread reads its bell, the one pair of sockets that it waits at, only after it listens to
+    // signals.
     until("the child's run listens", || {
         let waits_in = std::fs::read_to_string(format!("/proc/{child}/wchan")).unwrap();
         waits_in.starts_with("unix_stream").then_some(())

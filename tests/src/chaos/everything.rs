@@ -4,10 +4,11 @@
 //! four nodes start at once, all talk to all …  ✗✗✗✗   folder: socket and lock file, nothing else
 //! four nodes start at once in the same folder, under the same names …
 //! ```
-//! Half of the instants count from the start of the processes, so that they fall into joining and attaching; the others from when everybody hears
-//! everybody. What is left is looked for in the hive's folder, in `/dev/shm`, and among the descriptors and mappings of
-//! the harness. Where this user may make a memory control group, all processes run in one, and the kernel says how many bytes of
-//! shared memory are charged to it when they are dead: none.
+//! Half of the instants count from the start of the processes, so that they fall into joining and attaching;
+//! the others from when everybody hears everybody. What is left is looked for in the hive's folder, in
+//! `/dev/shm`, and among the descriptors and mappings of the harness. Where this user may make a memory
+//! control group, all processes run in one, and the kernel says how many bytes of shared memory are charged
+//! to it when they are dead: none.
 
 use super::report::{Row, brief};
 use super::{Rounds, actors};
@@ -27,8 +28,8 @@ const LATEST_FROM_START_US: u64 = 30_000;
 const LATEST_UNDER_LOAD_US: u64 = 3_000;
 /// Messages that each node hears before it counts as load.
 const HEARD: u64 = 100;
-/// The only files that a hive leaves: the lock and the socket, and what was to replace one of them when its maker died just before. The
-/// next start replaces the sockets, and the next heir uses that lock file.
+/// The only files that a hive leaves: the lock and the socket, and what was to replace one of them when its
+/// maker died just before. The next start replaces the sockets, and the next heir uses that lock file.
 const LEFT: [&str; 4] = ["default/root.lock", "default/root.heir", "default/root.sock", "default/root.new"];
 
 /// Runs the case.
@@ -147,8 +148,8 @@ fn look_around(hive: &Hive, named: &BTreeSet<String>, round: u64, row: &mut Row)
     }
 }
 
-/// Memory objects of hives that a process holds or maps. The dead hold nothing, and whoever starts next gets nothing of theirs: only
-/// the one who started them could.
+/// Memory objects of hives that a process holds or maps. The dead hold nothing, and whoever starts next gets
+/// nothing of theirs: only the one who started them could.
 fn held_by(pid: u32) -> Vec<String> {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -173,7 +174,8 @@ fn shared_memory() -> u64 {
     line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// A memory control group (of the first kind), whose statistics say what is charged to its processes, dead or alive.
+/// A memory control group (of the first kind), whose statistics say what is charged to its processes, dead or
+/// alive.
 struct Group(PathBuf);
 
 impl Group {

@@ -4,9 +4,10 @@
 //! host (root)   speaker ──reliable──▶ listener      for the whole case; sampled after each round
 //! visitors: join, publish, subscribe, hear, hold ✗ SIGKILL     a new one each round
 //! ```
-//! A straight line is laid through the samples of each figure after the warm-up. What grows is what the line says over the
-//! whole span, and it fails beyond a bound: one descriptor or thread in `ROUNDS_FOR_ONE` rounds, `BYTES_PER_ROUND` of memory of its own
-//! each round; neither can be seen in fewer than `SAMPLES_MIN` samples.
+//! A straight line is laid through the samples of each figure after the warm-up. What grows is what the line
+//! says over the whole span, and it fails beyond a bound: one descriptor or thread in `ROUNDS_FOR_ONE`
+//! rounds, `BYTES_PER_ROUND` of memory of its own each round; neither can be seen in fewer than `SAMPLES_MIN`
+//! samples.
 
 use super::report::Row;
 use super::root::all_up_to;

@@ -7,10 +7,10 @@
 //! | is dead, and another process holds every descriptor it had | dead | as a zombie |
 //! | is dead, and another process has its process-id | dead | as a zombie; and the other is a node like any |
 //!
-//! A forked child is a process that holds every descriptor of its parent; here the harness takes them all (`pidfd_getfd`) while the
-//! parent lives, the socket to the root included, which is the same for everybody else: nothing closes when the parent dies. The
-//! process-id is forced in a namespace of its own, with the publisher stopped until the other process has it, so that nobody can have
-//! judged before.
+//! A forked child is a process that holds every descriptor of its parent; here the harness takes them all
+//! (`pidfd_getfd`) while the parent lives, the socket to the root included, which is the same for everybody
+//! else: nothing closes when the parent dies. The process-id is forced in a namespace of its own, with the
+//! publisher stopped until the other process has it, so that nobody can have judged before.
 
 use super::report::Row;
 use super::{Rounds, actors, actors_of};
@@ -238,7 +238,8 @@ pub(super) fn reused(rounds: &mut Rounds<'_>) -> Row {
     row
 }
 
-/// The rounds, in a process that may choose process-ids. Says on its standard output how many and what was misjudged.
+/// The rounds, in a process that may choose process-ids. Says on its standard output how many and what was
+/// misjudged.
 pub(super) fn reuse_here(rounds: u64) {
     let program = std::env::current_exe().expect("it runs");
     let hive = actors_of(&program);
@@ -247,7 +248,8 @@ pub(super) fn reuse_here(rounds: u64) {
     for _ in 0..rounds {
         let scene = Scene::set(&hive, &speaker);
         let pid = scene.victim.pid();
-        // The root and the publisher, in one process: they learn of the death when the other one has the number.
+        // The root and the publisher, in one process: they learn of the death when the other one has the
+        // number.
         kill(Pid::from_raw(speaker.pid()), Signal::SIGSTOP).expect("it is ours");
         until("the publisher is stopped", || state_is(speaker.pid(), "T (stopped)"));
         scene.victim.kill();

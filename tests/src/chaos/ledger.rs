@@ -1,4 +1,5 @@
-//! Holds what a dead publisher committed against what a subscriber received. No input or output; it knows numbers alone.
+//! Holds what a dead publisher committed against what a subscriber received. No input or output; it knows
+//! numbers alone.
 //!
 //! ```text
 //!             first            done   begun         sequence of messages at the publisher
@@ -91,7 +92,8 @@ impl Faults {
         other.told.into_iter().for_each(|fault| self.tell(fault));
     }
 
-    /// Judges a connection with a publisher that is dead. `account` is what arrived, `said` what the SDK counts.
+    /// Judges a connection with a publisher that is dead. `account` is what arrived, `said` what the SDK
+    /// counts.
     pub fn judge(&mut self, whom: &str, committed: Committed, account: &Account, said: Said, reliable: bool) {
         let before = self.total();
         let position = said.first + said.received + said.lost;
@@ -102,7 +104,8 @@ impl Faults {
         if reliable {
             self.lost += account.missed.max(said.lost);
         }
-        // The numbers of the messages must say what the counters say. A loss after the last message is known by the counter alone.
+        // The numbers of the messages must say what the counters say. A loss after the last message is known
+        // by the counter alone.
         let counted = account.received == said.received && account.first == said.first;
         if !counted || account.missed > said.lost || account.next > position.max(account.first) {
             self.misjudged += 1;

@@ -1,21 +1,24 @@
-//! Kills real processes under load and lets a ledger decide what was lost: the library of the program `chaos`.
+//! Kills real processes under load and lets a ledger decide what was lost: the library of the program
+//! `chaos`.
 //!
 //! ```text
 //!   campaign (one seed) ──▶ case ──▶ hive of real processes ──SIGKILL, SIGSTOP──▶ victims
 //!                             │                                                     │ what I commit (page)
 //!                             └──▶ ledger ◀── what the survivors received ◀─────────┘
 //! ```
-//! A victim writes into its [`page`], which belongs to the case and survives it, how far it has committed; the survivors keep
-//! [`account`](crate::account)s by the numbers of the messages alone; the [`ledger`] holds the two against each other and against
-//! what the SDK says. Each case ends in one [`report::Row`].
+//! A victim writes into its [`page`], which belongs to the case and survives it, how far it has committed;
+//! the survivors keep [`account`](crate::account)s by the numbers of the messages alone; the [`ledger`] holds
+//! the two against each other and against what the SDK says. Each case ends in one [`report::Row`].
 //!
-//! **What a seed fixes**: every choice of the harness, which are the victim, the kind of service, the form and length of messages, the delay before
-//! a kill and the point of a life from which it counts, the system call or instruction at which a traced victim dies. **What it cannot
-//! fix**: where an untraced victim is when its time is over, since the kernel schedules. A replay with the same seed and count
-//! makes the same choices in the same order in each lane; only traced deaths (`points`, `instructions`) also fall on the same place.
+//! **What a seed fixes**: every choice of the harness, which are the victim, the kind of service, the form
+//! and length of messages, the delay before a kill and the point of a life from which it counts, the system
+//! call or instruction at which a traced victim dies. **What it cannot fix**: where an untraced victim is
+//! when its time is over, since the kernel schedules. A replay with the same seed and count makes the same
+//! choices in the same order in each lane; only traced deaths (`points`, `instructions`) also fall on the
+//! same place.
 //!
-//! Nothing is decided by a clock: recovery times are reported, and what fails is what was lost, torn, doubled, made up, misjudged or
-//! never came within [`BOUND`](crate::BOUND).
+//! Nothing is decided by a clock: recovery times are reported, and what fails is what was lost, torn,
+//! doubled, made up, misjudged or never came within [`BOUND`](crate::BOUND).
 
 pub mod everything;
 pub mod hour;
@@ -210,7 +213,8 @@ impl Rounds<'_> {
 }
 
 impl Campaign {
-    /// Runs the cases of these names, or all; in CI, all that have a count for it. `tell` hears each row when it is there.
+    /// Runs the cases of these names, or all; in CI, all that have a count for it. `tell` hears each row when
+    /// it is there.
     ///
     /// # Errors
     /// Names that no case has.

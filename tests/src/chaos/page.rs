@@ -4,9 +4,10 @@
 //! words   0 node   1 stage   2 begun   3 done
 //! victim  begun = n + batch ▸ commits batch messages ▸ done = n + batch ▸ begun = …
 //! ```
-//! A memory file of the harness, which the victim opens through `/proc` and writes word by word with `pwrite`: whatever it wrote before
-//! SIGKILL stays written, and a system call that writes 8 bytes has happened or has not. So when the victim is dead,
-//! `done <= committed <= begun`; with batches of one message the two differ by one at most.
+//! A memory file of the harness, which the victim opens through `/proc` and writes word by word with
+//! `pwrite`: whatever it wrote before SIGKILL stays written, and a system call that writes 8 bytes has
+//! happened or has not. So when the victim is dead, `done <= committed <= begun`; with batches of one message
+//! the two differ by one at most.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{File, OpenOptions};

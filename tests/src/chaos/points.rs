@@ -1,13 +1,15 @@
-//! A process dies before and after each system call of joining, creating, growing, attaching and taking over, while others race.
+//! A process dies before and after each system call of joining, creating, growing, attaching and taking over,
+//! while others race.
 //!
 //! ```text
 //! victim (all its threads are traced)   order ─ stop ─ stop ─ … ─ stop n ✗ SIGKILL        n = 0, 1, 2, … as far as the way goes
 //! racer                                 does the same at the same time, under another name
 //! then                                  somebody joins under the victim's name, subscribes, and hears the speaker
 //! ```
-//! Each system call of the victim is two stops, one before it and one after; a death at the first means that it was not made. The
-//! ways are of different lengths from time to time, since threads race; a way ends when the victim has answered, and the next round
-//! begins with the first stop again. Nobody repairs anything by hand: the same hive serves for all deaths.
+//! Each system call of the victim is two stops, one before it and one after; a death at the first means that
+//! it was not made. The ways are of different lengths from time to time, since threads race; a way ends when
+//! the victim has answered, and the next round begins with the first stop again. Nobody repairs anything by
+//! hand: the same hive serves for all deaths.
 
 use super::report::Row;
 use super::{Rounds, actors};
@@ -98,7 +100,8 @@ fn die(hive: &Hive, speaker: &Actor, phase: Phase, at: u64, root: &mut Option<Ac
             publisher.sending(3, LARGE, 0)
         }
         Phase::Attach => Order::Subscribe { filter: "entries".to_owned(), kind: Kind::Typed },
-        // Whoever asks who is root while there is none is told so at once; the control thread is what is looked at.
+        // Whoever asks who is root while there is none is told so at once; the control thread is what is
+        // looked at.
         Phase::TakeOver => Order::WhoIsRoot,
     };
     let executioner = Executioner::seize(victim.pid());

@@ -5,9 +5,10 @@
 //!         life n+1:                                           exec ─ join (same name) ─ …
 //! observer (in the harness): receives from both, until the connection with life n has ended ▸ ledger
 //! ```
-//! Each lane has a victim and a subscriber of its own that lives as long as the case; all share one hive, whose root is in the harness. A quarter
-//! of the kills count from the start of the process, the others from its first message. The next life starts when the kernel says that
-//! its predecessor is dead; every other one while it is still a zombie.
+//! Each lane has a victim and a subscriber of its own that lives as long as the case; all share one hive,
+//! whose root is in the harness. A quarter of the kills count from the start of the process, the others from
+//! its first message. The next life starts when the kernel says that its predecessor is dead; every other one
+//! while it is still a zombie.
 
 use super::Rounds;
 use super::ledger::{Committed, Faults, Said};
@@ -28,7 +29,8 @@ const LANES: u64 = 2;
 const LATEST_FROM_START_US: u64 = 8_000;
 /// Delays from the first message on are spread over this many octaves of a microsecond.
 const OCTAVES: u64 = 11;
-/// So long a connection may take to be seen or to end. Generous, and far shorter than [`BOUND`], so that a fault costs no minute.
+/// So long a connection may take to be seen or to end. Generous, and far shorter than [`BOUND`], so that a
+/// fault costs no minute.
 const END_BOUND: Duration = Duration::from_secs(10);
 /// Messages taken between two looks at the clock, and batches in the page.
 const LOOK_EVERY: u64 = 16;

@@ -4,9 +4,9 @@
 //! host a  (root) ✗         speaker ──reliable, all the time──▶ listener      never host the root
 //! host b  (next root)      newcomer joins at the instant of the kill, subscribes, and hears the speaker
 //! ```
-//! Every other round the root is a dedicated one, which takes over from an embedded one in order before it dies. The host that is left
-//! takes over, and a new one comes as its standby. The stream of the speaker ends at its first failing send, so a round in which it
-//! does not move on is a fault.
+//! Every other round the root is a dedicated one, which takes over from an embedded one in order before it
+//! dies. The host that is left takes over, and a new one comes as its standby. The stream of the speaker ends
+//! at its first failing send, so a round in which it does not move on is a fault.
 
 use super::ledger::{Committed, Said};
 use super::report::{Row, brief};

@@ -4,9 +4,9 @@
 //! lane   publisher ──reliable──▶ survivor (both threads of the harness, for the whole case)
 //!                  └───────────▶ victim: holds samples, stands still or goes on ✗ SIGKILL
 //! ```
-//! A victim that stands still stops the publisher after as many messages as there are slots; from the kill on the kernel says that it is gone, and
-//! the send that waits goes on. The memory of the publisher is so small that the pins of a few dead would use it up. The survivor
-//! must get every message, once.
+//! A victim that stands still stops the publisher after as many messages as there are slots; from the kill on
+//! the kernel says that it is gone, and the send that waits goes on. The memory of the publisher is so small
+//! that the pins of a few dead would use it up. The survivor must get every message, once.
 
 use super::Rounds;
 use super::ledger::{Committed, Said};
@@ -33,7 +33,8 @@ const CHUNKS: u64 = 24;
 const HELD_MAX: u64 = 4;
 /// The kill comes so much later, at most, than the victim holds its samples.
 const LATEST_DEATH_US: u64 = 1_000;
-/// Descriptors that the harness may have more at the end than at the beginning of a case; a leak of one a kill is far beyond.
+/// Descriptors that the harness may have more at the end than at the beginning of a case; a leak of one a
+/// kill is far beyond.
 const DESCRIPTORS_SPARE: usize = 48;
 
 /// What the threads of a lane share. All is Relaxed: figures and wishes, nothing is ordered by them.
@@ -187,7 +188,8 @@ fn survive(mut subscriber: Subscriber<[u8]>, shared: &Shared) -> (Account, Said)
     loop {
         let sample = subscriber.recv_timeout(Duration::from_millis(1)).expect("the publisher is sound");
         let Some(sample) = sample else {
-            // The publisher was dropped at the end of its thread; what it committed was read before the connection ends.
+            // The publisher was dropped at the end of its thread; what it committed was read before the
+            // connection ends.
             let Some(status) = subscriber.connections().pop() else { continue };
             if shared.stop.load(Ordering::Relaxed) && status.ended {
                 let said = Said { first: status.first, received: status.received, lost: status.lost };

@@ -4,7 +4,8 @@
 //! speaker ──reliable, lossy, all the time──▶ listener, for the whole case
 //!         └───────────────────────────────▶ churner: subscribe ─ attach ─ hear a little ─ drop, again and again
 //! ```
-//! The listener must get every reliable message once, and of the lossy ones as many as were published, received and lost together.
+//! The listener must get every reliable message once, and of the lossy ones as many as were published,
+//! received and lost together.
 
 use super::ledger::{Committed, Faults, Said};
 use super::report::Row;
@@ -15,7 +16,8 @@ use crate::order::{Kind, Order, Tally};
 
 /// Subscriptions that stand at the same time, at most.
 const CROWD: u64 = 8;
-/// Every that many subscriptions one waits until it is attached and has heard something; the others go as fast as they came.
+/// Every that many subscriptions one waits until it is attached and has heard something; the others go as
+/// fast as they came.
 const PATIENT_EVERY: u64 = 4;
 /// What is subscribed to, in turn.
 const FILTERS: [&str; 3] = ["load/*", "load/reliable", "load/lossy"];

@@ -1,7 +1,7 @@
 //! What the processes of a campaign do: this program again, told in one JSON text.
 //!
-//! Every message says whose it is: the first 8 bytes of its payload are the number of its sender's life, so a message of a former life
-//! or of somebody else's ring is noticed though its checksum holds.
+//! Every message says whose it is: the first 8 bytes of its payload are the number of its sender's life, so a
+//! message of a former life or of somebody else's ring is noticed though its checksum holds.
 
 use super::page::{Page, Word};
 use crate::BOUND;
@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Nobody lives longer than so many messages; it only keeps a mistake of the harness from filling the machine.
+/// Nobody lives longer than so many messages; it only keeps a mistake of the harness from filling the
+/// machine.
 const MESSAGES_MAX: u64 = 100_000_000;
 
 /// What a process does.
@@ -28,7 +29,8 @@ pub enum Part {
     Subscriber(SubscriberPart),
     /// It does what its standard input says.
     Actor,
-    /// It is the first process of a namespace, where it may say which process-id comes next; see [`super::judgement`].
+    /// It is the first process of a namespace, where it may say which process-id comes next; see
+    /// [`super::judgement`].
     Reuse {
         /// So often.
         rounds: u64,
@@ -71,7 +73,8 @@ pub struct SubscriberPart {
     pub service: String,
     /// Samples to hold.
     pub hold: usize,
-    /// Go on receiving, each new sample taking the place of the oldest; else stand still with those that are held.
+    /// Go on receiving, each new sample taking the place of the oldest; else stand still with those that are
+    /// held.
     pub receive_on: bool,
     /// Where its page is. Stage 1: it holds that many.
     pub page: PathBuf,
@@ -92,7 +95,8 @@ pub fn start(program: &Path, part: &Part) -> Child {
     command.spawn().expect("the machine starts one more process")
 }
 
-/// Kills a process with SIGKILL and waits until the kernel says that it is dead. It stays a zombie until it is waited for.
+/// Kills a process with SIGKILL and waits until the kernel says that it is dead. It stays a zombie until it
+/// is waited for.
 ///
 /// # Panics
 /// If it is not ours.
@@ -156,7 +160,8 @@ fn publish_with<T: Message + ?Sized>(
 /// A loan; on a reliable service it is waited for. `loan` itself never waits.
 fn loan(publisher: &mut Publisher<[u8]>, bytes: usize) -> Result<hivemind::Loan<'_>, SendError> {
     let begun = std::time::Instant::now();
-    // Bounded by the clock; the borrow of a loan that is returned keeps this from being one loop with `match`.
+    // Bounded by the clock; the borrow of a loan that is returned keeps this from being one loop with
+    // `match`.
     loop {
         match publisher.loan(bytes).map(drop) {
             Ok(()) => return publisher.loan(bytes),

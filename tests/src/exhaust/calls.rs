@@ -21,12 +21,13 @@ pub struct Call<'a> {
 pub enum Fault {
     /// It is not made, and this is its result.
     Errno(Errno),
-    /// It is made, but the kernel finds no numbers for the descriptors that come with the packet, as with `EMFILE`: they are
-    /// gone, and the flag `MSG_CTRUNC` says so.
+    /// It is made, but the kernel finds no numbers for the descriptors that come with the packet, as with
+    /// `EMFILE`: they are gone, and the flag `MSG_CTRUNC` says so.
     DescriptorsLost,
 }
 
-/// Whether a fault is one that lasts in life: no descriptors, no threads, a call that a sandbox forbids, a full store.
+/// Whether a fault is one that lasts in life: no descriptors, no threads, a call that a sandbox forbids, a
+/// full store.
 pub fn lasts(fault: Fault) -> bool {
     use Errno::{EINVAL, EMFILE, ENFILE, ENOSPC, ENOSYS, EPERM};
     matches!(fault, Fault::Errno(EMFILE | ENFILE | EPERM | ENOSYS | ENOSPC | EINVAL) | Fault::DescriptorsLost)
@@ -35,7 +36,8 @@ pub fn lasts(fault: Fault) -> bool {
 /// What is to be done with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It can fail in these ways. The first list is what one would expect of a machine that runs out of something.
+    /// It can fail in these ways. The first list is what one would expect of a machine that runs out of
+    /// something.
     Fails(&'static str, &'static [Fault]),
     /// It is let through.
     Through(&'static str, &'static str),

@@ -6,9 +6,10 @@
 //!                                                           └ at the entry: number = -1, so the kernel makes no call;
 //!                                                             at the exit: the result is the errno
 //! ```
-//! Only calls that can fail ([`super::calls`]) are counted, each name for itself, over all threads in the order in which the kernel
-//! reports them: "the third `mmap`" is the same one in nearly every run, "the 30th call" is not, as threads overtake each other. A
-//! thread counts from the moment it has its name: before, it is the start of a thread in the language's own library.
+//! Only calls that can fail ([`super::calls`]) are counted, each name for itself, over all threads in the
+//! order in which the kernel reports them: "the third `mmap`" is the same one in nearly every run, "the 30th
+//! call" is not, as threads overtake each other. A thread counts from the moment it has its name: before, it
+//! is the start of a thread in the language's own library.
 
 use super::calls::{Call, Fault, Kind, judge};
 use nix::errno::Errno;

@@ -1,16 +1,18 @@
-//! Things run out, one call at a time: every system call of a path that can fail is made to fail, in every way it can.
+//! Things run out, one call at a time: every system call of a path that can fail is made to fail, in every
+//! way it can.
 //!
 //! ```text
 //! for each phase, for each name of a call, for N = 1, 2, …, for each errno        a new process each time, the victim
 //!     prepare ─▶ act, and call N fails ([`inject`]) ─▶ verdict ─▶ act again, and it works ─▶ drop all ─▶ nothing is left over
 //! ```
-//! until three runs have fewer than N calls of that name. Some faults last: then all calls of the same name fail from the Nth on, as they do when a
-//! limit is reached.
+//! until three runs have fewer than N calls of that name. Some faults last: then all calls of the same name
+//! fail from the Nth on, as they do when a limit is reached.
 //!
-//! The victim must say a typed error that tells what to do, or succeed all the same; what failed once may not cost all its patience. It may not panic, abort, get a signal or
-//! hang; the same must work afterwards; descriptors, shared mappings and threads must be what they are when nothing fails; a
-//! publisher and a subscriber in other processes must not notice; the root must keep no descriptor. [`calls`] says which calls
-//! are let through, and why.
+//! The victim must say a typed error that tells what to do, or succeed all the same; what failed once may not
+//! cost all its patience. It may not panic, abort, get a signal or hang; the same must work afterwards;
+//! descriptors, shared mappings and threads must be what they are when nothing fails; a publisher and a
+//! subscriber in other processes must not notice; the root must keep no descriptor. [`calls`] says which
+//! calls are let through, and why.
 
 pub mod calls;
 pub mod inject;
@@ -176,7 +178,8 @@ impl Trial<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Runs one case. The number of the call's faults, and the one that it had; `None`: there was no such call.
+    /// Runs one case. The number of the call's faults, and the one that it had; `None`: there was no such
+    /// call.
     fn once(&mut self, plan: Plan) -> ControlFlow<(), Option<(usize, Fault)>> {
         if self.begun.elapsed() > self.campaign.bound {
             return ControlFlow::Break(());
@@ -397,7 +400,8 @@ impl Case<'_> {
     }
 }
 
-/// Whether a sentence says behind a semicolon or a colon what can be done: one of the words that our errors use for it.
+/// Whether a sentence says behind a semicolon or a colon what can be done: one of the words that our errors
+/// use for it.
 fn says_what_to_do(text: &str) -> bool {
     const REMEDIES: &[&str] = &[
         "raise ",

@@ -1,4 +1,5 @@
-//! The paths on which something can run out: what leads to each, what is done in the window, and again afterwards.
+//! The paths on which something can run out: what leads to each, what is done in the window, and again
+//! afterwards.
 //!
 //! ```text
 //! prepare ─▶ │ act, while one call fails │ ─▶ undo ─▶ act once more, and nothing fails ─▶ drop all ─▶ what is left?
@@ -65,8 +66,8 @@ const LARGE: usize = 1 << 20;
 const LARGE_ONES: u64 = 6;
 /// Memory taken ahead.
 const AHEAD: u64 = 3 << 20;
-/// So long a victim waits for what may not come because a call failed: the failing half is told at once, and the other hears
-/// nothing until then.
+/// So long a victim waits for what may not come because a call failed: the failing half is told at once, and
+/// the other hears nothing until then.
 const ATTACH_PATIENCE_MS: u64 = 700;
 
 impl Phase {

@@ -4,20 +4,22 @@
 //! cargo run --release -p hivemind-tests --bin ledger -- --messages 10000000
 //! ```
 //!
-//! Each message carries its number, its length and a checksum; sizes are mixed from 8 B to 4 KiB, and every 10,000th is 1 MiB. It runs
-//! four times: a lossy and a reliable service, each with typed messages and with plain bytes filled in place. Every subscriber
-//! keeps an account of its own, by the numbers of the messages alone. At the end of each run, for every pair:
+//! Each message carries its number, its length and a checksum; sizes are mixed from 8 B to 4 KiB, and every
+//! 10,000th is 1 MiB. It runs four times: a lossy and a reliable service, each with typed messages and with
+//! plain bytes filled in place. Every subscriber keeps an account of its own, by the numbers of the messages
+//! alone. At the end of each run, for every pair:
 //!
 //! ```text
 //! received + lost = published        what the SDK counts is what the account counts
 //! nothing torn, repeated or out of order; lost = 0 where the service is reliable
 //! ```
 //!
-//! With `--length` all messages have one length, and with `--slow` every subscriber sleeps now and then: `--length 8 --slow --subscribers 1
-//! --service lossy --form bytes` overtakes one slow reader as fast as small messages can be written.
+//! With `--length` all messages have one length, and with `--slow` every subscriber sleeps now and then:
+//! `--length 8 --slow --subscribers 1 --service lossy --form bytes` overtakes one slow reader as fast as
+//! small messages can be written.
 //!
-//! The exit status is 0 only if all of it held. Nothing here waits without a bound: a run in which nothing moves for
-//! [`PATIENCE`] fails. The processes are this program again, told in one JSON text what to do.
+//! The exit status is 0 only if all of it held. Nothing here waits without a bound: a run in which nothing
+//! moves for [`PATIENCE`] fails. The processes are this program again, told in one JSON text what to do.
 
 mod publish;
 mod report;

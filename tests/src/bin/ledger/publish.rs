@@ -11,8 +11,8 @@ use std::time::Instant;
 const CAPACITY: u64 = 4096;
 /// Room for messages that do not fit into a slot: a full ring of the mix, and the exceptional ones.
 const MEMORY: u64 = 64 << 20;
-/// A lossy publisher gives its core away after so many messages: nine processes share the cores, and one that never
-/// pauses would overwrite most of what the others have not even been scheduled to read.
+/// A lossy publisher gives its core away after so many messages: nine processes share the cores, and one that
+/// never pauses would overwrite most of what the others have not even been scheduled to read.
 const BREATH: u64 = 256;
 
 /// What the publisher has done.
