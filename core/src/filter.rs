@@ -16,6 +16,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::name::{MAX_SERVICE_NAME, NameError, NameKind, NameRule, ServiceName, is_name_character};
+use crate::text::archive_as_text;
 
 mod pattern;
 
@@ -78,6 +79,8 @@ pub enum FilterError {
         why: &'static str,
     },
 }
+
+archive_as_text!(Filter);
 
 impl Filter {
     /// Checks a text and makes it a filter.

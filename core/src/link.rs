@@ -4,12 +4,12 @@
 //!  host A                                                            host B
 //!  publisher ─▶ ring ─▶ Exports ─┐                          ┌─▶ Imports ─▶ ring ─▶ subscribers
 //!                                ├─ engine ═ Transport ═ engine
-//!  subscribers ◀─ ring ◀ Imports ┘   (session: pure)        └─◀ Exports ◀─ ring ◀─ publisher
+//!  subscribers ◀─ ring ◀ Imports ┘   (peering: pure)        └─◀ Exports ◀─ ring ◀─ publisher
 //! ```
 //!
 //! A link joins two hosts. Each tells the other what its subscribers want (`frame`); what matches is read from the local ring,
 //! sent once however many subscribe over there, and published there into shared memory by a publisher that stands for the remote one.
-//! The rules of a link are a pure state machine (`session`) and are all that is here; `hivemind_links` moves the bytes between shared memory and
+//! The rules of a link are a pure state machine (`peering`) and are all that is here; `hivemind_links` moves the bytes between shared memory and
 //! the socket, which do not pass through it.
 //!
 //! Who may be forwarded to whom (no loops, no doubles): what was published on this host, or by a node that has no shared memory of
@@ -21,4 +21,4 @@
 pub mod candidate;
 pub mod frame;
 pub mod greeting;
-pub mod session;
+pub mod peering;

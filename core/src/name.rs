@@ -1,17 +1,20 @@
 //! Names: of hives, nodes and services.
 //!
-//! A name is checked once, when it enters the program, and is then cheap to clone. What a refusal says is meant for
-//! the person who typed it: which byte, which rule.
+//! A name is checked once, when it enters the program, and is then cheap to clone. What a refusal says is
+//! meant for the person who typed it: which byte, which rule.
 //!
 //! | name    | levels, split by `/` | bytes    | each level                  |
 //! | ------- | -------------------- | -------- | --------------------------- |
 //! | service | any number           | 1 to 200 | 1 or more of `A-Za-z0-9._-` |
 //! | node    | one                  | 1 to 64  | the same                    |
+//! | group   | one                  | 1 to 64  | the same                    |
 //! | hive    | one                  | 1 to 64  | the same, not `.` or `..`   |
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use crate::text::archive_as_text;
 
 /// The longest service name or filter, in bytes.
 pub const MAX_SERVICE_NAME: usize = 200;
@@ -28,6 +31,8 @@ pub enum NameKind {
     Node,
     /// A service.
     Service,
+    /// A group of subscribers.
+    Group,
     /// A filter over services.
     Filter,
 }
@@ -38,6 +43,7 @@ impl fmt::Display for NameKind {
             NameKind::Hive => "hive name",
             NameKind::Node => "node name",
             NameKind::Service => "service name",
+            NameKind::Group => "group name",
             NameKind::Filter => "filter",
         })
     }
@@ -209,6 +215,10 @@ name! {
     NodeName, NameKind::Node, MAX_NODE_NAME
 }
 name! {
+    /// The name of a group of subscribers: one level, up to 64 bytes.
+    GroupName, NameKind::Group, MAX_NODE_NAME
+}
+name! {
     /// The name of a service: levels split by `/`, up to 200 bytes.
     ///
     /// ```
@@ -223,6 +233,10 @@ name! {
     /// ```
     ServiceName, NameKind::Service, MAX_SERVICE_NAME
 }
+
+archive_as_text!(GroupName);
+archive_as_text!(NodeName);
+archive_as_text!(ServiceName);
 
 impl ServiceName {
     /// The levels, from the left.

@@ -9,18 +9,22 @@
 //! allow host:station subscribe camera/**       host:NAME|*      (another host, over a link)
 //! ```
 //!
-//! - The owner of the hive may do everything, and nobody else anything that no line allows. There are no lines that deny, so
-//!   the order of the lines does not matter, and no line can take away what another one gives.
+//! - The owner of the hive may do everything, and nobody else anything that no line allows. There are no
+//!   lines that deny, so the order of the lines does not matter, and no line can take away what another one
+//!   gives.
 //! - Whoever may publish or subscribe something may join; `join` alone is for those who only look (`hm ls`).
-//! - A publisher needs a line whose filter matches the name of its service; so does a subscription by name. A subscription by
-//!   pattern is accepted when some service that it means could be allowed; it is introduced only to services whose names the
-//!   lines allow, and hears nothing of the others.
-//! - Lines for hosts say what may cross which link: what a host may publish here, and what it may get. Without any such line everything may
-//!   cross to and from hosts with a key of the hive; with one, only what a line allows.
-//! - A group is that of a process or one of its supplementary groups, as the kernel knew them when it connected.
+//! - A publisher needs a line whose filter matches the name of its service; so does a subscription by name. A
+//!   subscription by pattern is accepted when some service that it means could be allowed; it is introduced
+//!   only to services whose names the lines allow, and hears nothing of the others.
+//! - Lines for hosts say what may cross which link: what a host may publish here, and what it may get.
+//!   Without any such line everything may cross to and from hosts with a key of the hive; with one, only what
+//!   a line allows.
+//! - A group is that of a process or one of its supplementary groups, as the kernel knew them when it
+//!   connected.
 //!
-//! Here nothing is read and nothing is done: [`Policy::parse`] and [`Policy::rights_of`] are pure. The runtime reads
-//! the file, the root applies it. If a process dies, nothing is left of this; the next root reads the file itself.
+//! Here nothing is read and nothing is done: [`Policy::parse`] and [`Policy::rights_of`] are pure. The
+//! runtime reads the file, the root applies it. If a process dies, nothing is left of this; the next root
+//! reads the file itself.
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,7 +45,8 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_LINE_BYTES: usize = 512;
 /// The most lines of a policy that allow something.
 pub const MAX_RULES: usize = 1024;
-/// What the kernel calls every user or group that it cannot name in this namespace. A line for it would mean all of them.
+/// What the kernel calls every user or group that it cannot name in this namespace. A line for it would mean
+/// all of them.
 pub const OVERFLOW_ID: u32 = 65_534;
 
 /// Who a process is, as the kernel said when it connected.
@@ -157,7 +162,8 @@ impl Policy {
         &self.hosts
     }
 
-    /// Whether this service may cross the link with a host: be published here for it (`Right::Publish`), or be sent there.
+    /// Whether this service may cross the link with a host: be published here for it (`Right::Publish`), or
+    /// be sent there.
     #[must_use]
     pub fn lets_cross(&self, host: &str, right: Right, service: &ServiceName) -> bool {
         let allows = |rule: &HostRule| {
@@ -195,8 +201,9 @@ impl Policy {
         Rights(Arc::new(Extent::Some { join, publish, subscribe }))
     }
 
-    /// The lines because of which a process may do this; none, and it may not. (The owner needs none.) `what` is the name of
-    /// a service, or for a subscription also a pattern; nothing else is looked at for [`Right::Join`].
+    /// The lines because of which a process may do this; none, and it may not. (The owner needs none.) `what`
+    /// is the name of a service, or for a subscription also a pattern; nothing else is looked at for
+    /// [`Right::Join`].
     #[must_use]
     pub fn reasons(&self, credentials: &Credentials, right: Right, what: &Filter) -> Vec<&Rule> {
         let allows = |rule: &&Rule| match (&rule.grant, right) {

@@ -1,8 +1,8 @@
 //! What a message type looks like: its names, its types, and where each field lies in an archive.
 //!
 //! A publisher and a subscriber of one service must mean the same type, yet they are two programs compiled at
-//! different times, and a tool such as `hm echo` knows none of the types. So every service carries a [`Schema`]: a
-//! table of the types that a message is made of. From it follow
+//! different times, and a tool such as `hm echo` knows none of the types. So every service carries a
+//! [`Schema`]: a table of the types that a message is made of. From it follow
 //!
 //! | what                   | by                      | used for                                             |
 //! | ---------------------- | ----------------------- | ---------------------------------------------------- |
@@ -12,7 +12,8 @@
 //!
 //! # The table
 //!
-//! Types refer to each other by their index in the table, so a recursive type is a cycle and not an endless tree:
+//! Types refer to each other by their index in the table, so a recursive type is a cycle and not an endless
+//! tree:
 //!
 //! ```text
 //! struct Node { value: f64, next: Option<Box<Node>> }
@@ -25,18 +26,19 @@
 //!
 //! # What the fingerprint covers
 //!
-//! It is `xxh3_128` of the text that [`Schema::text`] gives: the name of the type, the names, order and types of
-//! its fields, the names, order and tags of its variants, the type arguments and array lengths, and the same for
-//! every type it contains, recursively. It does not cover module paths, crate names, visibility, attributes,
-//! documentation and derives, so two programs may each define their own `Pose`, and moving a type to another module
-//! changes nothing. The text begins with a version; it only changes when archives of the same type would change.
+//! It is `xxh3_128` of the text that [`Schema::text`] gives: the name of the type, the names, order and types
+//! of its fields, the names, order and tags of its variants, the type arguments and array lengths, and the
+//! same for every type it contains, recursively. It does not cover module paths, crate names, visibility,
+//! attributes, documentation and derives, so two programs may each define their own `Pose`, and moving a type
+//! to another module changes nothing. The text begins with a version; it only changes when archives of the
+//! same type would change.
 //!
 //! # Strangers
 //!
-//! Schemas and archives come from other processes. [`Schema::from_bytes`] accepts only a table whose references
-//! exist, whose names are identifiers, whose types have a finite size, and whose text has a bounded length. A
-//! `Schema` is therefore always sound, and [`Schema::to_json`] has only the archive to distrust: it checks every
-//! offset, and bounds its depth, its output and its work.
+//! Schemas and archives come from other processes. [`Schema::from_bytes`] accepts only a table whose
+//! references exist, whose names are identifiers, whose types have a finite size, and whose text has a
+//! bounded length. A `Schema` is therefore always sound, and [`Schema::to_json`] has only the archive to
+//! distrust: it checks every offset, and bounds its depth, its output and its work.
 
 mod canonical;
 mod describe;
@@ -59,8 +61,8 @@ use self::layout::Layout;
 /// The description of a message type: a table of types, and which of them is the message.
 ///
 /// Sound by construction: it comes from a Rust type ([`Schema::of`]) or from checked bytes
-/// ([`Schema::from_bytes`]). Two schemas are equal when their tables are; to ask whether two types are the same,
-/// compare [`Schema::fingerprint`].
+/// ([`Schema::from_bytes`]). Two schemas are equal when their tables are; to ask whether two types are the
+/// same, compare [`Schema::fingerprint`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
     root: TypeRef,
@@ -99,7 +101,8 @@ impl Schema {
         Schema::from_table(root, types)
     }
 
-    /// The schema of a type that exists in no program, or in one of another language: `root` is an index in `types`.
+    /// The schema of a type that exists in no program, or in one of another language: `root` is an index in
+    /// `types`.
     ///
     /// # Errors
     ///
@@ -123,8 +126,8 @@ impl Schema {
         &self.types
     }
 
-    /// The name of the message type with its type arguments, such as `Pose` or `Stamped<Pose>`. Cut with an ellipsis
-    /// when it is very long.
+    /// The name of the message type with its type arguments, such as `Pose` or `Stamped<Pose>`. Cut with an
+    /// ellipsis when it is very long.
     pub fn type_name(&self) -> &str {
         &self.name
     }
@@ -134,8 +137,8 @@ impl Schema {
         self.types[self.root.index()] == TypeDef::Bytes
     }
 
-    /// How many bytes the root of an archive of this type takes. The root lies at the end of the archive. 0 for
-    /// `[u8]`.
+    /// How many bytes the root of an archive of this type takes. The root lies at the end of the archive. 0
+    /// for `[u8]`.
     pub fn archived_size(&self) -> usize {
         self.layouts[self.root.index()].size as usize
     }
@@ -145,14 +148,14 @@ impl Schema {
         self.layouts[self.root.index()].align as usize
     }
 
-    /// Decides whether two types are the same: 16 bytes over all names and types, see the [module](self) for what is
-    /// covered.
+    /// Decides whether two types are the same: 16 bytes over all names and types, see the [module](self) for
+    /// what is covered.
     pub fn fingerprint(&self) -> u128 {
         xxhash_rust::xxh3::xxh3_128(self.text().as_bytes())
     }
 
-    /// The text under the [fingerprint](Schema::fingerprint): one line for the version, one for the root, one per
-    /// named type.
+    /// The text under the [fingerprint](Schema::fingerprint): one line for the version, one for the root, one
+    /// per named type.
     ///
     /// ```text
     /// hivemind schema 1
@@ -163,8 +166,8 @@ impl Schema {
         canonical::text(self)
     }
 
-    /// In words, the first thing in which the two types differ, such as `Pose.x: f64 here, f32 there`. "Here" is
-    /// `self`. `None` when they are the same.
+    /// In words, the first thing in which the two types differ, such as `Pose.x: f64 here, f32 there`. "Here"
+    /// is `self`. `None` when they are the same.
     pub fn difference(&self, other: &Schema) -> Option<String> {
         difference::first(self, other)
     }
@@ -185,16 +188,16 @@ impl Schema {
 
     /// Appends the message to `out` as one line of JSON.
     ///
-    /// Structs are objects (tuple structs arrays, a struct of one unnamed field that field, unit structs null).
-    /// Enums are `"Variant"`, or `{"Variant": ...}` when they carry data. `None` is null. Integers are written in
-    /// full up to 64 bits, as strings above; `NaN`, `inf` and `-inf` are strings. A map with text keys is an
-    /// object, any other map an array of pairs. Bytes (`[u8]`, `Vec<u8>`, `Box<[u8]>`, `[u8; N]`) are `{"bytes":
-    /// how many, "first": "the first in hex"}`.
+    /// Structs are objects (tuple structs arrays, a struct of one unnamed field that field, unit structs
+    /// null). Enums are `"Variant"`, or `{"Variant": ...}` when they carry data. `None` is null. Integers are
+    /// written in full up to 64 bits, as strings above; `NaN`, `inf` and `-inf` are strings. A map with text
+    /// keys is an object, any other map an array of pairs. Bytes (`[u8]`, `Vec<u8>`, `Box<[u8]>`, `[u8; N]`)
+    /// are `{"bytes": how many, "first": "the first in hex"}`.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] when the archive is corrupt or of another type, or goes beyond [`JsonBounds::default`]. `out`
-    /// is then as it was before.
+    /// [`DecodeError`] when the archive is corrupt or of another type, or goes beyond
+    /// [`JsonBounds::default`]. `out` is then as it was before.
     pub fn to_json(&self, archive: &[u8], out: &mut String) -> Result<(), DecodeError> {
         self.to_json_within(archive, &JsonBounds::default(), out)
     }
@@ -213,12 +216,13 @@ impl Schema {
         json::write(self, archive, bounds, out)
     }
 
-    /// Whether these bytes are an archive of this type, as far as [`Schema::to_json`] would find out. Takes nothing and writes nothing; arrays of
-    /// numbers cost no more than a look at their bounds.
+    /// Whether these bytes are an archive of this type, as far as [`Schema::to_json`] would find out. Takes
+    /// nothing and writes nothing; arrays of numbers cost no more than a look at their bounds.
     ///
     /// # Errors
     ///
-    /// [`DecodeError`] when the archive is corrupt or of another type, or goes beyond [`JsonBounds::default`].
+    /// [`DecodeError`] when the archive is corrupt or of another type, or goes beyond
+    /// [`JsonBounds::default`].
     pub fn check_archive(&self, archive: &[u8]) -> Result<(), DecodeError> {
         json::check(self, archive, &JsonBounds::default())
     }
@@ -411,8 +415,8 @@ pub enum Argument {
 }
 
 impl TypeDef {
-    /// The types that this one is written with in a type expression: `T` in `Vec<T>`, the arguments of a named type
-    /// (not its fields).
+    /// The types that this one is written with in a type expression: `T` in `Vec<T>`, the arguments of a
+    /// named type (not its fields).
     fn expression_parts(&self) -> Vec<TypeRef> {
         match self {
             TypeDef::Bytes | TypeDef::Primitive(_) => Vec::new(),

@@ -1,11 +1,12 @@
 //! Hosts that are linked with each other, in one thread, with a network that does its worst.
 //!
-//! Two, three or four hosts run the machine of links over pipes in memory. A seeded schedule publishes, reads, moves some bytes, breaks
-//! connections at any byte, flips bits, dials anew while the other end still holds the old connection, stops reading, begins and ends
-//! publishers and subscriptions, and lets time pass. A ledger checks each message that comes out: whole, in order, once, and with every gap
-//! counted; a reliable one without gaps. At the end everything is connected and read, and has to be there.
+//! Two, three or four hosts run the machine of links over pipes in memory. A seeded schedule publishes,
+//! reads, moves some bytes, breaks connections at any byte, flips bits, dials anew while the other end still
+//! holds the old connection, stops reading, begins and ends publishers and subscriptions, and lets time pass.
+//! A ledger checks each message that comes out: whole, in order, once, and with every gap counted; a reliable
+//! one without gaps. At the end everything is connected and read, and has to be there.
 //!
-//! `HIVEMIND_SEED=N` replays one schedule, `HIVEMIND_SCHEDULES=N` runs so many instead of the quick ones.
+//! `HIVEMIND_SEED=N` replays one schedule, `HIVEMIND_SCHEDULES=N` runs N of them instead of 1,500.
 #![cfg(feature = "links")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,17 +14,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hivemind_core::contract::{self, Contract, Delivery};
 use hivemind_core::filter::Filter;
 use hivemind_core::link::candidate::{Candidate, Via};
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role, may_forward};
-use hivemind_core::link::session::{
-    Action, Arrived, Interest, Out, Place, Session, Settings, Violation, Wanted,
+use hivemind_core::link::peering::{
+    Action, Arrived, Interest, Out, Peering, Place, Settings, Violation, Wanted,
 };
 use hivemind_core::protocol::EndId;
 
 const QUICK: u64 = 1500;
-/// The host that is a leaf, where there are so many.
+/// The host that is a leaf, where there are four.
 const LEAF: usize = 3;
 const STEPS: usize = 600;
 const PIPE: usize = 6000;
@@ -79,7 +81,7 @@ struct Publication {
 
 impl Publication {
     fn new(candidate: Candidate, has_subscriber: bool) -> Publication {
-        let capacity = u64::from(candidate.capacity);
+        let capacity = u64::from(candidate.contract.capacity);
         Publication {
             candidate,
             capacity,
@@ -93,7 +95,7 @@ impl Publication {
     }
 
     fn room(&self) -> u64 {
-        if !self.candidate.reliable {
+        if !self.candidate.contract.is_reliable() {
             return self.capacity;
         }
         let slowest = self.cursors.values().copied().chain(self.has_subscriber.then_some(self.read)).min();
@@ -148,7 +150,7 @@ struct Import {
 struct End {
     host: usize,
     peer: usize,
-    session: Session,
+    peering: Peering,
     interest: Arc<Interest>,
     exports: BTreeMap<u32, Export>,
     next_export: u32,
@@ -217,7 +219,7 @@ impl World {
         let end = |host, peer| End {
             host,
             peer,
-            session: Session::new(settings.clone()),
+            peering: Peering::new(settings.clone()),
             interest: Arc::default(),
             exports: BTreeMap::new(),
             next_export: 0,
@@ -272,11 +274,13 @@ impl World {
             publisher: EndId { node: host as u64 + 100, index },
             node: "node".parse().unwrap(),
             service: SERVICES[self.random.below(SERVICES.len())].parse().unwrap(),
-            fingerprint: 7,
-            schema: vec![1; self.random.below(50)],
-            reliable,
-            history: self.random.below(3) as u32,
-            capacity: 1 << self.random.below(6),
+            kind: contract::Kind { fingerprint: 7, schema: vec![1; self.random.below(50)] },
+            contract: Contract {
+                delivery: Delivery::reliable_if(reliable),
+                history: self.random.below(3) as u32,
+                capacity: 1 << self.random.below(6),
+                ..Contract::default()
+            },
             via: None,
         };
         self.hosts[host].publications.push(Publication::new(candidate, false));
@@ -345,7 +349,7 @@ impl World {
             {
                 all.extend(leaf.wanted.iter().cloned());
             }
-            assert_eq!(self.ends[end].session.want(all), 0);
+            assert_eq!(self.ends[end].peering.want(all), 0);
         }
     }
 
@@ -366,7 +370,7 @@ impl World {
         self.hang_up(end);
         let peer = self.hosts[self.ends[end].peer].hello.clone();
         self.ends[end].connection = Some(connection);
-        self.ends[end].session.connected(peer, self.now);
+        self.ends[end].peering.connected(peer, self.now);
         self.act(end);
     }
 
@@ -376,7 +380,7 @@ impl World {
             self.connections[connection].broken = true;
             this.out.clear();
             this.input.clear();
-            this.session.disconnected(self.now);
+            this.peering.disconnected(self.now);
             for import in this.imports.values_mut() {
                 import.building.clear();
                 import.waiting.clear();
@@ -413,8 +417,8 @@ impl World {
     fn pass_time(&mut self) {
         self.now += Duration::from_millis(self.random.below(2500) as u64);
         for end in 0..self.ends.len() {
-            if self.ends[end].session.deadline().is_some_and(|at| at <= self.now)
-                && self.ends[end].session.tick(self.now).is_err()
+            if self.ends[end].peering.deadline().is_some_and(|at| at <= self.now)
+                && self.ends[end].peering.tick(self.now).is_err()
             {
                 self.hang_up(end);
             }
@@ -443,7 +447,7 @@ impl World {
             for (id, next) in over {
                 let publication = end.exports[&id].publication;
                 host.publications[publication].cursors.remove(&(at, id));
-                end.session.ended(id, next);
+                end.peering.ended(id, next);
                 // Its messages stay until they are released.
             }
             for (number, publication) in host.publications.iter_mut().enumerate() {
@@ -454,13 +458,13 @@ impl World {
                     && may_forward(&publication.candidate, &peer)
                 {
                     let start = publication.ring.front().map_or(publication.published, |(first, _)| *first);
-                    let history = u64::from(publication.candidate.history);
+                    let history = u64::from(publication.candidate.contract.history);
                     let first = publication.published.saturating_sub(history).max(start);
                     let id = end.next_export;
                     end.next_export += 1;
                     publication.cursors.insert((at, id), first);
                     end.exports.insert(id, Export { publication: number, held: VecDeque::new() });
-                    assert!(end.session.begun(id, publication.candidate.clone(), first));
+                    assert!(end.peering.begun(id, publication.candidate.clone(), first));
                 }
             }
             end.exports.retain(|id, export| {
@@ -479,13 +483,13 @@ impl World {
             publication.cursors.get(&(at, **id)).is_some_and(|cursor| *cursor < publication.published)
         };
         let ready: Vec<u32> = end.exports.iter().filter(has_more).map(|(id, _)| *id).collect();
-        end.session.look_at(&ready);
+        end.peering.look_at(&ready);
         for _ in 0..self.random.below(60) {
             if self.ends[at].out.len() > PIPE {
                 break;
             }
             let mut frame = Vec::new();
-            match self.ends[at].session.next_out(&mut frame) {
+            match self.ends[at].peering.next_out(&mut frame) {
                 Out::Nothing => break,
                 Out::Frame => self.ends[at].out.extend(frame),
                 Out::Piece { export, header } => {
@@ -520,15 +524,15 @@ impl World {
         let publication = &mut self.hosts[end.host].publications[export.publication];
         let cursor = publication.cursors.get_mut(&(at, id)).expect("an attachment");
         if export.held.len() >= HELD_MAX {
-            end.session.held_out(id);
+            end.peering.held_out(id);
         } else if let Some((sequence, message)) =
             publication.ring.iter().find(|(sequence, _)| *sequence >= *cursor)
         {
             *cursor = sequence + 1;
             export.held.push_back((*sequence, Rc::clone(message)));
-            end.session.polled(id, *sequence, message.len());
+            end.peering.polled(id, *sequence, message.len());
         } else {
-            end.session.nothing(id);
+            end.peering.nothing(id);
         }
     }
 
@@ -549,7 +553,7 @@ impl World {
             }
         }
         if self.random.one_in(2) {
-            self.ends[at].session.say_all();
+            self.ends[at].peering.say_all();
         }
     }
 
@@ -563,30 +567,31 @@ impl World {
         let frame: Vec<u8> = self.ends[at].input.drain(..length).collect();
         let payload = &frame[HEADER..];
         let words = |violation: Violation| violation.to_string();
-        if header.kind != Kind::Piece {
+        if header.kind != FrameKind::Piece {
             checksum.add(payload);
             checksum.check().map_err(|error| error.to_string())?;
-            self.ends[at].session.frame(&header, payload, self.now).map_err(words)?;
+            self.ends[at].peering.frame(&header, payload, self.now).map_err(words)?;
             self.act(at);
             return Ok(true);
         }
-        let place = self.ends[at].session.piece(&header).map_err(words)?;
+        let place = self.ends[at].peering.piece(&header).map_err(words)?;
         if let Place::Message { import, begin } = place {
             let end = &mut self.ends[at];
             let stands = end.imports.get_mut(&import).expect("an import that is open");
             if let Some(begin) = begin {
-                let reliable = self.hosts[end.host].publications[stands.publication].candidate.reliable;
+                let reliable =
+                    self.hosts[end.host].publications[stands.publication].candidate.contract.is_reliable();
                 stands.lost = begin.lost;
                 stands.building.clear();
                 if !reliable && self.random.one_in(50) {
-                    end.session.not_taken(import);
+                    end.peering.not_taken(import);
                 }
             }
             stands.building.extend_from_slice(payload);
         }
         checksum.add(payload);
         checksum.check().map_err(|error| error.to_string())?;
-        match self.ends[at].session.arrived() {
+        match self.ends[at].peering.arrived() {
             Arrived::Part => {}
             Arrived::Whole { import } => {
                 let stands = self.ends[at].imports.get_mut(&import).expect("an import that is open");
@@ -611,18 +616,18 @@ impl World {
             let host = &mut self.hosts[end.host];
             let publication = &mut host.publications[stands.publication];
             if publication.room() == 0 {
-                return end.session.room(import, 0);
+                return end.peering.room(import, 0);
             }
             let Some((lost, waiting)) = stands.waiting.pop_front() else {
-                return end.session.room(import, publication.room());
+                return end.peering.room(import, publication.room());
             };
-            let reliable = publication.candidate.reliable;
+            let reliable = publication.candidate.contract.is_reliable();
             assert!(lost == 0 || !(self.lossless && reliable), "a reliable service lost messages");
             publication.skip(lost);
-            end.session.skipped(import, lost);
+            end.peering.skipped(import, lost);
             let Some(bytes) = waiting.map(Rc::new) else {
                 publication.skip(1);
-                end.session.missed(import, publication.room());
+                end.peering.missed(import, publication.room());
                 continue;
             };
             let whose = publication.candidate.publisher;
@@ -635,13 +640,13 @@ impl World {
             ledger.last = Some(sequence);
             publication.publish(bytes);
             self.received += 1;
-            end.session.committed(import, publication.room());
+            end.peering.committed(import, publication.room());
             self.act(at);
         }
     }
 
     fn act(&mut self, at: usize) {
-        while let Some(action) = self.ends[at].session.next_action() {
+        while let Some(action) = self.ends[at].peering.next_action() {
             match action {
                 Action::Want(interest) => self.ends[at].interest = interest,
                 Action::Release { export, below } => {
@@ -656,13 +661,13 @@ impl World {
                     let end = &mut self.ends[at];
                     let publication = end.imports[&import].publication;
                     let room = self.hosts[end.host].publications[publication].room();
-                    end.session.opened(import, Ok(room));
+                    end.peering.opened(import, room);
                 }
                 Action::Close { import, lost } => {
                     let end = &mut self.ends[at];
                     let stands = end.imports.remove(&import).expect("an import that was open");
                     let publication = &mut self.hosts[end.host].publications[stands.publication];
-                    assert!(lost == 0 || !(self.lossless && publication.candidate.reliable));
+                    assert!(lost == 0 || !(self.lossless && publication.candidate.contract.is_reliable()));
                     publication.skip(lost);
                     publication.alive = false;
                     publication.has_subscriber = false;
@@ -674,7 +679,7 @@ impl World {
     fn open(&mut self, at: usize, import: u32, candidate: Candidate) {
         if !self.lossless && self.random.one_in(20) {
             let end = &mut self.ends[at];
-            return end.session.opened(import, Err("another type".to_owned()));
+            return end.peering.not_opened(import, "another type".to_owned());
         }
         let Some(Via { host: from, .. }) = &candidate.via else { panic!("it came over a link") };
         // A leaf is told who is behind its host; what a leaf publishes is its host's.
@@ -694,7 +699,7 @@ impl World {
             import,
             Import { publication, building: Vec::new(), lost: 0, waiting: VecDeque::new(), shift: None },
         );
-        self.ends[at].session.opened(import, Ok(room));
+        self.ends[at].peering.opened(import, room);
     }
 
     /// The network is sound again, everybody wants and reads everything: it has to arrive.
@@ -714,7 +719,7 @@ impl World {
             for end in 0..self.ends.len() {
                 self.send(end);
                 self.receive(end);
-                self.ends[end].session.say_all();
+                self.ends[end].peering.say_all();
             }
             for host in &mut self.hosts {
                 for publication in &mut host.publications {
@@ -731,7 +736,7 @@ impl World {
             }
         }
         for end in &self.ends {
-            println!("{} to {}: {:#?}", end.host, end.peer, end.session);
+            println!("{} to {}: {:#?}", end.host, end.peer, end.peering);
         }
         panic!("something did not arrive");
     }

@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::path::Path;
 
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::contract::{
+    Asks, Author, Carried, Contract, Delivery, Former, Kind, Match, Pattern, Remote, Route, SubscriberRole,
+};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role};
+use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Entry, Expected, Former, Joining, Message, Offer, Refusal,
-    Remote, ToNode, ToRoot, encode,
+    Carrier, Connected, Cursor, Demand, EndId, Entry, Joining, Message, Offer, Refusal, ToNode, ToRoot,
+    encode,
 };
 use hivemind_core::schema::Schema;
 use hivemind_fuzz::join;
@@ -89,7 +93,20 @@ fn everything(count: i16, next: Option<Box<Everything>>) -> Everything {
 
 fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
     let end = EndId { node: 7, index: 1 };
-    let expected = Expected { fingerprint: 9, schema: schema.to_vec() };
+    let kind = Kind { fingerprint: 9, schema: schema.to_vec() };
+    let contract = Contract {
+        delivery: Delivery::Reliable,
+        history: 2,
+        capacity: 64,
+        retained: 3,
+        ..Contract::default()
+    };
+    let camera: NodeName = "camera".parse()?;
+    let service: ServiceName = "sensors/pose".parse()?;
+    let former = Author::Former(Former { publisher: end, node_name: camera.clone() });
+    let role = SubscriberRole::Member { group: "workers".parse()?, at_least_once: true };
+    let asks = Asks { kind: Some(kind.clone()), pattern: Pattern::Jobs, role };
+    let offer = Offer::new(1, "sensors/pose", kind.clone(), contract);
     let to_root = [
         ToRoot::Hello {
             name: "camera".to_owned(),
@@ -103,32 +120,10 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         },
         ToRoot::Offer {
             request: 1,
-            offer: Offer {
-                index: 1,
-                service: "sensors/pose".to_owned(),
-                fingerprint: 9,
-                schema: schema.to_vec(),
-                reliable: true,
-                history: 2,
-                capacity: 64,
-                retained: 3,
-                born: 77,
-                stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
-                via: None,
-                begins: true,
-            },
+            offer: Offer { born: 77, author: former.clone(), begins: true, ..offer },
         },
         ToRoot::Kept { publisher: end },
-        ToRoot::Demand {
-            request: 2,
-            demand: Demand {
-                index: 2,
-                filter: "sensors/*".to_owned(),
-                expected: Some(expected.clone()),
-                connected: Vec::new(),
-                link: false,
-            },
-        },
+        ToRoot::Demand { request: 2, demand: Demand::new(2, "sensors/*", asks.clone()) },
         ToRoot::Connected { subscriber: 2, connections: vec![Connected { publisher: end, seat: 1 }; 3] },
         ToRoot::Attach {
             subscriber: 2,
@@ -142,32 +137,30 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
     for (number, message) in to_root.iter().enumerate() {
         packet(number, message)?;
     }
-    let remote = Remote {
-        host: "robot".to_owned(),
-        leaf: false,
-        publisher: end,
-        node_name: "arm".to_owned(),
-        first: 9,
+    let remote =
+        Remote { host: "robot".to_owned(), leaf: false, publisher: end, node_name: "arm".parse()?, first: 9 };
+    let route = Route { end, node_name: camera.clone(), author: Author::Remote(remote) };
+    let matched = Match {
+        service: service.clone(),
+        route: route.clone(),
+        kind: kind.clone(),
+        contract: Contract { deadline: Some(1000), ..contract },
+    };
+    let carried = Carried {
+        service: service.clone(),
+        pattern: Pattern::Latest,
+        kind: kind.clone(),
+        holder: camera.clone(),
     };
     let to_node = [
         ToNode::Welcome { epoch: 3, pid: 1, dedicated: false },
-        ToNode::Match {
-            subscriber: 2,
-            publisher: end,
-            node_name: "camera".to_owned(),
-            service: "sensors/pose".to_owned(),
-            fingerprint: 9,
-            schema: schema.to_vec(),
-            reliable: true,
-            history: 2,
-            capacity: 64,
-            writer: Some(end),
-            via: Some(Box::new(remote.clone())),
-        },
+        ToNode::Match { subscriber: 2, matched: Box::new(matched) },
+        ToNode::Skipped { subscriber: 2, carried: Box::new(carried.clone()) },
         ToNode::Attach {
             publisher: 1,
             subscriber: end,
-            node_name: "listener".to_owned(),
+            node_name: "listener".parse()?,
+            role: SubscriberRole::Onlooker,
             seat: 1,
             user: 1000,
             reader: Carrier::Descriptor,
@@ -176,29 +169,18 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         },
         ToNode::Accepted { request: 1, joining: Joining::UnderWay },
         ToNode::Joined { publisher: 1, unanswered: true },
-        ToNode::Refused {
-            request: Some(1),
-            refusal: Refusal::OtherType {
-                service: "sensors/pose".to_owned(),
-                fingerprint: 9,
-                schema: schema.to_vec(),
-                holder: "camera".to_owned(),
-            },
-        },
+        ToNode::Refused { request: Some(1), refusal: Refusal::OtherType(Box::new(carried)) },
         ToNode::Page {
             request: 3,
             entries: vec![
-                Entry::Subscriber { end, filter: "**".to_owned(), expected: Some(expected), link: true },
+                Entry::Service { service: service.clone(), pattern: Pattern::Messages, kind },
+                Entry::Subscriber { end, filter: "**".to_owned(), asks },
+                Entry::Publisher { route, service: service.clone(), contract, keepers: 2 },
                 Entry::Publisher {
-                    end,
-                    service: "sensors/pose".to_owned(),
-                    reliable: false,
-                    history: 0,
-                    capacity: 8,
-                    retained: 3,
-                    keepers: 2,
-                    stands_for: Some(Former { publisher: end, node_name: "camera".to_owned() }),
-                    via: Some(remote),
+                    route: Route { end, node_name: camera, author: former },
+                    service,
+                    contract: contract.of_former(),
+                    keepers: 1,
                 },
             ],
             next: Some(Cursor::Connections(end, end)),
@@ -214,7 +196,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
 fn link_frames() -> Result<(), Box<dyn Error>> {
     let hello = Hello { role: Role::Leaf, host: "robot".to_owned(), epoch: 7, capabilities: 0 }.encode();
     write("link_frame", 0, &hello[HEADER..])?;
-    let ping = Header::control(Kind::Ping, 0, 0, 0).encode(&[]);
+    let ping = Header::control(FrameKind::Ping, 0, 0, 0).encode(&[]);
     let piece = Header::piece(1, 5, 0, 4, 9).encode(b"data");
     write("link_frame", 1, &[&hello[..], &ping, &piece, b"data"].concat())
 }

@@ -2,7 +2,7 @@
 //! same again when it is encoded.
 #![no_main]
 
-use hivemind_core::link::frame::{CONTROL_MAX, HEADER, Header, Kind, PIECE_MAX};
+use hivemind_core::link::frame::{CONTROL_MAX, HEADER, Header, FrameKind, PIECE_MAX};
 use hivemind_core::link::greeting::{Hello, Role};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;
     while let Some(head) = rest.first_chunk::<HEADER>() {
         let Ok((header, mut checksum)) = Header::decode(head) else { return };
-        let limit = if header.kind == Kind::Piece { PIECE_MAX } else { CONTROL_MAX };
+        let limit = if header.kind == FrameKind::Piece { PIECE_MAX } else { CONTROL_MAX };
         assert!(header.length <= limit);
         let Some(payload) = rest.get(HEADER..HEADER + header.length as usize) else { return };
         // In two parts or in one: the checksum is the same.

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use hivemind_core::contract::{self, Contract, Delivery};
 use hivemind_core::filter::Filter;
-use hivemind_core::link::frame::{HEADER, Header, Kind};
-use hivemind_core::link::greeting::{Hello, Role};
 use hivemind_core::link::candidate::Candidate;
-use hivemind_core::link::session::{
-    Action, Arrived, ImportId, Out, Place, STREAMS_MAX, Session, Settings, Wanted,
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
+use hivemind_core::link::greeting::{Hello, Role};
+use hivemind_core::link::peering::{
+    Action, Arrived, ImportId, Out, Peering, Place, STREAMS_MAX, Settings, Wanted,
 };
 use hivemind_core::protocol::EndId;
 use libfuzzer_sys::fuzz_target;
@@ -26,7 +27,7 @@ enum Step {
         sequence: u8,
         payload: Vec<u8>,
     },
-    /// What another session says, which obeys the rules.
+    /// What another peering says, which obeys the rules.
     Honest {
         frames: u8,
     },
@@ -64,12 +65,12 @@ enum Step {
 
 fuzz_target!(|steps: Vec<Step>| {
     let settings = Settings { window: 64, piece: 16, ..Settings::default() };
-    let (mut session, mut honest) = (Session::new(settings.clone()), Session::new(settings));
+    let (mut peering, mut honest) = (Peering::new(settings.clone()), Peering::new(settings));
     let mut now = Duration::ZERO;
     let mut open: Vec<ImportId> = Vec::new();
     let mut lost: BTreeMap<ImportId, u64> = BTreeMap::new();
     let hello = |host: &str, epoch| Hello { role: Role::Peer, host: host.to_owned(), epoch, capabilities: 0 };
-    session.connected(hello("there", 2), now);
+    peering.connected(hello("there", 2), now);
     honest.connected(hello("here", 1), now);
     for step in steps {
         let outcome = match step {
@@ -77,7 +78,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 let kind = KINDS[usize::from(kind) % KINDS.len()];
                 let header = Header::control(kind, stream.into(), sequence.into(), payload.len() as u32);
                 let Ok((header, _)) = Header::decode(&header.encode(&payload)) else { continue };
-                session.frame(&header, &payload, now)
+                peering.frame(&header, &payload, now)
             }
             Step::Honest { frames } => {
                 let mut said = Vec::new();
@@ -92,7 +93,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 while let Some(head) = rest.first_chunk::<HEADER>() {
                     let (header, _) = Header::decode(head).expect("it says frames");
                     let end = HEADER + header.length as usize;
-                    outcome = outcome.and_then(|()| session.frame(&header, &rest[HEADER..end], now));
+                    outcome = outcome.and_then(|()| peering.frame(&header, &rest[HEADER..end], now));
                     rest = &rest[end..];
                 }
                 outcome
@@ -104,40 +105,40 @@ fuzz_target!(|steps: Vec<Step>| {
                 let Ok((header, _)) = Header::decode(&header.encode(&vec![0; length as usize])) else {
                     continue;
                 };
-                session.piece(&header).map(|place| {
+                peering.piece(&header).map(|place| {
                     if let Place::Message { import, begin: Some(begin) } = place {
                         lost.insert(import, begin.lost);
                     }
-                    match session.arrived() {
+                    match peering.arrived() {
                         Arrived::Part => {}
                         Arrived::Whole { import } => {
-                            session.skipped(import, lost.remove(&import).unwrap_or(0));
-                            session.committed(import, 4);
+                            peering.skipped(import, lost.remove(&import).unwrap_or(0));
+                            peering.committed(import, 4);
                         }
                         Arrived::Missed { import } => {
-                            session.skipped(import, lost.remove(&import).unwrap_or(0));
-                            session.missed(import, 4);
+                            peering.skipped(import, lost.remove(&import).unwrap_or(0));
+                            peering.missed(import, 4);
                         }
                     }
                 })
             }
             Step::Begun { export, reliable } => {
-                session.begun(export.into(), candidate(export, reliable), 0);
+                peering.begun(export.into(), candidate(export, reliable), 0);
                 honest.begun(u32::from(export) + 1000, candidate(export, reliable), 0);
                 Ok(())
             }
             Step::Ended { export, next } => {
-                session.ended(export.into(), next.into());
+                peering.ended(export.into(), next.into());
                 honest.ended(u32::from(export) + 1000, next.into());
                 Ok(())
             }
             Step::Poll { found } => {
-                session.look_at(&(0..=u32::from(u8::MAX)).collect::<Vec<_>>());
+                peering.look_at(&(0..=u32::from(u8::MAX)).collect::<Vec<_>>());
                 let mut said = Vec::new();
                 for sequence in 0..8 {
-                    match session.next_out(&mut said) {
-                        Out::Poll { export } if found => session.polled(export, sequence, 20),
-                        Out::Poll { export } => session.nothing(export),
+                    match peering.next_out(&mut said) {
+                        Out::Poll { export } if found => peering.polled(export, sequence, 20),
+                        Out::Poll { export } => peering.nothing(export),
                         Out::Nothing => break,
                         Out::Frame | Out::Piece { .. } => {}
                     }
@@ -148,42 +149,42 @@ fuzz_target!(|steps: Vec<Step>| {
                 let filter = Filter::parse("a/*").expect("a filter");
                 let wanted = vec![Wanted { filter, fingerprint: None }; filters.into()];
                 honest.want(wanted.clone());
-                session.want(wanted);
+                peering.want(wanted);
                 Ok(())
             }
             Step::Room { import, room } => {
                 if !open.is_empty() {
-                    session.room(open[usize::from(import) % open.len()], room.into());
+                    peering.room(open[usize::from(import) % open.len()], room.into());
                 }
-                session.say_all();
+                peering.say_all();
                 Ok(())
             }
             Step::Connect => {
-                session.connected(hello("there", 2), now);
+                peering.connected(hello("there", 2), now);
                 honest.connected(hello("here", 1), now);
                 Ok(())
             }
             Step::Disconnect => {
-                session.disconnected(now);
+                peering.disconnected(now);
                 Ok(())
             }
             Step::Pass { milliseconds } => {
                 now += Duration::from_millis(milliseconds.into());
-                session.tick(now)
+                peering.tick(now)
             }
         };
         if outcome.is_err() {
-            session.disconnected(now);
-            session.connected(hello("there", 2), now);
+            peering.disconnected(now);
+            peering.connected(hello("there", 2), now);
             honest.connected(hello("here", 1), now);
         }
-        while let Some(action) = session.next_action() {
+        while let Some(action) = peering.next_action() {
             match action {
                 Action::Open { import, .. } => {
                     open.push(import);
-                    session.opened(import, Ok(4));
+                    peering.opened(import, 4);
                 }
-                Action::Reopen { import } => session.opened(import, Ok(4)),
+                Action::Reopen { import } => peering.opened(import, 4),
                 Action::Close { import, .. } => open.retain(|other| *other != import),
                 Action::Want(_) | Action::Release { .. } => {}
             }
@@ -192,18 +193,18 @@ fuzz_target!(|steps: Vec<Step>| {
     }
 });
 
-const KINDS: [Kind; 11] = [
-    Kind::Hello,
-    Kind::Interest,
-    Kind::Open,
-    Kind::Opened,
-    Kind::Piece,
-    Kind::Credit,
-    Kind::End,
-    Kind::Resume,
-    Kind::Ping,
-    Kind::Pong,
-    Kind::Bye,
+const KINDS: [FrameKind; 11] = [
+    FrameKind::Hello,
+    FrameKind::Interest,
+    FrameKind::Open,
+    FrameKind::Opened,
+    FrameKind::Piece,
+    FrameKind::Credit,
+    FrameKind::End,
+    FrameKind::Resume,
+    FrameKind::Ping,
+    FrameKind::Pong,
+    FrameKind::Bye,
 ];
 
 fn candidate(index: u8, reliable: bool) -> Candidate {
@@ -211,11 +212,8 @@ fn candidate(index: u8, reliable: bool) -> Candidate {
         publisher: EndId { node: 7, index: index.into() },
         node: "camera".parse().expect("a name"),
         service: "a/b".parse().expect("a name"),
-        fingerprint: 5,
-        schema: vec![1, 2, 3],
-        reliable,
-        history: 0,
-        capacity: 16,
+        kind: contract::Kind { fingerprint: 5, schema: vec![1, 2, 3] },
+        contract: Contract { delivery: Delivery::reliable_if(reliable), capacity: 16, ..Contract::default() },
         via: None,
     }
 }

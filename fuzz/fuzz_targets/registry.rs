@@ -5,11 +5,10 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
+use hivemind_core::contract::{Asks, Author, Contract, Delivery, Former, Kind, Pattern, SubscriberRole};
 use hivemind_core::identity::Process;
 use hivemind_core::policy::{Accounts, Credentials, Policy};
-use hivemind_core::protocol::{
-    Carrier, Connected, Cursor, Demand, EndId, Expected, Former, Message, Offer, ToNode, ToRoot,
-};
+use hivemind_core::protocol::{Carrier, Connected, Cursor, Demand, EndId, Message, Offer, ToNode, ToRoot};
 use hivemind_core::registry::{Action, ClientId, Event, Limits, Registry, RootIdentity};
 use libfuzzer_sys::fuzz_target;
 
@@ -33,12 +32,12 @@ enum Step {
 #[derive(Debug, Arbitrary)]
 enum Saying {
     Hello { name: u8, node: u8, observer: bool, external: bool, rejoin: bool, hosts_root: bool, epoch: u64 },
-    Offer { index: u8, service: u8, kind: u8, reliable: bool },
+    Offer { index: u8, service: u8, kind: u8, reliable: bool, pattern: u8 },
     Retain { index: u8, service: u8, kind: u8, born: u8, former: Option<(u8, u8)> },
     Kept { publisher: (u8, u8) },
     NotKept { publisher: (u8, u8) },
     Connected { subscriber: u8, connections: Vec<(u8, u8, u8)> },
-    Demand { index: u8, filter: u8, kind: Option<u8> },
+    Demand { index: u8, filter: u8, kind: Option<u8>, pattern: u8, role: u8 },
     Withdraw { index: u8 },
     Attach { subscriber: u8, publisher: (u8, u8), named: bool },
     Declined { subscriber: u8, publisher: (u8, u8) },
@@ -206,6 +205,15 @@ fn lines(registry: &mut Registry) -> usize {
     }
 }
 
+fn kind(which: u8) -> Kind {
+    Kind { fingerprint: (which % 2).into(), schema: vec![which % 2] }
+}
+
+/// Messages mostly, so that ends meet.
+fn pattern(which: u8) -> Pattern {
+    if which % 8 == 7 { Pattern::Latest } else { Pattern::Messages }
+}
+
 fn message(saying: Saying) -> ToRoot {
     let end = |(node, index): (u8, u8)| EndId { node: (node % 8).into(), index: (index % 4).into() };
     let carrier = |named: bool| if named { Carrier::Named("n".into()) } else { Carrier::Descriptor };
@@ -221,41 +229,31 @@ fn message(saying: Saying) -> ToRoot {
             seen_epoch: epoch,
             bells: Carrier::Descriptor,
         },
-        Saying::Offer { index: which, service, kind, reliable } => ToRoot::Offer {
-            request: which.into(),
-            offer: Offer {
-                index: index(which),
-                service: SERVICES[usize::from(service) % SERVICES.len()].into(),
-                fingerprint: (kind % 2).into(),
-                schema: vec![kind % 2],
-                reliable,
-                history: kind.into(),
+        Saying::Offer { index: which, service, kind: which_kind, reliable, pattern: which_pattern } => {
+            let contract = Contract {
+                pattern: pattern(which_pattern),
+                delivery: Delivery::reliable_if(reliable),
+                history: which_kind.into(),
                 capacity: 8,
-                retained: 0,
-                born: 0,
-                stands_for: None,
-                via: None,
-                begins: true,
-            },
-        },
-        Saying::Retain { index: which, service, kind, born, former } => ToRoot::Offer {
-            request: which.into(),
-            offer: Offer {
-                index: index(which),
-                service: SERVICES[usize::from(service) % SERVICES.len()].into(),
-                fingerprint: (kind % 2).into(),
-                schema: vec![kind % 2],
-                reliable: false,
-                history: 0,
-                capacity: 8,
-                retained: 3,
-                born: born.into(),
-                stands_for: former
-                    .map(|(node, which)| Former { publisher: end((node, which)), node_name: "a".into() }),
-                via: None,
-                begins: true,
-            },
-        },
+                ..Contract::default()
+            };
+            let service = SERVICES[usize::from(service) % SERVICES.len()];
+            let offer = Offer::new(index(which), service, kind(which_kind), contract);
+            ToRoot::Offer { request: which.into(), offer: Offer { begins: true, ..offer } }
+        }
+        Saying::Retain { index: which, service, kind: which_kind, born, former } => {
+            let contract = Contract { capacity: 8, retained: 3, ..Contract::default() };
+            let service = SERVICES[usize::from(service) % SERVICES.len()];
+            let offer = Offer::new(index(which), service, kind(which_kind), contract);
+            let author = former.map_or(Author::Own, |(node, which)| {
+                let node_name = "a".parse().expect("a name");
+                Author::Former(Former { publisher: end((node, which)), node_name })
+            });
+            ToRoot::Offer {
+                request: which.into(),
+                offer: Offer { born: born.into(), author, begins: true, ..offer },
+            }
+        }
         Saying::Kept { publisher } => ToRoot::Kept { publisher: end(publisher) },
         Saying::NotKept { publisher } => ToRoot::NotKept { publisher: end(publisher) },
         Saying::Connected { subscriber, connections } => ToRoot::Connected {
@@ -266,17 +264,20 @@ fn message(saying: Saying) -> ToRoot {
                 .map(|(node, which, seat)| Connected { publisher: end((node, which)), seat: seat.into() })
                 .collect(),
         },
-        Saying::Demand { index: which, filter, kind } => ToRoot::Demand {
-            request: which.into(),
-            demand: Demand {
-                index: index(which),
-                filter: FILTERS[usize::from(filter) % FILTERS.len()].into(),
-                expected: kind
-                    .map(|kind| Expected { fingerprint: (kind % 2).into(), schema: vec![kind % 2] }),
-                connected: Vec::new(),
-                link: false,
-            },
-        },
+        Saying::Demand { index: which, filter, kind: which_kind, pattern: which_pattern, role } => {
+            let role = match role % 4 {
+                0 => SubscriberRole::Counted,
+                1 => SubscriberRole::Onlooker,
+                2 => SubscriberRole::Link,
+                _ => {
+                    let group = "a".parse().expect("a name");
+                    SubscriberRole::Member { group, at_least_once: true }
+                }
+            };
+            let asks = Asks { kind: which_kind.map(kind), pattern: pattern(which_pattern), role };
+            let filter = FILTERS[usize::from(filter) % FILTERS.len()];
+            ToRoot::Demand { request: which.into(), demand: Demand::new(index(which), filter, asks) }
+        }
         Saying::Withdraw { index: which } => ToRoot::Withdraw { index: index(which) },
         Saying::Attach { subscriber, publisher, named } => ToRoot::Attach {
             subscriber: index(subscriber),

@@ -1,4 +1,5 @@
-//! How many connections there may be of whom nobody knows yet who they are: such a one costs a thread and a handshake.
+//! Bounds the connections that have not greeted yet: each costs a thread and a handshake.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 

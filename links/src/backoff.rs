@@ -6,25 +6,28 @@ use std::time::{Duration, Instant};
 
 use hivemind_runtime::lock;
 
+/// First pause.
 const FIRST: Duration = Duration::from_millis(20);
-/// A host that is there again is found within this time.
+/// Longest pause: a host that is back is found within this time.
 const LONGEST: Duration = Duration::from_millis(300);
 
-/// One attempt takes no longer than this. A packet that is lost at its beginning is sent again by the system after 1, 3 and 7 seconds …
+/// Longest time for one attempt. The system sends a packet that is lost at its beginning again after 1, 3 and
+/// 7 seconds …
 const ATTEMPT_LONGEST: Duration = Duration::from_secs(5);
-/// … so an attempt that takes longer than it can is given up for another one, which begins at once.
+/// … so an attempt that takes too long is given up for another one, which begins at once.
 const ATTEMPT_FIRST: Duration = Duration::from_millis(500);
 
-/// How long an attempt may take: as if the host were near, then twice as long each time, unless it is known to be near.
+/// How long an attempt may take: as if the host were near, then twice as long each time, unless it is known
+/// to be near.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct ConnectTimeout {
     next: Duration,
     longest: Duration,
 }
 
-impl Patience {
-    pub(super) fn new() -> Patience {
-        Patience { next: ATTEMPT_FIRST, longest: ATTEMPT_LONGEST }
+impl ConnectTimeout {
+    pub(super) fn new() -> ConnectTimeout {
+        ConnectTimeout { next: ATTEMPT_FIRST, longest: ATTEMPT_LONGEST }
     }
 
     /// How long the next attempt may take.
@@ -76,10 +79,11 @@ impl Backoff {
 const FORGIVEN: u32 = 3;
 /// A host that was not at fault for this long begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(60);
-/// The longest pause of a host that is at fault again and again.
+/// Longest pause of a host that is at fault again and again.
 const PENANCE_LONGEST: Duration = Duration::from_secs(30);
 
-/// How often in a row the links with one host ended because one of the two broke the rules. Time is given from outside.
+/// How often in a row the links with one host ended because one of the two broke the rules. Time is given
+/// from outside.
 #[derive(Debug, Default)]
 struct Conduct {
     faults: u32,
@@ -134,7 +138,8 @@ impl Conducts {
         lock(&self.hosts).get(host).map_or(Duration::ZERO, |conduct| conduct.pause(now))
     }
 
-    /// How long it is not let in yet, if it dials: half of the pause, since it may have begun to wait earlier.
+    /// How long it is not let in yet, if it dials: half of the pause, since it may have begun to wait
+    /// earlier.
     pub(super) fn refusal(&self, host: &str) -> Duration {
         let now = self.begun.elapsed();
         lock(&self.hosts).get(host).map_or(Duration::ZERO, |conduct| {
@@ -150,18 +155,18 @@ mod tests {
 
     #[test]
     fn attempts_take_longer_each_time_unless_the_host_is_near() {
-        let mut patience = Patience::new();
-        let first: Vec<u128> = (0..6).map(|_| patience.next().as_millis()).collect();
+        let mut timeout = ConnectTimeout::new();
+        let first: Vec<u128> = (0..6).map(|_| timeout.next().as_millis()).collect();
         assert_eq!(first, [500, 1000, 2000, 4000, 5000, 5000]);
-        patience.reached(Duration::from_millis(3));
-        assert!((0..6).all(|_| patience.next() == ATTEMPT_FIRST));
+        timeout.reached(Duration::from_millis(3));
+        assert!((0..6).all(|_| timeout.next() == ATTEMPT_FIRST));
         // One that is far is given the time that it takes.
-        patience.reached(Duration::from_millis(400));
-        assert_eq!(patience.next(), Duration::from_millis(3200));
+        timeout.reached(Duration::from_millis(400));
+        assert_eq!(timeout.next(), Duration::from_millis(3200));
     }
 
     #[test]
-    fn who_is_at_fault_again_and_again_waits_longer_each_time_and_begins_anew_after_a_while() {
+    fn a_host_at_fault_again_and_again_waits_longer_each_time_and_begins_anew_after_a_while() {
         let (mut conduct, mut now) = (Conduct::default(), Duration::from_secs(5));
         let mut pauses = Vec::new();
         for _ in 0..20 {

@@ -1,12 +1,13 @@
-//! Keys of a hive: who has one is a host of it.
+//! Keys of a hive: a host that has one belongs to it.
 //!
 //! ```text
 //! <folder>/hive.pem       the authority: its certificate and its private key; stays where keys are made
 //! <folder>/<host>.pem     for one host: its certificate, its private key, the certificate of the authority
 //! ```
 //!
-//! Files have mode 0600 and are never overwritten. They are written under another name and then renamed, so whoever dies here leaves at most a
-//! file `*.new`, which the next one replaces.
+//! Files have mode 0600 and are never overwritten. They are written under another name and then linked to
+//! their own. A process that dies here leaves at most a file `*.new`, which the next one replaces.
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

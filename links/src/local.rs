@@ -1,7 +1,9 @@
-//! What a link needs of the hive of its host. `hivemind` implements it over shared memory, tests in plain memory.
+//! What a link needs of the hive of its host, and all that its engine knows of it. `exports` and `imports`
+//! implement it over the ports.
 //!
-//! Two threads work for a link. The *sending* one owns [`Exports`] and sleeps in [`Exports::sleep`] while there is nothing to
-//! send; the *receiving* one owns the [`Import`]s and sleeps at the socket. Nothing here blocks but `sleep`.
+//! Two threads work for a link. The *sending* one owns [`Exports`] and sleeps in [`Exports::sleep`] while
+//! there is nothing to send; the *receiving* one owns the [`Import`]s and sleeps at the socket. Nothing here
+//! blocks but `sleep`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +12,10 @@ use hivemind_core::link::candidate::{Candidate, ExportId};
 
 /// What has changed at the exports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExportChange {
+pub(crate) enum ExportChange {
     /// Attached: messages from `first` on can be polled.
     Begun {
-        /// From now on called so.
+        /// Its name from now on.
         id: ExportId,
         /// Whose messages.
         candidate: Candidate,
@@ -22,7 +24,7 @@ pub enum ExportChange {
     },
     /// The publisher is gone, everything was polled; or the predicate does not want it any more.
     Ended {
-        /// Which.
+        /// Which export.
         id: ExportId,
         /// The sequence number after the last one that was polled or lost.
         next: u64,
@@ -31,7 +33,7 @@ pub enum ExportChange {
 
 /// The outcome of a poll.
 #[derive(Debug)]
-pub enum Polled<M> {
+pub(crate) enum Polled<M> {
     /// Nothing is there.
     Nothing,
     /// A message. A gap to the one before was lost here, because the ring was overwritten.
@@ -41,17 +43,18 @@ pub enum Polled<M> {
         /// Readable until dropped; it may pin memory of its publisher.
         message: M,
     },
-    /// As many messages of this publisher are held as can be; drop some (they were acknowledged), then poll again.
+    /// No more messages of this publisher can be held; drop some that were acknowledged, then poll again.
     HeldOut,
 }
 
 /// What is read from this host for one link. Used by the sending thread alone.
-pub trait Exports: Send {
-    /// A message that stays readable while it is kept for sending again. At most [`Exports::held_max`] of one publisher.
+pub(crate) trait Exports: Send {
+    /// A message that stays readable while it is kept for sending again. [`Polled::HeldOut`] says when no
+    /// more of one publisher can be kept.
     type Message: AsRef<[u8]> + Send;
 
-    /// From now on attach to exactly those publishers for which this says yes, also to those that it was asked about before. The
-    /// predicate is called from other threads, and must not block.
+    /// From now on attach to exactly those publishers for which this says yes, also to those that it was
+    /// asked about before. The predicate is called from other threads, and must not block.
     fn want(&mut self, wanted: Arc<dyn Fn(&Candidate) -> bool + Send + Sync>);
 
     /// Attachments that began or ended since the last call, appended to `changes`.
@@ -66,31 +69,27 @@ pub trait Exports: Send {
     /// The next message of one publisher. Never blocks.
     fn poll(&mut self, id: ExportId) -> Polled<Self::Message>;
 
-    /// Sleeps until one of the attachments for which `may_send` says yes has a message, there are changes, [`Waker::wake`] was called since the
-    /// last sleep ended, or the time is over. Others cause no wake-up.
+    /// Sleeps until one of the attachments for which `may_send` says yes has a message, there are changes,
+    /// [`Exports::wake_up`] was called since the last sleep ended, or the time is over. Other attachments
+    /// cause no wake-up.
     fn sleep(&mut self, may_send: &dyn Fn(ExportId) -> bool, timeout: Option<Duration>);
 
     /// Ends a sleep from other threads.
-    fn waker(&self) -> Arc<dyn Waker>;
-
-    /// How many messages of one publisher can be kept at a time.
-    fn held_max(&self) -> usize;
+    fn wake_up(&self) -> WakeUp;
 }
 
-/// See [`Exports::waker`].
-pub trait Waker: Send + Sync {
-    /// Ends the sleep that is under way, or the next one. Does not block.
-    fn wake(&self);
-}
+/// Ends the sleep that is under way, or the next one. Does not block. See [`Exports::wake_up`].
+pub(crate) type WakeUp = Arc<dyn Fn() + Send + Sync>;
 
 /// Why nothing can be published for a remote publisher, or this message not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ImportError {
+pub(crate) enum ImportError {
     /// A subscriber is too far behind for a reliable service: no room now; try again when it has read.
     #[error("no room now")]
     Full,
-    /// The message is longer than any that this publisher sends, or there is no memory for it. It counts as lost.
+    /// The message is longer than any that this publisher sends, or there is no memory for it. It counts as
+    /// lost.
     #[error("no memory for a message of {bytes} bytes")]
     NoMemory {
         /// Its length.
@@ -111,12 +110,13 @@ pub enum ImportError {
 }
 
 /// Publishers that stand for remote ones. May be used by several threads.
-pub trait Imports: Send + Sync {
+pub(crate) trait Imports: Send + Sync {
     /// One of them.
     type Import: Import;
 
-    /// Announces a publisher for `candidate`, whose `via` is set. The number of its first message, at the remote publisher, is `first`;
-    /// each one after it, published or skipped, has the next number. May wait for the root.
+    /// Announces a publisher for `candidate`, whose `via` is set. The number of its first message, at the
+    /// remote publisher, is `first`; each one after it, published or skipped, has the next number. May wait
+    /// for the root.
     ///
     /// # Errors
     /// [`ImportError::Refused`].
@@ -124,7 +124,7 @@ pub trait Imports: Send + Sync {
 }
 
 /// A publisher that stands for a remote one. Dropped, it is gone for its subscribers.
-pub trait Import: Send {
+pub(crate) trait Import: Send {
     /// Takes a place for the next message, and at most the memory of a short one: a sender that announces a
     /// long message has sent nothing yet. Call it once for each message, then [`Import::commit`] or
     /// [`Import::abandon`].
@@ -133,21 +133,22 @@ pub trait Import: Send {
     /// [`ImportError::Full`], [`ImportError::NoMemory`]; nothing has changed then.
     fn begin(&mut self, length: usize) -> Result<(), ImportError>;
 
-    /// The first `length` bytes of the message are about to come: sees to it that [`Import::memory`] has them. It may take about as much again
-    /// ahead, and no more.
+    /// The first `length` bytes of the message are about to come: sees to it that [`Import::memory`] has
+    /// them. It may take about as much again ahead, and no more.
     ///
     /// # Errors
     /// [`ImportError::NoMemory`]: the message cannot be completed; [`Import::abandon`] it.
     fn reach(&mut self, length: usize) -> Result<(), ImportError>;
 
-    /// The memory that was taken, as far as it was [reached](Import::reach), in shared memory unless the message is very short; empty when none was.
+    /// The memory that was taken, as far as it was [reached](Import::reach), in shared memory unless the
+    /// message is very short; empty when none was.
     fn memory(&mut self) -> &mut [u8];
 
     /// Checks the message and publishes it. Subscribers that sleep are not woken yet.
     ///
     /// # Errors
-    /// [`ImportError::Invalid`]; it is dropped then. [`ImportError::Full`]: what was skipped since [`Import::begin`] took its room; it is
-    /// still there.
+    /// [`ImportError::Invalid`]; it is dropped then. [`ImportError::Full`]: what was skipped since
+    /// [`Import::begin`] took its room; it is still there.
     fn commit(&mut self) -> Result<(), ImportError>;
 
     /// Wakes the subscribers that sleep, after commits. May give the processor to them.
@@ -162,7 +163,8 @@ pub trait Import: Send {
     /// Why the hive does not want it, if that came later than `open`.
     fn refusal(&self) -> Option<String>;
 
-    /// How many messages it could take now. None before the first subscriber is attached, or it is clear that none comes: what is sent before
-    /// would be lost to it. For a reliable service, until the slowest subscriber has read; else the ring's capacity.
+    /// How many messages it could take now. None before the first subscriber is attached, or it is clear that
+    /// none comes: what is sent before would be lost to it. For a reliable service, until the slowest
+    /// subscriber has read; else the ring's capacity.
     fn room(&mut self) -> u64;
 }

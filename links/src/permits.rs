@@ -1,4 +1,8 @@
 //! What the policy of the hive lets cross which link.
+//!
+//! Edge `policy`: [`Permits::look`] counts versions up (release) after it has put another policy in force; an
+//! import that sees another version than before (acquire) asks again.
+
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +13,27 @@ use hivemind_core::name::ServiceName;
 use hivemind_core::policy::{Policy, Right};
 use hivemind_runtime::policy_file as file;
 
-use super::imports::Admit;
 use hivemind_runtime::lock;
 
-/// The policy, as it was when the file was looked at last. An invalid one is refused, and what was in force stays so.
+/// The policy keeps a publisher from crossing.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy has no line 'allow host:{host} publish {service}'")]
+pub(super) struct NotPermitted {
+    host: String,
+    service: ServiceName,
+}
+
+/// What may come in, beside what the rules of links say.
+pub(super) trait Admit: Send + Sync {
+    /// Whether this publisher may.
+    fn check(&self, candidate: &Candidate) -> Result<(), NotPermitted>;
+
+    /// Another number when [`Admit::check`] may say something else.
+    fn version(&self) -> u64;
+}
+
+/// The policy, as it was when the file was looked at last. An invalid one is refused, and what was in force
+/// stays so.
 pub(super) struct Permits {
     file: Option<(PathBuf, u32)>,
     state: Mutex<State>,
@@ -55,7 +76,7 @@ impl Permits {
             Ok(policy) if policy == state.policy => false,
             Ok(policy) => {
                 state.policy = policy;
-                // Release: who sees the number finds the policy.
+                // Release, edge policy: a thread that sees the number finds the policy.
                 self.version.fetch_add(1, Ordering::Release);
                 true
             }
@@ -78,17 +99,16 @@ pub(super) struct OfHost {
 }
 
 impl Admit for OfHost {
-    fn check(&self, candidate: &Candidate) -> Result<(), String> {
+    fn check(&self, candidate: &Candidate) -> Result<(), NotPermitted> {
         let state = lock(&self.permits.state);
         if state.policy.lets_cross(&self.host, Right::Publish, &candidate.service) {
             return Ok(());
         }
-        let (host, service) = (&self.host, &candidate.service);
-        Err(format!("the policy has no line 'allow host:{host} publish {service}'"))
+        Err(NotPermitted { host: self.host.clone(), service: candidate.service.clone() })
     }
 
     fn version(&self) -> u64 {
-        // Acquire: see `look`.
+        // Acquire, edge policy.
         self.permits.version.load(Ordering::Acquire)
     }
 }

@@ -1,4 +1,4 @@
-//! What every transport of links must do, for each that there is: whoever adds one adds a line to `all`.
+//! What every transport of links must do, for each that exists. A new one needs a line in `all`.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::TcpListener;
@@ -247,7 +247,7 @@ fn a_host_of_another_hive_is_refused_on_both_sides_and_learns_nothing() {
 }
 
 #[test]
-fn who_speaks_no_tls_or_nothing_at_all_is_let_go_in_time() {
+fn a_peer_that_speaks_no_tls_or_nothing_at_all_is_let_go_in_time() {
     let keys = keys();
     let address: Address = "127.0.0.1:0".parse().unwrap();
     let (near, far) = streams(&address);

@@ -7,28 +7,27 @@ use crate::subscriber::{Subscriber, SubscriberBuilder};
 use hivemind_runtime::ports::{self, Member, PublisherError, SubscriberError};
 use std::sync::Arc;
 
-/// Creates many publishers and subscribers and waits for the root once, instead of once for each: a thousand of them are there in
-/// a fraction of the time. May be used from several threads.
+/// Creates many publishers and subscribers and waits for the root once, instead of once for each: a thousand
+/// of them are there in a fraction of the time. `Send` and `Sync`: several threads may fill one batch.
 ///
-/// Until [`Batch::finish`] says `Ok` an end may still be refused: for its type, or by the policy. One that is refused is in no
-/// hive, and nobody attaches to it. Dropped without `finish`, a batch waits as well, and says in the log what was refused.
+/// Until [`Batch::finish`] says `Ok` an end may still be refused: for its type, or by the policy. One that is
+/// refused is in no hive, and nobody attaches to it. Dropped without `finish`, a batch waits as well, and
+/// says in the log what was refused.
 ///
 /// ```
-/// # use hivemind::Node;
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
-/// # let node = Node::builder("camera").dir(folder.path()).join()?;
+/// # let node = hivemind::Node::builder("arm").dir(folder.path()).join()?;
 /// let batch = node.batch();
 /// let mut joints = Vec::new();
 /// for joint in 0..100 {
 ///     joints.push(batch.publisher::<[u8]>(&format!("arm/{joint}"))?);
 /// }
+/// let orders = batch.publisher_builder::<u64>("orders").reliable().create()?;
 /// let poses = batch.subscriber::<[u8]>("arm/*")?;
+/// let wary = batch.subscriber_builder::<[u8]>("arm/0").trust(hivemind::Trust::Nobody).create()?;
 /// batch.finish()?;
-/// # assert_eq!(joints.len(), 100);
-/// # drop(poses);
-/// # Ok(())
-/// # }
+/// # drop((joints, orders, poses, wary));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 #[must_use = "call `finish` to learn whether the ends were accepted"]
@@ -41,7 +40,7 @@ impl Batch {
         Batch { port: Arc::new(ports::Batch::new(member)) }
     }
 
-    /// As [`Node::publisher`](crate::Node::publisher), without waiting.
+    /// As [`Node::publisher`](crate::Node::publisher), without waiting. Example: [`Batch`].
     ///
     /// # Errors
     /// See [`PublisherError`].
@@ -49,12 +48,12 @@ impl Batch {
         self.publisher_builder(service).create()
     }
 
-    /// As [`Node::publisher_builder`](crate::Node::publisher_builder), without waiting.
+    /// As [`Node::publisher_builder`](crate::Node::publisher_builder), without waiting. Example: [`Batch`].
     pub fn publisher_builder<T: Message + ?Sized>(&self, service: &str) -> PublisherBuilder<T> {
         PublisherBuilder::new(Arc::clone(self.port.member()), Some(Arc::clone(&self.port)), service)
     }
 
-    /// As [`Node::subscriber`](crate::Node::subscriber), without waiting.
+    /// As [`Node::subscriber`](crate::Node::subscriber), without waiting. Example: [`Batch`].
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -62,12 +61,13 @@ impl Batch {
         self.subscriber_builder(filter).create()
     }
 
-    /// As [`Node::subscriber_builder`](crate::Node::subscriber_builder), without waiting.
+    /// As [`Node::subscriber_builder`](crate::Node::subscriber_builder), without waiting. Example: [`Batch`].
     pub fn subscriber_builder<T: Message + ?Sized>(&self, filter: &str) -> SubscriberBuilder<T> {
         SubscriberBuilder::new(Arc::clone(self.port.member()), Some(Arc::clone(&self.port)), filter)
     }
 
-    /// Waits for the answers to all ends that were created so far, at most for the patience of the node.
+    /// Blocks until all ends that were created so far are answered for, at most for the patience of the node.
+    /// Example of a refusal: [`BatchError`].
     ///
     /// # Errors
     /// [`BatchError`] names all that were refused; drop those ends.

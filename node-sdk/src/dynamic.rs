@@ -14,16 +14,37 @@ use std::time::Duration;
 /// Most schemas that are kept decoded.
 const SCHEMAS_MAX: usize = 1024;
 
-/// Receives messages of any type; each comes with the schema of its service. Reads in place from publishers of the same user, and
-/// copies the messages of others first ([`Trust::SameUser`]).
+/// Receives messages of any type; each comes with the schema of its service. `Send`, not `Sync`.
+///
+/// Reads in place from publishers of the same user, and copies the messages of others first
+/// ([`Trust::SameUser`]).
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let node = hivemind::Node::builder("tool").dir(folder.path()).join()?;
+/// # use hivemind::message;
+/// # use std::time::Duration;
+/// #[message]
+/// struct Battery { volts: f32, cells: Vec<u16> }
+///
+/// let mut anything = node.subscriber_dynamic("**")?;
+/// let mut publisher = node.publisher::<Battery>("battery")?;
+/// publisher.send(&Battery { volts: 11.5, cells: vec![383, 384] })?;
+///
+/// let sample = anything.recv_timeout(Duration::from_secs(5))?.ok_or("nothing came")?;
+/// assert_eq!(sample.to_json()?, r#"{"volts":11.5,"cells":[383,384]}"#);
+/// assert_eq!((sample.schema().type_name(), sample.origin().service.as_str()), ("Battery", "battery"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a subscriber ends when it is dropped"]
 pub struct DynamicSubscriber {
     intake: Intake,
     /// Decoded schemas, by their bytes.
     schemas: HashMap<Vec<u8>, Arc<Schema>>,
 }
 
-/// A received message of any type. As with [`crate::Sample`], its memory stays pinned until it is dropped, unless it was
-/// copied.
+/// A received message of any type. As with [`crate::Sample`], its memory stays pinned until it is dropped,
+/// unless it was copied. Example: [`DynamicSubscriber`].
 #[derive(Debug)]
 pub struct DynamicSample {
     arrived: Arrived,
@@ -37,7 +58,8 @@ impl DynamicSubscriber {
         Ok(DynamicSubscriber { intake, schemas: HashMap::new() })
     }
 
-    /// The next message, if there is one. Never blocks.
+    /// The next message, if there is one. Never blocks. Used as
+    /// [`Subscriber::try_recv`](crate::Subscriber::try_recv), which has an example.
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -59,7 +81,8 @@ impl DynamicSubscriber {
         }
     }
 
-    /// The next message; waits for one. `None` once the node is leaving.
+    /// The next message; blocks until there is one. `None` when the node is leaving. Used as
+    /// [`Subscriber::recv`](crate::Subscriber::recv), which has an example.
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -67,7 +90,8 @@ impl DynamicSubscriber {
         receive(self, None)
     }
 
-    /// As `recv`, but waits at most for `timeout`; `None` also when the time is over.
+    /// As [`DynamicSubscriber::recv`], but blocks at most for `timeout`; `None` also when the time is over.
+    /// Example: [`DynamicSubscriber`].
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -83,7 +107,8 @@ impl DynamicSubscriber {
         self.intake.descriptor()
     }
 
-    /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
+    /// Blocks until this subscriber is attached to `count` publishers, at most for `timeout`. Example:
+    /// [`DynamicSubscriber::connections`].
     ///
     /// # Errors
     /// [`WaitError`] says how many there are when the time is over.
@@ -91,17 +116,33 @@ impl DynamicSubscriber {
         self.intake.wait_for_publishers(count, timeout)
     }
 
-    /// Messages received, over all publishers that ever were.
+    /// Messages received, over all publishers that ever were. Example: [`DynamicSubscriber::connections`].
     pub fn received(&self) -> u64 {
         self.intake.received()
     }
 
-    /// Messages missed for good, over all publishers that ever were.
+    /// Messages missed for good, over all publishers that ever were. Example:
+    /// [`DynamicSubscriber::connections`].
     pub fn lost(&self) -> u64 {
         self.intake.lost()
     }
 
-    /// Where this subscriber stands with each publisher.
+    /// Where this subscriber stands with each publisher; those that ended last are listed too (up to 256).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("tool").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
+    /// let anything = node.subscriber_dynamic("**")?;
+    /// let battery = node.publisher::<f32>("battery")?;
+    /// anything.wait_for_publishers(1, Duration::from_secs(5))?;
+    /// assert_eq!((anything.received(), anything.lost()), (0, 0));
+    /// for connection in anything.connections() {
+    ///     println!("{}: {} lost", connection.origin.service, connection.lost);
+    /// }
+    /// # drop(battery);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connections(&self) -> Vec<ConnectionStatus> {
         self.intake.statuses()
     }
@@ -117,6 +158,7 @@ impl AsFd for DynamicSubscriber {
     }
 }
 
+#[doc(hidden)] // How a receive waits is written once, in the runtime.
 impl Receiving for DynamicSubscriber {
     type Received = DynamicSample;
 
@@ -138,27 +180,39 @@ impl std::fmt::Debug for DynamicSubscriber {
 }
 
 impl DynamicSample {
-    /// The archive, or the plain bytes.
+    /// The archive, or the plain bytes of a service of `[u8]`.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("tool").dir(folder.path()).join()?;
+    /// let mut anything = node.subscriber_dynamic("**")?;
+    /// node.publisher::<[u8]>("raw")?.send(b"abc")?;
+    /// let sample = anything.recv()?.ok_or("the node is leaving")?;
+    /// assert!(sample.schema().is_bytes());
+    /// assert_eq!((sample.bytes(), sample.sequence()), (&b"abc"[..], 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bytes(&self) -> &[u8] {
         self.arrived.bytes()
     }
 
-    /// What the bytes are.
+    /// What the bytes are. Example: [`DynamicSubscriber`].
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
 
-    /// Service, publisher and node.
+    /// Service, publisher and node. Example: [`DynamicSubscriber`].
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Number of the message at its publisher.
+    /// Number of the message at its publisher, from 0, without gaps. Example: [`DynamicSample::bytes`].
     pub fn sequence(&self) -> u64 {
         self.arrived.sequence()
     }
 
     /// The message as JSON, by its schema. Bounds are checked at every step; the publisher is not trusted.
+    /// Example: [`DynamicSubscriber`].
     ///
     /// # Errors
     /// See [`DecodeError`].

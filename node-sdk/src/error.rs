@@ -5,11 +5,13 @@ use hivemind_ring::fork::Forked;
 use hivemind_ring::mapped::CreateError;
 use hivemind_ring::segment::SegmentError;
 use hivemind_runtime::ports::MemberError;
+#[cfg(feature = "links")]
+use hivemind_runtime::rounded::rounded;
 use hivemind_runtime::session::{AnnounceError, JoinError, RefusedEnd};
 #[cfg(feature = "links")]
 use std::time::Duration;
 
-/// Why a node could not join.
+/// Why a node could not join. Example: [`Node`](crate::Node).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
@@ -40,7 +42,8 @@ pub enum NodeError {
     /// The host was not reached, or refused. Look at it, at its key, and at the network between.
     #[cfg(feature = "links")]
     #[error(
-        "not linked with {address} within {waited:?}: {reason}; see whether `hm root --listen` runs there, with a key of the same hive"
+        "not linked with {address} within {}: {reason}; see whether `hm root --listen` runs there, with a key of the same hive",
+        rounded(*waited)
     )]
     Remote {
         /// Where the host was sought.
@@ -52,6 +55,7 @@ pub enum NodeError {
     },
 }
 
+#[doc(hidden)] // `MemberError` is no part of this crate's surface.
 impl From<MemberError> for NodeError {
     fn from(error: MemberError) -> Self {
         match error {
@@ -64,22 +68,37 @@ impl From<MemberError> for NodeError {
 }
 
 #[cfg(feature = "links")]
-impl From<hivemind_links::remote::RemoteError> for NodeError {
-    fn from(error: hivemind_links::remote::RemoteError) -> Self {
-        use hivemind_links::remote::RemoteError;
+#[doc(hidden)] // As above.
+impl From<hivemind_links::leaf::LeafError> for NodeError {
+    fn from(error: hivemind_links::leaf::LeafError) -> Self {
+        use hivemind_links::leaf::LeafError;
         match error {
-            RemoteError::Join(error) => error.into(),
-            RemoteError::Links(error) => NodeError::Links(error),
-            RemoteError::NotLinked { address, waited, reason } => {
-                NodeError::Remote { address, waited, reason }
-            }
+            LeafError::Join(error) => error.into(),
+            LeafError::Links(error) => NodeError::Links(error),
+            LeafError::NotLinked { address, waited, reason } => NodeError::Remote { address, waited, reason },
         }
     }
 }
 
-/// Some of the ends of a [`Batch`](crate::Batch) were refused, and are in no hive. Drop them, or put right what each error names.
+/// Some of the ends of a [`Batch`](crate::Batch) were refused, and are in no hive. Drop them, or put right
+/// what each error names.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let node = hivemind::Node::builder("robot").dir(folder.path()).join()?;
+/// let battery = node.publisher::<f32>("battery")?;
+/// let batch = node.batch();
+/// let another = batch.publisher::<u32>("battery")?; // Not refused yet ...
+/// let error = batch.finish().unwrap_err(); // ... but here.
+/// for (service, reason) in error.refused() {
+///     println!("{service}: {reason}");
+/// }
+/// assert_eq!(error.refused()[0].0, "battery");
+/// # drop((battery, another));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
-#[error("{} ends of a batch were refused, the first of {:?}: {}", .refused.len(), .refused[0].0, .refused[0].1)]
+#[error("{}", self.text())]
 pub struct BatchError {
     refused: Vec<(String, AnnounceError)>,
 }
@@ -90,23 +109,34 @@ impl BatchError {
         BatchError { refused: refused.into_iter().map(|end| (end.what, end.error)).collect() }
     }
 
-    /// The service or the filter of each end that was refused, and why; at least one.
+    fn text(&self) -> String {
+        let (what, error) = &self.refused[0];
+        match self.refused.len() {
+            1 => format!("an end of a batch was refused, of {what:?}: {error}"),
+            refused => format!("{refused} ends of a batch were refused, the first of {what:?}: {error}"),
+        }
+    }
+
+    /// The service or the filter of each end that was refused, and why; at least one. Example:
+    /// [`BatchError`].
     pub fn refused(&self) -> &[(String, AnnounceError)] {
         &self.refused
     }
 }
 
-/// Why [`crate::Node::run`] ended other than in order.
+/// Why [`crate::Node::run`] ended other than in order. Example:
+/// [`ServiceError::own`](crate::ServiceError::own).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The signal handlers could not be installed.
+    /// The signal handlers could not be installed. Raise the limit of descriptors.
     #[error("cannot listen for Ctrl-C: {0}; raise the limit of descriptors")]
     Signals(std::io::Error),
     /// It belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// A service or a handler ended with an error; the rest was shut down in order.
+    /// A service or a handler ended with an error, or panicked; the rest was shut down in order. Put right
+    /// what it says.
     #[error("{name} ended: {reason}")]
     Ended {
         /// The service, or the filter of the handler.

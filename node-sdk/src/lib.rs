@@ -1,8 +1,21 @@
 //! Join a hive, publish and subscribe: messages of separate processes through shared memory, without a copy.
 //!
-//! A *node* joins a hive under a name. It publishes on *services*, such as `sensors/pose`, and subscribes by filter, such
-//! as `sensors/*`. A message is archived once, straight into the publisher's shared memory, and every subscriber reads it there. A
-//! *root* introduces nodes to each other; the first node that finds none hosts it, and when it dies another takes over.
+//! A *node* joins a hive under a name. It publishes on *services*, such as `sensors/pose`, and subscribes by
+//! filter, such as `sensors/*`. A message is archived once, straight into the publisher's shared memory, and
+//! every subscriber reads it there. A *root* introduces nodes to each other; the first node that finds none
+//! hosts it, and when it dies another takes over.
+//!
+//! | to | begin with |
+//! | --- | --- |
+//! | join a hive | [`Node::join`], [`Node::builder`] |
+//! | define a message | [`macro@message`] |
+//! | publish | [`Node::publisher`], [`Publisher`] |
+//! | subscribe | [`Node::subscriber`], [`Subscriber`] |
+//! | fill large data in place | [`Publisher::loan`], [`Loan`] |
+//! | run services and handlers on threads | [`Node::service`], [`Node::subscribe`], [`Node::run`] |
+//! | create hundreds of ends | [`Node::batch`] |
+//! | read types that come at run time | [`Node::subscriber_dynamic`] |
+//! | see what there is | [`Node::observe`] |
 //!
 //! ```no_run
 //! use hivemind::{Node, message};
@@ -28,7 +41,8 @@
 //! let node = Node::join("listener")?;
 //! let mut subscriber = node.subscriber::<Pose>("sensors/*")?;
 //! while let Some(pose) = subscriber.recv()? {
-//!     println!("{} {} from {} #{} lost {}", pose.x, pose.frame, pose.service(), pose.sequence(), subscriber.lost());
+//!     let (service, sequence) = (pose.service(), pose.sequence());
+//!     println!("{} {} from {service} #{sequence} lost {}", pose.x, pose.frame, subscriber.lost());
 //! }
 //! # Ok(())
 //! # }
@@ -49,13 +63,22 @@
 //! # }
 //! ```
 //!
-//! Waiting: `send` never waits for subscribers ([`Publisher::send_timeout`] on a reliable service does, on request); `recv`
-//! spins briefly and then sleeps until a publisher wakes it. In steady state neither allocates memory nor makes a system call
-//! while nobody sleeps.
+//! Waiting: `send` never waits for subscribers ([`Publisher::send_timeout`] on a reliable service does, on
+//! request); `recv` spins briefly and then sleeps until a publisher wakes it. In steady state neither
+//! allocates memory nor makes a system call while nobody sleeps.
 //!
-//! Losing: a service is lossy by default: who does not keep up loses the oldest messages and is told how many. For every publisher that a
-//! subscriber was attached to, `received + lost = published` since it attached. A reliable service
-//! ([`PublisherBuilder::reliable`]) loses nothing: `send` says [`SendError::Full`] instead.
+//! Losing: a service is lossy by default: a subscriber that does not keep up loses the oldest messages and is
+//! told how many. For every publisher that a subscriber was attached to, `received + lost = published` since
+//! it attached. A reliable service ([`PublisherBuilder::reliable`]) loses nothing: `send` says
+//! [`SendError::Full`] instead.
+//!
+//! Threads: a [`Node`] and a [`Batch`] may be used by several threads at once; a [`Publisher`] and a
+//! [`Subscriber`] by one at a time, and may move to another. A [`Sample`] may be sent to other threads.
+//!
+//! Errors: enums for each operation; their texts end in what to do next. `None` of `recv` is no error: it
+//! means that the node is leaving.
+
+#![deny(missing_debug_implementations)]
 
 /// The programs of the README and the guide must compile.
 #[cfg(doctest)]
@@ -81,10 +104,41 @@ mod subscriber;
 pub use batch::Batch;
 pub use dynamic::{DynamicSample, DynamicSubscriber};
 pub use error::{BatchError, NodeError, RunError};
+pub use hivemind_core::contract::Pattern;
 pub use hivemind_core::filter::{Filter, FilterError};
-pub use hivemind_core::name::{HiveName, NameError, NodeName, ServiceName};
-pub use hivemind_core::protocol::EndId;
+pub use hivemind_core::name::{HiveName, NameError, NameKind, NameRule, NodeName, ServiceName};
+pub use hivemind_core::protocol::{EndId, Right};
 pub use hivemind_core::schema;
+/// ```
+/// use hivemind::{Node, message};
+///
+/// #[message]
+/// #[derive(Debug, Clone, PartialEq)]
+/// pub struct Pose {
+///     pub x: f64,
+///     pub frame: String,
+/// }
+///
+/// #[message]
+/// #[derive(Debug, Clone, PartialEq)]
+/// pub enum Order {
+///     Stop,
+///     MoveTo(Vec<Pose>),
+/// }
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let node = Node::builder("robot").dir(folder.path()).join()?;
+/// let mut orders = node.publisher::<Order>("orders")?;
+/// orders.send(&Order::MoveTo(vec![Pose { x: 0.5, frame: "map".to_owned() }]))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Types that differ between machines or borrow are refused; write `u64` or `String`:
+///
+/// ```compile_fail
+/// #[hivemind::message]
+/// struct Wrong { length: usize, name: &'static str }
+/// ```
 pub use hivemind_derive::message;
 pub use hivemind_ring::archive::Refused;
 pub use hivemind_ring::fork::Forked;
@@ -96,8 +150,8 @@ pub use hivemind_runtime::ports::{
 };
 pub use hivemind_runtime::runtime_dir::RuntimeDirError;
 pub use hivemind_runtime::session::{
-    AnnounceError, ConnectionInfo, Handle, JoinError, Listing, NodeInfo, PublisherInfo, ServiceInfo,
-    SessionError, SubscriberInfo, WaitedFor,
+    AnnounceError, ConnectionInfo, FormerInfo, Handle, JoinError, KindInfo, Listing, Mismatch, NodeInfo,
+    PublisherInfo, RemoteInfo, ServiceInfo, SessionError, SubscriberInfo, WaitedFor,
 };
 pub use message::Message;
 pub use node::{Node, NodeBuilder};

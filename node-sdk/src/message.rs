@@ -12,10 +12,24 @@ use rkyv::bytecheck::CheckBytes;
 use rkyv::ser::allocator::Arena;
 use rkyv::{Archive, Deserialize, Portable, Serialize};
 
-/// What can be published and subscribed to. Put [`crate::message`] on a type; do not implement this by hand.
+/// What can be published and subscribed to. Put [`crate::message`] on a type; this trait cannot be
+/// implemented by hand.
 ///
-/// It is implemented for every type that has a schema and an rkyv archive (so for `u64`, `String` or `Vec<f32>` too), and for `[u8]`,
-/// whose bytes travel as they are.
+/// It is implemented for every type that has a schema and an rkyv archive (so for `u64`, `String` or
+/// `Vec<f32>` too), and for `[u8]`, whose bytes travel as they are. A type of machine size (`usize`) or with
+/// borrowed parts (`&str`) is no message: write `u64` or `String`.
+///
+/// ```
+/// use hivemind::{Message, message};
+///
+/// #[message]
+/// struct Pose { x: f64, frame: String }
+///
+/// fn is_message<T: Message + ?Sized>() {}
+/// is_message::<Pose>();
+/// is_message::<Vec<Pose>>();
+/// is_message::<[u8]>();
+/// ```
 pub trait Message: Describe + sealed::Sealed + 'static {
     /// What a sample dereferences to: the archived type, or `[u8]`.
     type Read: ?Sized;
@@ -87,8 +101,8 @@ where
 
     #[inline]
     fn send(&self, sender: &mut Sender) -> Result<usize, SendError> {
-        // A type whose archive has a part of its own outside may still be short: it goes into the slot when its last
-        // message did, or would have.
+        // A type whose archive has a part of its own outside may still be short: it goes into the slot when
+        // its last message did, or would have.
         if size_of::<T::Archived>() <= INLINE_BYTES && sender.expected <= INLINE_BYTES {
             let mut buffer = Line::default();
             if let Some(length) = archive_into(self, buffer.bytes_mut(), &mut sender.scratch) {
@@ -130,7 +144,8 @@ where
     }
 }
 
-/// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest back.
+/// Archives straight into a chunk of the size that messages of this publisher had of late, and gives the rest
+/// back.
 fn send_in_chunk<T>(value: &T, least: usize, sender: &mut Sender) -> Result<usize, SendError>
 where
     T: for<'b, 's> Serialize<Archiver<'b, 's>> + for<'s> Serialize<Measurer<'s>>,
@@ -148,8 +163,8 @@ where
     send_measured(value, limit, sender)
 }
 
-/// The way of a message that is longer than those before it, or shorter when there was no memory for one like those: it is
-/// archived twice, first to learn its length.
+/// The path of a message that is longer than those before it, or shorter when there was no memory for one
+/// like those: it is archived twice, first to learn its length.
 #[cold]
 fn send_measured<T>(value: &T, limit: usize, sender: &mut Sender) -> Result<usize, SendError>
 where

@@ -57,7 +57,18 @@ impl State {
     }
 }
 
-/// Makes [`crate::Node::run`] return, from any thread. Does not keep the node alive.
+/// Makes [`crate::Node::run`] return, from any thread. `Send`, `Sync` and `Clone`; does not keep the node
+/// alive.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let node = hivemind::Node::builder("camera").dir(folder.path()).join()?;
+/// let stop = node.stop_handle();
+/// std::thread::spawn(move || stop.stop());
+/// node.run()?;
+/// assert!(node.is_leaving());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct StopHandle {
     state: Weak<Mutex<State>>,
@@ -65,7 +76,8 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// Asks the node to shut down in order. Returns at once.
+    /// Asks the node to shut down in order, now or when [`crate::Node::run`] is called. Returns at once.
+    /// Example: [`StopHandle`].
     pub fn stop(&self) {
         if self.home.is_here()
             && let Some(state) = self.state.upgrade()
@@ -194,8 +206,8 @@ impl Crew {
             state.stopping
         };
         if !stopped {
-            // Ends with a byte from a signal, from `stop`, or with an error, which ends the run as well; a signal of somebody
-            // else does not.
+            // Ends with a byte from a signal, from `stop`, or with an error, which ends the run as well; a
+            // signal of somebody else does not.
             while ear.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
         }
         drop(listening);
@@ -226,7 +238,8 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         if !self.home.is_here() {
-            // The threads are the parent's: the system would let go of whichever of this process have their places by now.
+            // The threads are the parent's: the system would let go of whichever of this process have their
+            // places by now.
             std::mem::forget(Arc::clone(&self.state));
         }
     }
@@ -237,8 +250,9 @@ struct Listening {
     bells: Vec<SigId>,
 }
 
-/// How signals are dealt with. A handler that was installed is never taken away again, so it has to do by itself what the
-/// system would do. A forked child has the handlers, too, and the bells of its parent's runs: what comes to the child must ring none of those.
+/// How signals are dealt with. A handler that was installed is never taken away again, so it has to do by
+/// itself what the system would do. A forked child has the handlers, too, and the bells of its parent's runs:
+/// what comes to the child must ring none of those.
 struct Signals {
     /// True: a signal ends the process.
     ends_process: Arc<AtomicBool>,
@@ -302,8 +316,9 @@ impl Listening {
 
     fn install(&mut self, signals: &mut Signals, bell: &UnixStream) -> std::io::Result<()> {
         for signal in [SIGINT, SIGTERM] {
-            // Before the bell, because actions run in the order of their registration: a bell wakes a run, whose end arms
-            // this, and the handler of the very signal that rang, on another thread, must be past it by then.
+            // Before the bell, because actions run in the order of their registration: a bell wakes a run,
+            // whose end arms this, and the handler of the very signal that rang, on another thread, must be
+            // past it by then.
             if !signals.is_installed {
                 let ends_process = Arc::clone(&signals.ends_process);
                 signal_hook::flag::register_conditional_default(signal, ends_process)?;

@@ -16,13 +16,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Receives the messages of type `T` of all services that match its filter. `Send`, not `Sync`.
+///
+/// What was sent before a publisher was attached is not received, except for its
+/// [`history`](crate::PublisherBuilder::history). Messages of one publisher come in order; between publishers
+/// there is no order.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+/// let mut subscriber = node.subscriber::<String>("log/*")?;
+/// let mut publisher = node.publisher::<String>("log/boot")?;
+/// publisher.send(&"ready".to_owned())?;
+///
+/// let line = subscriber.recv()?.ok_or("the node is leaving")?;
+/// assert_eq!(*line, *"ready"); // Read in place, as the archived type.
+/// let owned: String = line.to_owned()?;
+/// # assert_eq!(owned, "ready");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a subscriber ends when it is dropped"]
 pub struct Subscriber<T: Message + ?Sized> {
     intake: Intake,
     message: PhantomData<fn() -> Box<T>>,
 }
 
-/// Options of a subscriber; all have defaults.
+/// Options of a subscriber; all have defaults. [`SubscriberBuilder::create`] ends it.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+/// use hivemind::Trust;
+/// use std::time::Duration;
+///
+/// let subscriber = node
+///     .subscriber_builder::<[u8]>("camera/*")
+///     .spin(Duration::ZERO) // Save power instead of time.
+///     .trust(Trust::Nobody) // Copy each message before it is looked at.
+///     .create()?;
+/// # drop(subscriber);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
+#[must_use = "options do nothing until `create`"]
 pub struct SubscriberBuilder<T: ?Sized> {
     member: Arc<Member>,
     batch: Option<Arc<Batch>>,
@@ -44,23 +79,31 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
         }
     }
 
-    /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps after a few dozen looks.
-    #[must_use]
+    /// How long a blocking receive spins before it sleeps. Default: 20 us. Zero sleeps after a few dozen
+    /// looks. Example: [`SubscriberBuilder`].
     pub fn spin(mut self, duration: Duration) -> Self {
         self.spin = duration;
         self
     }
 
-    /// Whose messages are read in place; those of all others are copied first. Default: publishers of the same user
-    /// ([`Trust::SameUser`]).
-    #[must_use]
+    /// The publishers whose messages are read in place; those of all others are copied first. Default:
+    /// publishers of the same user ([`Trust::SameUser`]). Example: [`SubscriberBuilder`].
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
         self
     }
 
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers. That a service carries
-    /// another type is no error: see [`Subscriber::skipped`].
+    /// Subscribes. Blocks until the root has answered, at most for the patience of the node; not for
+    /// publishers. That a service carries another type is no error: see [`Subscriber::skipped`]. Example:
+    /// [`SubscriberBuilder`].
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// let error = node.subscriber_builder::<u64>("sensors**").create().unwrap_err();
+    /// assert!(error.to_string().contains("'**' must be a whole level"), "{error}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -82,8 +125,24 @@ impl<T: Message + ?Sized> SubscriberBuilder<T> {
 }
 
 impl<T: Message + ?Sized> Subscriber<T> {
-    /// The next message; waits for one. Spins briefly, then sleeps. `None` once the node is leaving and everything was read that
-    /// was there when that began.
+    /// The next message; blocks until there is one. Spins briefly, then sleeps. `None` when the node is
+    /// leaving and everything was read that was there when that began. Without a publisher it may block for
+    /// ever; [`Node::leave`](crate::Node::leave) in another thread ends it.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut publisher = node.publisher::<u64>("counts")?;
+    /// publisher.send_many(&[1, 2, 3])?;
+    /// node.leave(); // The loop ends for this; the end of a publisher does not end it.
+    /// let mut sum = 0;
+    /// while let Some(count) = subscriber.recv()? {
+    ///     sum += count.to_native();
+    /// }
+    /// assert_eq!((sum, subscriber.received(), subscriber.lost()), (6, 3, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// See [`RecvError`]; the subscriber stays usable.
@@ -91,7 +150,18 @@ impl<T: Message + ?Sized> Subscriber<T> {
         receive(self, None)
     }
 
-    /// As [`Subscriber::recv`], but waits at most for `timeout`; `None` also when the time is over.
+    /// As [`Subscriber::recv`], but blocks at most for `timeout`; `None` also when the time is over.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// if subscriber.recv_timeout(Duration::from_millis(1))?.is_none() && !node.is_leaving() {
+    ///     println!("nothing came in time");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -99,8 +169,32 @@ impl<T: Message + ?Sized> Subscriber<T> {
         receive(self, Some(timeout))
     }
 
-    /// The next message, if there is one. Never blocks, makes no system call, allocates nothing (except now and then, to let go of
-    /// a publisher that has ended).
+    /// The next message, if there is one. Never blocks, makes no system call, allocates nothing (except now
+    /// and then, to let go of a publisher that has ended).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// use hivemind::RecvError;
+    ///
+    /// let mut subscriber = node.subscriber::<[u8]>("frames")?;
+    /// assert!(subscriber.try_recv()?.is_none());
+    ///
+    /// // A sample of more than 56 bytes holds memory of its publisher. To keep many, make `to_owned` copies.
+    /// let mut frames = node.publisher::<[u8]>("frames")?;
+    /// let mut kept = Vec::new();
+    /// let error = loop {
+    ///     frames.send(&[0; 1000])?;
+    ///     match subscriber.try_recv() {
+    ///         Ok(sample) => kept.extend(sample),
+    ///         Err(error) => break error,
+    ///     }
+    /// };
+    /// assert!(matches!(error, RecvError::HeldOut { limit: 56, .. }));
+    /// kept.clear();
+    /// assert!(subscriber.try_recv()?.is_some()); // Nothing was lost by it.
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -136,8 +230,9 @@ impl<T: Message + ?Sized> Subscriber<T> {
         }
     }
 
-    /// A message in place of a publisher that is not trusted. There is none, as its chunks are not mapped: a second proof, at two instructions, that
-    /// nothing is ever looked at that such a publisher may still write.
+    /// A message in place of a publisher that is not trusted. There is none, as its chunks are not mapped: a
+    /// second proof, at two instructions, that nothing is ever looked at that such a publisher may still
+    /// write.
     #[cold]
     #[inline(never)]
     fn in_place_after_all(&mut self, turn: usize, arrived: Arrived) -> Result<Option<Sample<T>>, RecvError> {
@@ -152,25 +247,40 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.sample(turn, T::check(arrived))
     }
 
-    /// An iterator over the messages that are there, until a look finds none. Never blocks, just as [`Subscriber::try_recv`].
-    /// Publishers that do not pause may keep it going: bound it with [`Iterator::take`].
+    /// An iterator over the messages that are there, until a look finds none. Never blocks, just as
+    /// [`Subscriber::try_recv`]. Publishers that do not pause may keep it going: bound it with
+    /// [`Iterator::take`].
     ///
-    /// ```no_run
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let node = hivemind::Node::join("listener")?;
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
     /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut publisher = node.publisher::<u64>("counts")?;
+    /// subscriber.wait_for_publishers(1, Duration::from_secs(5))?;
+    /// publisher.send_many(&[1, 2, 3])?;
     /// let mut sum = 0;
     /// for sample in subscriber.drain().take(64) {
     ///     sum += sample?.to_native();
     /// }
-    /// # Ok(())
-    /// # }
+    /// assert_eq!(sum, 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain(&mut self) -> Drain<'_, T> {
         Drain { subscriber: self }
     }
 
-    /// Waits until this subscriber is attached to `count` publishers, at most for `timeout`.
+    /// Blocks until this subscriber is attached to `count` publishers, at most for `timeout`.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
+    /// let subscriber = node.subscriber::<u64>("sensors/*")?;
+    /// let error = subscriber.wait_for_publishers(2, Duration::from_millis(5)).unwrap_err();
+    /// assert_eq!((error.found, error.wanted), (0, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`WaitError`] says how many there are when the time is over, and what does not fit.
@@ -214,38 +324,67 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.descriptor()
     }
 
-    /// How many publishers this subscriber is attached to; in a forked child none.
+    /// Publishers that this subscriber is attached to; in a forked child none. Example:
+    /// [`Subscriber::connections`].
     pub fn publishers(&self) -> usize {
         self.intake.publishers()
     }
 
-    /// Messages received, over all publishers that ever were.
+    /// Messages received, over all publishers that ever were. Example: [`Subscriber::lost`].
     pub fn received(&self) -> u64 {
         self.intake.received()
     }
 
-    /// Messages missed for good, over all publishers that ever were. Those of a publisher of another host that were missed while no link
-    /// led there count here, and in none of [`Subscriber::connections`].
+    /// Messages missed for good, over all publishers that ever were. For every publisher that was attached,
+    /// `received + lost` is what it has sent since. Messages of a publisher of another host that were missed
+    /// while no link led there count here, and in none of [`Subscriber::connections`].
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut publisher = node.publisher_builder::<u64>("counts").capacity(4).create()?;
+    /// subscriber.wait_for_publishers(1, Duration::from_secs(5))?;
+    /// publisher.send_many(&[0; 100])?; // A lossy service keeps the newest.
+    /// assert_eq!(subscriber.drain().count(), 4);
+    /// assert_eq!((subscriber.received(), subscriber.lost()), (4, 96));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lost(&self) -> u64 {
         self.intake.lost()
     }
 
     /// Where this subscriber stands with each publisher; those that ended last are listed too (up to 256).
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// let mut subscriber = node.subscriber::<u64>("counts")?;
+    /// let mut publisher = node.publisher::<u64>("counts")?;
+    /// publisher.send(&7)?;
+    /// assert!(subscriber.recv()?.is_some());
+    /// assert_eq!(subscriber.publishers(), 1);
+    /// let connection = &subscriber.connections()[0];
+    /// assert_eq!(connection.origin.publisher, publisher.id());
+    /// assert_eq!((connection.received, connection.lost, connection.copies), (1, 0, false));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connections(&self) -> Vec<ConnectionStatus> {
         self.intake.statuses()
     }
 
-    /// Services that match the filter but carry another type (up to 256), with what differs. The log has a warning, too.
+    /// Services that match the filter but carry another type (up to 256), with what differs. The log has a
+    /// warning, too.
     ///
-    /// Publishers fix the type of a service, subscribers never do: one that does not fit waits, keeps nobody out, and is attached
-    /// on its own when a publisher of its type has taken the service over. It is not listed here any more then.
+    /// Publishers fix the type of a service, subscribers never do: one that does not fit waits, keeps nobody
+    /// out, and is attached without further calls when a publisher of its type has taken the service over. It
+    /// is not listed here any more then.
     ///
     /// ```
-    /// # use hivemind::Node;
-    /// # use std::time::Duration;
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
-    /// # let node = Node::builder("robot").dir(folder.path()).join()?;
+    /// # let node = hivemind::Node::builder("robot").dir(folder.path()).join()?;
+    /// # use std::time::Duration;
     /// let viewer = node.subscriber::<u32>("battery")?;
     /// let robot = node.publisher::<f32>("battery")?;
     /// while viewer.skipped().is_empty() {
@@ -257,14 +396,21 @@ impl<T: Message + ?Sized> Subscriber<T> {
     /// let _robot = node.publisher::<u32>("battery")?;
     /// viewer.wait_for_publishers(1, Duration::from_secs(5))?;
     /// assert!(viewer.skipped().is_empty());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn skipped(&self) -> Vec<Skipped> {
         self.intake.skipped()
     }
 
     /// The filter.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let node = hivemind::Node::builder("listener").dir(folder.path()).join()?;
+    /// let subscriber = node.subscriber::<u64>("sensors/*")?;
+    /// assert!(subscriber.filter().matches("sensors/pose"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn filter(&self) -> &Filter {
         self.intake.filter()
     }
@@ -284,6 +430,7 @@ impl<T: Message + ?Sized> AsFd for Subscriber<T> {
     }
 }
 
+#[doc(hidden)] // How a receive waits is written once, in the runtime.
 impl<T: Message + ?Sized> Receiving for Subscriber<T> {
     type Received = Sample<T>;
 
@@ -307,8 +454,9 @@ impl<T: Message + ?Sized> std::fmt::Debug for Subscriber<T> {
     }
 }
 
-/// What [`Subscriber::drain`] gives.
+/// The iterator that [`Subscriber::drain`] gives; the example stands there.
 #[derive(Debug)]
+#[must_use = "an iterator receives nothing until it is iterated"]
 pub struct Drain<'subscriber, T: Message + ?Sized> {
     subscriber: &'subscriber mut Subscriber<T>,
 }

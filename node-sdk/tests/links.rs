@@ -1,4 +1,5 @@
-//! Hosts that are linked over real sockets: each has a hive in a folder of its own, and all are in this process.
+//! Hosts that are linked over real sockets: each has a hive in a folder of its own, and all are in this
+//! process.
 #![cfg(feature = "links")]
 
 use hivemind::links::{LinkOptions, Links, Security};
@@ -179,7 +180,8 @@ fn only_what_is_wanted_crosses_and_once_for_all_who_want_it() {
     until("nobody wants it any more", || (wanted.subscribers() == 0).then_some(()));
 }
 
-/// A lossy publisher that is faster than the network loses at its own ring, and every loss is counted at the other end.
+/// A lossy publisher that is faster than the network loses at its own ring, and every loss is counted at the
+/// other end.
 #[test]
 fn losses_are_counted_from_end_to_end() {
     let a = Host::new("a", &[]);

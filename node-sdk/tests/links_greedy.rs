@@ -1,14 +1,16 @@
-//! What a linked host can take of this one's memory and time by saying a few words. The peer is made by hand, over plain text: it obeys the rules as far as it
-//! must to be heard, and then claims what it does not send. Each time memory grows with what has arrived, who breaks a bound hears the reason, and who speaks
-//! within this host or over another link does not notice.
+//! What a linked host can take of this one's memory and time by saying a few words. The peer is made by hand,
+//! over plain text: it obeys the rules as far as it must to be heard, and then claims what it does not send.
+//! Each time memory grows with what has arrived, who breaks a bound hears the reason, and who speaks within
+//! this host or over another link does not notice.
 #![cfg(feature = "links")]
 
 use hivemind::links::{LinkOptions, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
+use hivemind_core::contract::{self, Contract};
 use hivemind_core::link::candidate::Candidate;
-use hivemind_core::link::frame::{HEADER, Header, Kind};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header};
 use hivemind_core::link::greeting::{Hello, Role};
-use hivemind_core::link::session::{Out, STREAMS_MAX, Session, Settings};
+use hivemind_core::link::peering::{Out, Peering, STREAMS_MAX, Settings};
 use hivemind_core::protocol::EndId;
 use hivemind_core::schema::Schema;
 use std::io::{Read, Write};
@@ -109,7 +111,7 @@ impl Flow {
 /// A host that is linked by hand: it knows the words, and what it says is up to the test.
 struct Peer {
     stream: TcpStream,
-    session: Session,
+    peering: Peering,
     begun: Instant,
     /// Why the other end closed the connection.
     reason: Option<String>,
@@ -126,13 +128,13 @@ impl Peer {
         let hello =
             |name: &str, epoch| Hello { role: Role::Peer, host: name.to_owned(), epoch, capabilities: 0 };
         stream.write_all(&hello(name, 0x600d_beef).encode()).unwrap();
-        let mut session = Session::new(Settings::default());
-        session.connected(hello("victim", 1), Duration::ZERO);
-        let mut peer = Peer { stream, session, begun: Instant::now(), reason: None, last_open: None };
-        assert_eq!(peer.hear().map(|(header, _)| header.kind), Some(Kind::Hello));
+        let mut peering = Peering::new(Settings::default());
+        peering.connected(hello("victim", 1), Duration::ZERO);
+        let mut peer = Peer { stream, peering, begun: Instant::now(), reason: None, last_open: None };
+        assert_eq!(peer.hear().map(|(header, _)| header.kind), Some(FrameKind::Hello));
         // What it wants; or why it does not want to be linked.
         let is_over =
-            |peer: &Peer| peer.reason.is_some() || !peer.session.interest_of_peer().wanted().is_empty();
+            |peer: &Peer| peer.reason.is_some() || !peer.peering.interest_of_peer().wanted().is_empty();
         while !is_over(&peer) && peer.hear().is_some() {}
         peer
     }
@@ -145,10 +147,10 @@ impl Peer {
         let mut payload = vec![0; header.length as usize];
         self.stream.read_exact(&mut payload).ok()?;
         match header.kind {
-            Kind::Hello => {}
-            Kind::Bye => self.reason = Session::farewell_reason(&payload),
+            FrameKind::Hello => {}
+            FrameKind::Bye => self.reason = Peering::farewell_reason(&payload),
             // What was sent by hand it knows nothing of.
-            _ => drop(self.session.frame(&header, &payload, self.begun.elapsed())),
+            _ => drop(self.peering.frame(&header, &payload, self.begun.elapsed())),
         }
         Some((header, payload))
     }
@@ -158,7 +160,7 @@ impl Peer {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Publishers are announced, as streams from 1 on, each with so many slots.
+    /// Publishers are announced, as streams from 1 on, each with `slots` slots.
     fn open(&mut self, service: &str, count: u32, capacity: u32) {
         let schema = Schema::of::<[u8]>();
         let mut said = Vec::new();
@@ -167,18 +169,15 @@ impl Peer {
                 publisher: EndId { node: 0x600d_beef, index },
                 node: "greedy".parse().unwrap(),
                 service: format!("{service}/{index}").parse().unwrap(),
-                fingerprint: schema.fingerprint(),
-                schema: schema.to_bytes(),
-                reliable: false,
-                history: 0,
-                capacity,
+                kind: contract::Kind::of(&schema),
+                contract: Contract { capacity, ..Contract::default() },
                 via: None,
             };
-            assert!(self.session.begun(index, candidate, 0));
+            assert!(self.peering.begun(index, candidate, 0));
             let mut at = said.len();
-            while self.session.has_control() {
+            while self.peering.has_control() {
                 at = said.len();
-                assert_eq!(self.session.next_out(&mut said), Out::Frame);
+                assert_eq!(self.peering.next_out(&mut said), Out::Frame);
             }
             let (header, _) = Header::decode(said[at..].first_chunk().unwrap()).unwrap();
             self.last_open = Some((header, said[at + HEADER..].to_vec()));
@@ -195,13 +194,13 @@ impl Peer {
 
     /// All that was said before has been heard there.
     fn is_heard(&mut self) {
-        self.say(&Header::control(Kind::Ping, 0, 1, 0).encode(&[]));
-        while self.hear().expect("it answers").0.kind != Kind::Pong {}
+        self.say(&Header::control(FrameKind::Ping, 0, 1, 0).encode(&[]));
+        while self.hear().expect("it answers").0.kind != FrameKind::Pong {}
     }
 
-    /// Hears until the other end has let so many streams send.
+    /// Hears until the other end has let `streams` streams send.
     fn await_credit(&mut self, streams: u32) {
-        while (1..=streams).any(|index| !self.session.may_send(index)) {
+        while (1..=streams).any(|index| !self.peering.may_send(index)) {
             assert!(self.hear().is_some(), "it does not let them send: {:?}", self.reason);
         }
     }
@@ -292,7 +291,7 @@ fn what_nobody_here_asked_for_takes_nothing_and_too_much_of_it_ends_the_link() {
     let before = memory();
     let mut peer = Peer::dial(&victim.links.addresses()[0], "greedy");
     peer.open("unwanted", 300, 65_536);
-    while peer.session.totals().refused < 300 {
+    while peer.peering.totals().refused < 300 {
         assert!(peer.hear().is_some(), "it does not decline them: {:?}", peer.reason);
     }
     let grown = memory().saturating_sub(before);
@@ -334,7 +333,7 @@ fn a_gap_in_the_numbers_is_counted_at_once_and_an_impossible_one_ends_the_link()
 }
 
 #[test]
-fn who_is_at_fault_again_and_again_is_linked_less_and_less_often() {
+fn a_host_at_fault_again_and_again_is_linked_less_and_less_often() {
     let _alone = alone();
     let victim = Host::new("victim", None);
     let address = &victim.links.addresses()[0];

@@ -1,10 +1,11 @@
-//! What a peer, or the network in between, can do to a link: a proxy between two hosts knows frames, and damages one of them. Each time both sides say
-//! why the connection ended, the link comes back, nothing is lost, and nobody who speaks within one host notices.
+//! What a peer, or the network in between, can do to a link: a proxy between two hosts knows frames, and
+//! damages one of them. Each time both sides say why the connection ended, the link comes back, nothing is
+//! lost, and nobody who speaks within one host notices.
 #![cfg(feature = "links")]
 
 use hivemind::links::{LinkOptions, LinkStatus, Links, Security};
 use hivemind::{Node, Publisher, Subscriber};
-use hivemind_core::link::frame::{HEADER, Header, Kind, PIECE_MAX};
+use hivemind_core::link::frame::{FrameKind, HEADER, Header, PIECE_MAX};
 use hivemind_core::link::greeting::VERSION;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -27,7 +28,7 @@ enum Mischief {
     Replayed,
     /// It says that nothing sums it.
     Unsummed,
-    /// It speaks of a stream that there is not.
+    /// It speaks of a stream that does not exist.
     Stranger,
     /// A hello, later.
     SecondHello,
@@ -40,8 +41,8 @@ enum Mischief {
 }
 
 impl Mischief {
-    fn is_for(self, kind: Kind) -> bool {
-        if self == Mischief::Version { kind == Kind::Hello } else { kind == Kind::Piece }
+    fn is_for(self, kind: FrameKind) -> bool {
+        if self == Mischief::Version { kind == FrameKind::Hello } else { kind == FrameKind::Piece }
     }
 
     /// What the host says that gets it.
@@ -79,7 +80,7 @@ impl Mischief {
             Mischief::Unsummed => frame(header.unsummed(), payload),
             Mischief::Stranger => frame(Header { stream: header.stream + 1000, ..header }, payload),
             Mischief::SecondHello => {
-                let hello = Header::control(Kind::Hello, 0, 0, payload.len() as u32);
+                let hello = Header::control(FrameKind::Hello, 0, 0, payload.len() as u32);
                 [frame(hello, payload), honest].concat()
             }
             Mischief::Truncated => return (honest[..honest.len() / 2].to_vec(), true),
@@ -257,14 +258,15 @@ fn whatever_comes_instead_of_a_frame_both_sides_say_why_and_nothing_is_lost() {
         // Both have had a connection end since, each for a reason that it can say.
         until("the one that got it says why", || b.reasons().contains(mischief.words()));
         let heard = match mischief {
-            // Nobody was there to be told.
+            // There was no subscriber to be told.
             Mischief::Truncated | Mischief::Silence => "",
             _ => mischief.words(),
         };
         until("the other one says it, too", || a.reasons().contains(heard) && a.status().ended.is_some());
         assert!(b.status().connections > before, "{mischief:?} ended no connection");
     }
-    // The greeting after an end is of another version: the one that gets it refuses, and says so. The next attempt is honest.
+    // The greeting after an end is of another version: the one that gets it refuses, and says so. The next
+    // attempt is honest.
     proxy.arm(Mischief::Version);
     proxy.arm(Mischief::Truncated);
     across.send(10);
@@ -274,7 +276,7 @@ fn whatever_comes_instead_of_a_frame_both_sides_say_why_and_nothing_is_lost() {
     }
 }
 
-/// Who says nothing, or speaks something else, is told to go, and takes no place for long.
+/// A peer that says nothing, or speaks something else, is told to go, and takes no place for long.
 #[test]
 fn strangers_are_refused_and_hosts_still_link() {
     let a = Host::new("a", None);

@@ -1,9 +1,9 @@
-//! Links whose subscribers come and go, and that break for shorter and for longer than their hosts keep what they have: every publisher is
-//! reached again, and every message is received or counted as lost.
+//! Links whose subscribers come and go, and that break for shorter and for longer than their hosts keep what
+//! they have: every publisher is reached again, and every message is received or counted as lost.
 //!
-//! A publisher that a link had let go of once was never attached to again: the link's subscriber detached without a word to the root, for
-//! which the pair stayed connected. So the second subscriber heard nothing, and after a long outage nobody heard anything, in either
-//! direction.
+//! A publisher that a link had let go of once was never attached to again: the link's subscriber detached
+//! without a word to the root, for which the pair stayed connected. So the second subscriber heard nothing,
+//! and after a long outage nobody heard anything, in either direction.
 #![cfg(feature = "links")]
 
 mod relay;
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 /// The bound of every wait: far beyond anything that is waited for.
 const LONG: Duration = Duration::from_secs(60);
-/// How long these links keep their streams without a connection, and how long they are silent before they count as dead.
+/// How long these links keep their streams without a connection, and how long they are silent before they
+/// count as dead.
 const HOLD: Duration = Duration::from_millis(600);
 const DEAD: Duration = Duration::from_millis(600);
 
@@ -67,7 +68,7 @@ fn send(publisher: &mut Publisher<u64>) {
     publisher.send_timeout(&number, LONG).unwrap();
 }
 
-/// One round: somebody comes, hears everything, and goes.
+/// One round: a subscriber comes, hears everything, and goes.
 fn visit(from: &mut Publisher<u64>, to: &Node, filter: &str) {
     let mut subscriber = to.subscriber::<u64>(filter).unwrap();
     from.wait_for_subscribers(1, LONG).unwrap();
@@ -80,7 +81,7 @@ fn visit(from: &mut Publisher<u64>, to: &Node, filter: &str) {
     assert_eq!((subscriber.received(), subscriber.lost()), (100, 0), "{:?}", subscriber.connections());
     drop(subscriber);
     until("the link lets go", || (from.subscribers() == 0).then_some(()));
-    // Nobody wants these.
+    // These are not wanted.
     (0..10).for_each(|_| send(from));
 }
 
@@ -112,7 +113,7 @@ fn a_node_without_shared_memory_comes_and_goes_as_well_and_is_reached_again() {
     }
 }
 
-/// One who stays, and counts.
+/// A subscriber that stays, and counts.
 struct Watch {
     publisher: Publisher<u64>,
     subscriber: Subscriber<u64>,
@@ -229,7 +230,7 @@ fn after_a_long_outage_a_node_without_shared_memory_hears_and_is_heard_again() {
     }
 }
 
-/// Who comes after an outage has missed nothing of it.
+/// A subscriber that comes after an outage has missed nothing of it.
 #[test]
 fn a_subscriber_that_comes_after_an_outage_does_not_count_what_it_never_wanted() {
     let a = Host::new("a", None);

@@ -474,3 +474,56 @@ fn of_many_messages_a_reliable_service_takes_those_for_which_there_is_room() {
     let received: Vec<u64> = subscriber.drain().map(|sample| sample.unwrap().to_native()).collect();
     assert_eq!(received, numbers[10..74]);
 }
+
+// Some could be met in a field or an error, and not written in a signature of one's own.
+#[test]
+fn everything_that_the_surface_hands_out_has_a_name() {
+    use hivemind::*;
+    fn named<T: ?Sized>() {}
+    // Errors, and what their variants hold.
+    named::<(NodeError, JoinError, RuntimeDirError, WaitedFor, NameError, NameKind, NameRule)>();
+    named::<(PublisherError, SubscriberError, AnnounceError, CreateError, SegmentError, FilterError)>();
+    named::<(SendError, LoanError, RecvError, WaitError, Forked, Right, schema::SchemaError)>();
+    named::<(BatchError, RunError, ServiceError, Leaving, SessionError, Refused, schema::DecodeError)>();
+    // What a listing and a look at oneself show.
+    named::<(Listing, NodeInfo, ServiceInfo, PublisherInfo, SubscriberInfo, ConnectionInfo)>();
+    named::<(FormerInfo, RemoteInfo, KindInfo, Mismatch, Pattern)>();
+    named::<(ConnectionStatus, Skipped, Origin, EndId, Handle, HugePages, Prefaulted, PrefaultedBy, Trust)>();
+    named::<(Filter, HiveName, NodeName, ServiceName, schema::Schema)>();
+    // Ends and their options.
+    named::<(Node, NodeBuilder, StopHandle, Batch, DynamicSubscriber, DynamicSample, Loan<'_>)>();
+    named::<(Publisher<u64>, PublisherBuilder<u64>, Subscriber<u64>, SubscriberBuilder<u64>)>();
+    named::<(Service<u64>, Sample<u64>, Drain<'_, u64>)>();
+}
+
+#[test]
+fn an_observer_that_publishes_or_subscribes_hears_what_to_change() {
+    let hive = Hive::new();
+    let _host = hive.join("host");
+    let looker = Node::builder("looker").dir(hive.folder.path()).observer().join().unwrap();
+    let batch = looker.batch();
+    for error in [
+        looker.publisher::<u64>("count").unwrap_err().to_string(),
+        looker.subscriber::<u64>("count").unwrap_err().to_string(),
+        batch.publisher::<u64>("count").unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("join without `observer`"), "{error}");
+    }
+    batch.finish().unwrap();
+    assert_eq!(looker.observe().unwrap().nodes.len(), 2);
+}
+
+#[test]
+fn a_bound_is_named_as_the_option_that_broke_it() {
+    let hive = Hive::new();
+    let node = hive.join("node");
+    let builder = || node.publisher_builder::<[u8]>("bytes");
+    for (option, refused) in [
+        ("capacity", builder().capacity(1 << 21).create()),
+        ("max_message", builder().max_message(1 << 30).create()),
+        ("max_memory", builder().max_memory(1 << 50).create()),
+    ] {
+        let text = refused.unwrap_err().to_string();
+        assert!(text.starts_with(&format!("{option} is ")), "{text}");
+    }
+}

@@ -1,12 +1,12 @@
 //! Hands out the payload memory of one publisher, chunk by chunk, in constant time.
 //!
-//! Nothing here lies in shared memory. The allocator is ordinary private memory of the publisher and knows offsets
-//! only, so neither a crash nor a peer can corrupt it, and it can be tested without a mapping. If the publisher
-//! dies, it dies with it; so do all its chunks.
+//! Nothing here lies in shared memory. The allocator is ordinary private memory of the publisher and knows
+//! offsets only, so neither a crash nor a peer can corrupt it, and it can be tested without a mapping. If the
+//! publisher dies, it dies with it; so do all its chunks.
 //!
-//! The chunk area is a row of *blocks*, each a whole number of 64-byte units. Every byte that was committed belongs
-//! to exactly one block, and a block is either in use (somebody holds its [`Chunk`]) or free. Two free blocks never
-//! touch: they are one.
+//! The chunk area is a row of *blocks*, each a whole number of 64-byte units. Every byte that was committed
+//! belongs to exactly one block, and a block is either in use (somebody holds its [`Chunk`]) or free. Two
+//! free blocks never touch: they are one.
 //!
 //! ```text
 //! chunk area   | in use | free      | in use | in use | free ...       | not committed |
@@ -18,36 +18,38 @@
 //!              two words of bits say which bins hold anything
 //! ```
 //!
-//! This is the *two-level segregated fit* (TLSF) with its boundary tags moved out of the memory they describe.
-//! Within a bin, what was freed last is handed out first, because it is most likely still in the cache. The tables
-//! grow with the largest number of blocks that ever were, and then never again: in steady state nothing is
-//! allocated on the heap.
+//! This is the *two-level segregated fit* (TLSF) with its boundary tags moved out of the memory they
+//! describe. Within a bin, what was freed last is handed out first, because it is most likely still in the
+//! cache. The tables grow with the largest number of blocks that ever were, and then never again: in steady
+//! state nothing is allocated on the heap.
 
 use std::num::NonZeroU32;
 
-/// Every chunk starts at a multiple of this many bytes and is a multiple of it long: a cache line, and more than
-/// any archive asks for.
+/// Every chunk starts at a multiple of this many bytes and is a multiple of it long: a cache line, and more
+/// than any archive asks for.
 pub(crate) const UNIT: u64 = 64;
 
 /// No allocator manages more bytes than this, 256 GiB less one unit.
 pub(crate) const LIMIT_MAX: u64 = u32::MAX as u64 * UNIT;
 
-/// Each power of two is divided into `2^SUBDIVISION` bins, so a search overlooks at most 1/16 of what it asks for.
+/// Each power of two is divided into `2^SUBDIVISION` bins, so a search overlooks at most 1/16 of what it asks
+/// for.
 const SUBDIVISION: u32 = 4;
 const BINS_PER_LEVEL: usize = 1 << SUBDIVISION;
 
-/// How many blocks of the bin that may be too small are looked at before a bin is taken whose every block is long
-/// enough. The first look already finds the right block when all messages have one size.
+/// How many blocks of the bin that may be too small are looked at before a bin is taken whose every block is
+/// long enough. The first look already finds the right block when all messages have one size.
 const LOOKS_IN_OWN_BIN: usize = 4;
 
 /// No entry: the end of a list.
 const NONE: u32 = u32::MAX;
 
-/// A piece of the chunk area that belongs to its holder alone, until it is given back with [`ChunkAllocator::free`].
+/// A piece of the chunk area that belongs to its holder alone, until it is given back with
+/// [`ChunkAllocator::free`].
 ///
-/// It is not returned by being dropped: whoever drops it loses that memory for the life of the publisher.
-// Small enough for two registers, and two fields: each message passes a few of them on, and what is read back in other pieces than
-// it was written in waits for the stores before it (see `line`).
+/// Dropping it does not give it back: its memory is lost for the life of the publisher.
+// Small enough for two registers, and two fields: each message passes a few of them on, and what is read back
+// in other pieces than it was written in waits for the stores before it (see `line`).
 #[derive(Debug)]
 #[must_use = "a chunk that is not given back is lost until the publisher is gone"]
 pub(crate) struct Chunk {
@@ -107,10 +109,10 @@ pub(crate) struct ChunkAllocator {
 struct Block {
     offset: u64,
     length: u64,
-    /// Who touches it in memory, or `NONE` at the ends.
+    /// Its neighbours in memory, or `NONE` at the ends.
     left: u32,
     right: u32,
-    /// Who is beside it in its bin, while it is free.
+    /// Its neighbours in its bin, while it is free.
     previous_in_bin: u32,
     next_in_bin: u32,
     state: State,
@@ -131,8 +133,8 @@ struct Bin {
 }
 
 impl ChunkAllocator {
-    /// An allocator that may manage up to `limit` bytes (rounded down to whole units, at most [`LIMIT_MAX`]) and has none yet:
-    /// see [`extend`](Self::extend).
+    /// An allocator that may manage up to `limit` bytes (rounded down to whole units, at most [`LIMIT_MAX`])
+    /// and has none yet: see [`extend`](Self::extend).
     #[must_use]
     pub(crate) fn new(limit: u64) -> Self {
         let limit_units = limit.min(LIMIT_MAX) / UNIT;
@@ -150,8 +152,8 @@ impl ChunkAllocator {
         }
     }
 
-    /// Makes room in the tables for `chunks` chunks at a time and the free blocks between them, so that fewer than that
-    /// never allocate on the heap.
+    /// Makes room in the tables for `chunks` chunks at a time and the free blocks between them, so that fewer
+    /// than that never allocate on the heap.
     pub(crate) fn expect_chunks(&mut self, chunks: usize) {
         self.blocks.reserve((2 * chunks + 1).saturating_sub(self.blocks.len()));
     }
@@ -207,8 +209,8 @@ impl ChunkAllocator {
         }
     }
 
-    /// A chunk of at least `length` bytes (a length of 0 counts as 1), or `None` when no free block is known to be
-    /// long enough.
+    /// A chunk of at least `length` bytes (a length of 0 counts as 1), or `None` when no free block is known
+    /// to be long enough.
     ///
     /// Constant time. `None` although there is a fitting block happens only when that block is less than 1/16
     /// longer than what was asked for, and others of nearly its length were freed after it.
@@ -225,7 +227,8 @@ impl ChunkAllocator {
         Some(Chunk::new(self.block(index).offset, units, index))
     }
 
-    /// Gives back what lies behind the first `length` bytes of `chunk` (rounded up to whole units, at least one).
+    /// Gives back what lies behind the first `length` bytes of `chunk` (rounded up to whole units, at least
+    /// one).
     ///
     /// # Panics
     ///
@@ -261,7 +264,8 @@ impl ChunkAllocator {
         self.put_in_bin(index);
     }
 
-    /// Gives up what is committed behind the first `bytes`, so that it can be taken over again; nothing where less is committed.
+    /// Gives up what is committed behind the first `bytes`, so that it can be taken over again; nothing where
+    /// less is committed.
     ///
     /// # Panics
     ///
@@ -305,8 +309,8 @@ impl ChunkAllocator {
         block.length
     }
 
-    /// Among the blocks freed last in the bin of `units`, which also holds somewhat shorter ones: one that is long
-    /// enough.
+    /// Among the blocks freed last in the bin of `units`, which also holds somewhat shorter ones: one that is
+    /// long enough.
     fn recently_freed(&self, units: u64) -> Option<u32> {
         let own = self.bins.get(Bin::of(units).index())?;
         let candidates = std::iter::successors(Some(*own), |&index| {

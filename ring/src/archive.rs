@@ -1,12 +1,15 @@
-//! Messages as bytes and as rkyv archives: writing straight into shared memory, and reading in place what was validated once.
+//! Messages as bytes and as rkyv archives: writing straight into shared memory, and reading in place what was
+//! validated once.
 //!
-//! A message that arrived is either a copy of its slot (up to 56 bytes, on the stack) or a pinned chunk, read where its
-//! publisher wrote it. [`View`] checks the archive once, on arrival, and hands out references from then on.
+//! A message that arrived is either a copy of its slot (up to 56 bytes, on the stack) or a pinned chunk, read
+//! where its publisher wrote it. [`View`] checks the archive once, on arrival, and hands out references from
+//! then on.
 //!
-//! What validation proves of memory that its publisher could still change is said in the design: nothing. A publisher of
-//! the same user that rewrites its committed memory on purpose can break a reader that reads in place; the kernel keeps everybody else
-//! from doing so. Where publishers are not trusted, their chunks are not mapped ([`crate::unmapped`]): the bytes are copied ([`Message::copy`]),
-//! and the copy is checked: every byte is read once, whatever its publisher does meanwhile is in the copy or is not, and what was checked
+//! What validation proves of memory that its publisher could still change is said in the design: nothing. A
+//! publisher of the same user that rewrites its committed memory on purpose can break a reader that reads in
+//! place; the kernel keeps everybody else from doing so. Where publishers are not trusted, their chunks are
+//! not mapped ([`crate::unmapped`]): the bytes are copied ([`Message::copy`]), and the copy is checked: every
+//! byte is read once, whatever its publisher does meanwhile is in the copy or is not, and what was checked
 //! does not change any more.
 
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, KIND_CHUNK, stamp};
@@ -67,9 +70,9 @@ impl<E: Source> WriteBytes<E> for Measure {
 #[error("the type refused; look at its `Serialize` and `Deserialize` implementations")]
 pub struct Refused;
 
-/// Archives `value` at the start of `buffer` (which is aligned to 16 or more) and returns the length of the archive. `None`: the
-/// buffer is too small, or the type refused; [`measure`] tells which. No heap allocation once `scratch` has grown to what
-/// the type needs.
+/// Archives `value` at the start of `buffer` (which is aligned to 16 or more) and returns the length of the
+/// archive. `None`: the buffer is too small, or the type refused; [`measure`] tells which. No heap allocation
+/// once `scratch` has grown to what the type needs.
 #[inline]
 pub fn archive_into<T>(value: &T, buffer: &mut [u8], scratch: &mut Arena) -> Option<usize>
 where
@@ -90,17 +93,18 @@ where
     measured.map(|measure| measure.position).map_err(|Failure| Refused)
 }
 
-/// An archive may be nested so deep: in a `Box`, a `Vec`, a `String` and the like, each within the other. Validation recurses,
-/// and its depth would otherwise be the publisher's say over the subscriber's stack.
+/// An archive may be nested so deep: in a `Box`, a `Vec`, a `String` and the like, each within the other.
+/// Validation recurses, and its depth would otherwise be the publisher's say over the subscriber's stack.
 pub const DEPTH_MAX: usize = 256;
 
-/// Messages are aligned to so many bytes, wherever they lie.
+/// Alignment of messages in bytes, wherever they lie.
 pub const ALIGNMENT: usize = align_of::<Line>();
 
 /// The bytes of a message that arrived: a copy of its slot, or where they lie and what keeps them there.
 ///
-/// It moves in pieces of 16 bytes, just as a line was read (see [`crate::line`]): so nothing in it may have been written in
-/// smaller ones shortly before. That is why there is no tag beside the content; its last word, the stamp, tells the kind already.
+/// It moves in pieces of 16 bytes, just as a line was read (see [`crate::line`]): so nothing in it may have
+/// been written in smaller ones shortly before. That is why there is no tag beside the content; its last
+/// word, the stamp, tells the kind already.
 #[repr(C)]
 pub struct Message<M: Memory = Mapped> {
     content: Content,
@@ -110,8 +114,8 @@ pub struct Message<M: Memory = Mapped> {
     memory: PhantomData<fn() -> M>,
 }
 
-/// Says nothing. `Option` and `Result` of a message keep their own tag in the values that it does not have; in front of the
-/// message, the tag would shift the pieces.
+/// Says nothing. `Option` and `Result` of a message keep their own tag in the values that it does not have;
+/// in front of the message, the tag would shift the pieces.
 #[derive(Clone, Copy)]
 #[repr(u64)]
 enum Niche {
@@ -255,8 +259,8 @@ impl<M: Memory> Message<M> {
     /// The bytes, aligned to 16 or more.
     ///
     /// # Panics
-    /// If the message lies in shared memory and was received by another process, from which this one was forked: the memory is not
-    /// here. Copy what children need before the fork.
+    /// If the message lies in shared memory and was received by another process, from which this one was
+    /// forked: the memory is not here. Copy what children need before the fork.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         if self.kind() == KIND_CHUNK {
@@ -277,17 +281,18 @@ impl<M: Memory> Message<M> {
                 // SAFETY: of this kind, so this is what was stored.
                 let chunk = unsafe { &self.content.chunk };
                 let memory = NonNull::slice_from_raw_parts(chunk.start, chunk.length as usize);
-                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the ring mapped (and in a
-                // forked child there are zeros in its place, for ever); initialised: pages start as zeros; not written by an honest publisher while the pin is there (edge pin), and
-                // read-only for everybody else. See the head of this module for the dishonest one.
+                // SAFETY: in bounds: checked against the chunk memory by the poll; alive: the pin keeps the
+                // ring mapped (and in a forked child there are zeros in its place, for ever); initialised:
+                // pages start as zeros; not written by an honest publisher while the pin is there (edge pin),
+                // and read-only for everybody else. See the head of this module for the dishonest one.
                 unsafe { memory.as_ref() }
             }
             KIND_COPY => {
                 // SAFETY: of this kind, so this is what was stored.
                 let copied = unsafe { &self.content.copy };
                 let start: *const u8 = copied.pieces.as_ptr().cast();
-                // SAFETY: in bounds: there are pieces for so many bytes (see `copy`), all initialised; alive and not written:
-                // they belong to self.
+                // SAFETY: in bounds: the pieces are long enough (see `copy`), all initialised; alive and not
+                // written: they belong to self.
                 unsafe { std::slice::from_raw_parts(start, copied.length as usize) }
             }
             _ => {
@@ -298,8 +303,8 @@ impl<M: Memory> Message<M> {
         }
     }
 
-    /// Copies a message out of shared memory that is not mapped, each byte read once. Allocates as many as it has; its publisher has taken at
-    /// least as much memory (see [`crate::unmapped`]).
+    /// Copies a message out of shared memory that is not mapped, each byte read once. Allocates as many as it
+    /// has; its publisher has taken at least as much memory (see [`crate::unmapped`]).
     ///
     /// # Errors
     /// [`NoCopy`] when there is no memory.
@@ -318,12 +323,13 @@ impl<M: Memory> Message<M> {
             spare[last].write(Piece([0; PIECE_WORDS]));
         }
         let start: *mut MaybeUninit<u8> = spare.as_mut_ptr().cast();
-        // SAFETY: in bounds: there are spare pieces for so many bytes, the call before this saw to it; exclusive: borrowed from the vector,
-        // which is not touched while this slice is; alive: as long; bytes need no alignment and may be uninitialised.
+        // SAFETY: in bounds: the spare pieces are long enough, the call before this saw to it; exclusive:
+        // borrowed from the vector, which is not touched while this slice is; alive: as long; bytes need no
+        // alignment and may be uninitialised.
         let into = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
         source.read(offset, into).map_err(|error| no_copy(error.kind()))?;
-        // SAFETY: initialised: every byte of the message by `read`, and what is behind it in the last piece above; all bytes are valid words;
-        // in bounds: `count` were reserved.
+        // SAFETY: initialised: every byte of the message by `read`, and what is behind it in the last piece
+        // above; all bytes are valid words; in bounds: `count` were reserved.
         unsafe { pieces.set_len(count) };
         let pieces = pieces.into_boxed_slice();
         let (stamp, unused) = (stamp(sequence, KIND_COPY), [MaybeUninit::uninit(); _]);
@@ -363,7 +369,8 @@ fn not_here() -> ! {
     )
 }
 
-/// A message could not be copied, mostly for want of memory: free some, or raise the limit of this process or container.
+/// A message could not be copied, mostly for want of memory: free some, or raise the limit of this process or
+/// container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "message {sequence} of {length} bytes could not be copied ({reason}); free memory, or raise the limit of this process or container"
@@ -378,8 +385,8 @@ pub struct NoCopy {
     pub reason: io::ErrorKind,
 }
 
-/// A message that was validated as the archive `A`, readable in place. It may be sent to other threads, or shared with them, if
-/// the archive may.
+/// A message that was validated as the archive `A`, readable in place. It may be sent to other threads, or
+/// shared with them, if the archive may.
 ///
 /// ```
 /// fn share<T: Send + Sync>() {}
@@ -397,7 +404,8 @@ pub struct View<A, M: Memory = Mapped> {
     archive: PhantomData<A>,
 }
 
-/// The bytes are no valid archive of the type, or one that is nested too deep: their publisher is broken or hostile.
+/// The bytes are no valid archive of the type, or one that is nested too deep: their publisher is broken or
+/// hostile.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "message {sequence} of {length} bytes is no valid archive of its type, or nested deeper than {DEPTH_MAX}; its publisher is \
@@ -427,7 +435,8 @@ where
     }
 }
 
-/// A line that was validated as the archive `A`: what a [`View`] is made of, still in the registers that it was read into.
+/// A line that was validated as the archive `A`: what a [`View`] is made of, still in the registers that it
+/// was read into.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckedLine<A> {
     line: Line,
@@ -456,9 +465,9 @@ impl InvalidArchive {
     }
 }
 
-/// The bounds of an archive while it is validated: rkyv's own, and that nothing in it asks for more alignment than every
-/// message has. A part that does could pass where it lies by chance, and be read after it has moved, with its message, to where
-/// it does not.
+/// The bounds of an archive while it is validated: rkyv's own, and that nothing in it asks for more alignment
+/// than every message has. A part that does could pass where it lies by chance, and be read after it has
+/// moved, with its message, to where it does not.
 #[derive(Debug)]
 pub struct Bounds<'bytes> {
     archive: ArchiveValidator<'bytes>,
@@ -471,7 +480,8 @@ struct TooAligned {
     align: usize,
 }
 
-// SAFETY: `check_subtree_ptr` says yes only where rkyv's own does, which keeps the promise; the rest is passed on.
+// SAFETY: `check_subtree_ptr` says yes only where rkyv's own does, which keeps the promise; the rest is
+// passed on.
 unsafe impl<E: Source> ArchiveContext<E> for Bounds<'_> {
     #[inline]
     fn check_subtree_ptr(&mut self, start: *const u8, layout: &Layout) -> Result<(), E> {
@@ -525,9 +535,9 @@ impl<A: Portable, M: Memory> Deref for View<A, M> {
     type Target = A;
     #[inline]
     fn deref(&self) -> &A {
-        // SAFETY: `check` validated these very bytes as an archive of A with its root at the end; they do not change
-        // (see `Message::bytes`); a copy in the slot may have moved since, but to memory of the same alignment, and
-        // archives only hold relative pointers into themselves.
+        // SAFETY: `check` validated these very bytes as an archive of A with its root at the end; they do not
+        // change (see `Message::bytes`); a copy in the slot may have moved since, but to memory of the same
+        // alignment, and archives only hold relative pointers into themselves.
         unsafe { rkyv::access_unchecked::<A>(self.message.bytes()) }
     }
 }

@@ -1,5 +1,5 @@
-//! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes, never what
-//! somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
+//! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes,
+//! never what somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
 //!
 //! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with these words. Peers of
 //! other users never get it: see *Strangers* below.
@@ -12,14 +12,16 @@
 //! | `wake`     | subscriber   | its publishers and its own node count it up | futex of this one subscriber                          |
 //! | `marks`    | who waits for many | as `wake`; who waits clears them      | which of its ends were rung                           |
 //!
-//! A subscriber sleeps in one of two ways, and says which in its own segment (`sleeping`) and to each of its publishers:
+//! A subscriber sleeps in one of two ways, and says which in its own segment (`sleeping`) and to each of its
+//! publishers:
 //!
-//! - It *listens*: it waits on its `wake` and on the `commits` of each of its publishers at once (`futex_waitv`, Linux 5.16). A
-//!   publisher wakes all that listen to it with one call, whatever their number. Setting this up takes time for each word,
-//!   so it is for subscribers of at most [`LISTENED_MAX`] publishers.
-//! - It sleeps *alone*, on `wake`, and each publisher goes through its readers and rings those that do: one call each. For
-//!   subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`: the first refusal ends that sleep,
-//!   and no subscriber of this process listens again.
+//! - It *listens*: it waits on its `wake` and on the `commits` of each of its publishers at once
+//!   (`futex_waitv`, Linux 5.16). A publisher wakes all that listen to it with one call, whatever their
+//!   number. Setting this up takes time for each word, so it is for subscribers of at most [`LISTENED_MAX`]
+//!   publishers.
+//! - It sleeps *alone*, on `wake`, and each publisher goes through its readers and rings those that do: one
+//!   call each. For subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`:
+//!   the first refusal ends that sleep, and no subscriber of this process listens again.
 //!
 //! Who waits for many ends at once names one line for all of them, and for each a *mark* there ([`crate::place`]): whoever would
 //! ring `wake` of such an end sets its mark and rings `wake` of that line. A mark says which end to look at. One that a peer sets in vain
@@ -27,19 +29,21 @@
 //!
 //! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which all wait.
 //!
-//! A futex word is always changed before the wake-up, so a waiter that read the old value and has not slept yet does not
-//! sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or until its node learns of
-//! the death and rings. No word is ever set back, also not when a line goes to another end: a waiter never finds a value again.
+//! A futex word is always changed before the wake-up, so a waiter that read the old value and has not slept
+//! yet does not sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or
+//! until its node learns of the death and rings. No word is ever set back, also not when a line goes to
+//! another end: a waiter never finds a value again.
 //!
-//! A subscriber that changes `commits` without end keeps those awake that listen to the same publisher; one that clears `sleepers`
-//! lets them sleep until somebody else sets it. Both cost time, and nothing else; and only processes of one user can do so to
-//! each other, which could stop each other as well.
+//! A subscriber that changes `commits` without end keeps those awake that listen to the same publisher; one
+//! that clears `sleepers` lets them sleep until somebody else sets it. Both cost time, and nothing else; and
+//! only processes of one user can do so to each other, which could stop each other as well.
 //!
 //! # Strangers
 //!
-//! A subscriber and a publisher of different users share one writable word, and no sleep of anybody else depends on it. The
-//! publisher's node makes a doorbell segment for each other user that reads it: the *door*. Every end has the same line there as in
-//! the node's own segment, and only `sleepers` is used. Everything else lies in memory that its reader cannot write:
+//! A subscriber and a publisher of different users share one writable word, and no sleep of anybody else
+//! depends on it. The publisher's node makes a doorbell segment for each other user that reads it: the
+//! *door*. Every end has the same line there as in the node's own segment, and only `sleepers` is used.
+//! Everything else lies in memory that its reader cannot write:
 //!
 //! | word              | lies in              | who writes                                        | meaning                             |
 //! | ----------------- | -------------------- | ------------------------------------------------- | ----------------------------------- |
@@ -48,29 +52,34 @@
 //! | `commits`         | the ring's header    | the publisher                                     | futex of the strangers              |
 //! | `space`           | the ring's header    | nobody: it is only woken                          | futex of a publisher that waits     |
 //!
-//! The kernel lets a process wait on a word that it may only read, and wake those who wait there ([`call`]). A stranger always
-//! listens, whatever the number of its publishers, for a publisher writes nothing of a stranger's and so cannot ring its `wake`.
+//! The kernel lets a process wait on a word that it may only read, and wake those who wait there ([`call`]).
+//! A stranger always listens, whatever the number of its publishers, for a publisher writes nothing of a
+//! stranger's and so cannot ring its `wake`.
 //!
-//! While no stranger is attached a commit looks at one word, as before. With the first, the control thread sets [`STRANGERS`] in it
-//! (`Desk::attach_stranger`), so that each commit goes on to look at the door of each user: one load for each. The publisher
-//! takes the bit away when the last stranger has gone. A process of the same user may clear it; then strangers wake late.
+//! While no stranger is attached a commit looks at one word, as before. With the first, the control thread
+//! sets [`STRANGERS`] in it (`Desk::attach_stranger`), so that each commit goes on to look at the door of
+//! each user: one load for each. The publisher takes the bit away when the last stranger has gone. A process
+//! of the same user may clear it; then strangers wake late.
 //!
-//! What a stranger can do: clear the `sleepers` of other processes of its own user, which then sleep until their bound
-//! ([`STRANGERS_SLEEP_MAX`]); set it without end, so that each commit of a publisher that it reads makes a call for nobody; and
-//! wake a publisher that waits for room, which looks once more than it needed to. If the publisher lies, its strangers look by
-//! themselves, as often as the bound says.
+//! What a stranger can do: clear the `sleepers` of other processes of its own user, which then sleep until
+//! their bound ([`STRANGERS_SLEEP_MAX`]); set it without end, so that each commit of a publisher that it
+//! reads makes a call for nobody; and wake a publisher that waits for room, which looks once more than it
+//! needed to. If the publisher lies, its strangers look by themselves, as often as the bound says.
 
 use crate::sync::{AtomicU32, Ordering, strong};
 use std::time::Duration;
 
-/// In `sleepers`: somebody sleeps alone, or has ended; go through the readers. In `sleeping`: ring its `wake`.
+/// In `sleepers`: somebody sleeps alone, or has ended; go through the readers. In `sleeping`: ring its
+/// `wake`.
 pub const SLEEPS: u32 = 1;
 /// In `sleepers`: somebody listens; ring `commits`. In `sleeping`: it does, with all its publishers.
 pub const LISTENS: u32 = 2;
-/// A subscriber of more publishers than this sleeps alone: each word costs it about 0.3 us to wait on (measured).
+/// A subscriber of more publishers than this sleeps alone: each word costs it about 0.3 us to wait on
+/// (measured).
 pub const LISTENED_MAX: usize = if cfg!(loom) { 1 } else { 4 };
 
-/// In `sleepers` of the node's own doorbells: subscribers of other users are attached; look at their doors. Never in a door.
+/// In `sleepers` of the node's own doorbells: subscribers of other users are attached; look at their doors.
+/// Never in a door.
 pub const STRANGERS: u32 = 4;
 /// In `sleeping`: set a mark of the line that is named there, and ring `wake` of that line; see [`crate::place::Place`].
 pub const ELSEWHERE: u32 = 8;
@@ -80,11 +89,13 @@ const MARK_WORDS: usize = if cfg!(loom) { 1 } else { 12 };
 
 /// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us to wait on.
 pub const STRANGERS_HEARD_MAX: usize = if cfg!(loom) { 2 } else { 63 };
-/// Longest sleep of a subscriber that is attached to a publisher of another user, before it looks by itself: others can
-/// spoil the word that would have woken it. Long enough that ten looks a second cost nothing that can be measured.
+/// Longest sleep of a subscriber that is attached to a publisher of another user, before it looks by itself:
+/// others can spoil the word that would have woken it. Long enough that ten looks a second cost nothing that
+/// can be measured.
 pub const STRANGERS_SLEEP_MAX: Duration = Duration::from_millis(100);
-/// The same where it cannot listen to all of them: there are more than [`STRANGERS_HEARD_MAX`], or the kernel does not let it wait
-/// for several words (before 5.16, or a sandbox). So late a message of one that it does not hear may be.
+/// The same where it cannot listen to all of them: there are more than [`STRANGERS_HEARD_MAX`], or the kernel
+/// does not let it wait for several words (before 5.16, or a sandbox). So late a message of one that it does
+/// not hear may be.
 pub const UNHEARD_SLEEP_MAX: Duration = Duration::from_millis(4);
 const _: () = assert!(STRANGERS_HEARD_MAX >= LISTENED_MAX, "who listens hears strangers as well");
 
@@ -96,7 +107,7 @@ pub struct Bell {
     pub sleepers: AtomicU32,
     /// Counted up by subscribers when they made space for a blocked publisher.
     pub space: AtomicU32,
-    /// Counted up by whoever has news for this subscriber.
+    /// Counted up for news of this subscriber, by its publishers and its own node.
     pub wake: AtomicU32,
     /// Counted up by this publisher when it has news for those that listen.
     pub commits: AtomicU32,
@@ -150,8 +161,8 @@ pub type Words<'bell> = WordsUpTo<'bell, { LISTENED_MAX + 1 }>;
 impl<'bell, const MAX: usize> WordsUpTo<'bell, MAX> {
     /// One word.
     pub fn of(word: &'bell AtomicU32) -> Self {
-        // Relaxed: the fence of `Seats::sleep`, which comes before the last look for news, makes it an Acquire: what was rung
-        // for up to here is seen then.
+        // Relaxed: the fence of `Seats::sleep`, which comes before the last look for news, makes it an
+        // Acquire: what was rung for up to here is seen then.
         WordsUpTo { words: [(word, word.load(Ordering::Relaxed)); MAX], count: 1 }
     }
 
@@ -201,8 +212,8 @@ pub enum Woken {
     TimedOut,
 }
 
-/// Sleeps while `word` is `expected`, until a wake-up, a signal, or `timeout`. The word may be in shared memory, also
-/// in a mapping that this process may only read.
+/// Sleeps while `word` is `expected`, until a wake-up, a signal, or `timeout`. The word may be in shared
+/// memory, also in a mapping that this process may only read.
 #[cfg(not(loom))]
 pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken {
     use nix::libc;
@@ -212,8 +223,9 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Woken
         tv_nsec: duration.subsec_nanos() as libc::c_long,
     });
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: FUTEX_WAIT reads the aligned word that `word` borrows (alive and in bounds for the whole call) and the
-    // time that `limit` points to, a local that outlives the call, or null, which means for ever. It writes nothing.
+    // SAFETY: FUTEX_WAIT reads the aligned word that `word` borrows (alive and in bounds for the whole call)
+    // and the time that `limit` points to, a local that outlives the call, or null, which means for ever. It
+    // writes nothing.
     let outcome = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, limit) };
     if outcome == -1 && nix::errno::Errno::last_raw() == libc::ETIMEDOUT {
         Woken::TimedOut
@@ -235,8 +247,9 @@ pub fn can_wait_for_any() -> bool {
 #[cfg(not(loom))]
 static REFUSED: crate::sync::AtomicBool = crate::sync::AtomicBool::new(false);
 
-/// Sleeps while all words are as they were, until a wake-up on one of them, a signal, or `timeout`. Returns at once, and says
-/// [`Woken::LookAgain`], where this cannot be: then [`can_wait_for_any`] says so from now on.
+/// Sleeps while all words are as they were, until a wake-up on one of them, a signal, or `timeout`. Returns
+/// at once, and says [`Woken::LookAgain`], where this cannot be: then [`can_wait_for_any`] says so from now
+/// on.
 #[cfg(not(loom))]
 pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Option<Duration>) -> Woken {
     use nix::errno::Errno;
@@ -247,9 +260,10 @@ pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Optio
     let waits = words.words.map(Wait::on);
     let deadline = timeout.map(deadline_after);
     let deadline = deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: futex_waitv reads `count` entries of `waits` (in bounds: `Words::add` counts what it put into an array of the same
-    // length), the aligned words that they name (borrowed by `words`, so alive for the whole call) and the time that
-    // `deadline` points to, a local that outlives the call, or null, which means for ever. It writes nothing.
+    // SAFETY: futex_waitv reads `count` entries of `waits` (in bounds: `Words::add` counts what it put into
+    // an array of the same length), the aligned words that they name (borrowed by `words`, so alive for the
+    // whole call) and the time that `deadline` points to, a local that outlives the call, or null, which
+    // means for ever. It writes nothing.
     let outcome = unsafe {
         let clock = libc::CLOCK_MONOTONIC;
         libc::syscall(libc::SYS_futex_waitv, waits.as_ptr(), words.count, 0, deadline, clock)
@@ -260,7 +274,8 @@ pub fn wait_for_any<const MAX: usize>(words: &WordsUpTo<'_, MAX>, timeout: Optio
     match Errno::last() {
         Errno::ETIMEDOUT => Woken::TimedOut,
         Errno::EAGAIN | Errno::EINTR => Woken::LookAgain,
-        // No such call (ENOSYS), forbidden (EPERM), or anything that would make the next sleep return at once as well.
+        // No such call (ENOSYS), forbidden (EPERM), or anything that would make the next sleep return at once
+        // as well.
         _ => {
             // Relaxed: nothing else is read by it.
             REFUSED.store(true, Ordering::Relaxed);
@@ -307,7 +322,8 @@ fn deadline_after(timeout: Duration) -> nix::libc::timespec {
 
 /// Counts `word` up and wakes everyone who waits on it. One system call; never blocks.
 pub fn ring(word: &AtomicU32) {
-    // Release: whoever sees the new count also sees what was written before it; the futex itself orders nothing.
+    // Release: a waiter that sees the new count also sees what was written before it; the futex itself orders
+    // nothing.
     word.fetch_add(1, strong!("wake: bell", Release));
     wake_all(word);
 }
@@ -324,7 +340,8 @@ fn wake_all(word: &AtomicU32) {
     use nix::libc;
     #[cfg(test)]
     tests::WAKE_CALLS.set(tests::WAKE_CALLS.get() + 1);
-    // SAFETY: FUTEX_WAKE only uses the address as a key; `word` borrows an aligned word that is alive for the call.
+    // SAFETY: FUTEX_WAKE only uses the address as a key; `word` borrows an aligned word that is alive for the
+    // call.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
@@ -419,7 +436,8 @@ mod tests {
         }
     }
 
-    /// Waits until all sleep in this way, and the wake calls that `act` makes then. Returns when all are awake.
+    /// Waits until all sleep in this way, and the wake calls that `act` makes then. Returns when all are
+    /// awake.
     fn wake_calls(subscribers: Vec<Subscriber>, way: u32, act: impl FnOnce()) -> u32 {
         let seats: Vec<_> = subscribers.iter().map(|subscriber| Arc::clone(&subscriber.seats)).collect();
         std::thread::scope(|scope| {
@@ -457,7 +475,8 @@ mod tests {
             let subscribers = (0..sleepers).map(|index| subscriber(index, &publishers)).collect();
             let [(writer, bell)] = &mut publishers;
             let calls = wake_calls(subscribers, LISTENS, || {
-                // The first that sleeps told the publisher, or does so at once. Who is on the way finds the message.
+                // The first that sleeps told the publisher, or does so at once. One that is on the way finds
+                // the message.
                 while bell.sleepers.load(Ordering::Relaxed) != LISTENS {
                     std::thread::yield_now();
                 }

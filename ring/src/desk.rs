@@ -1,9 +1,10 @@
 //! The list of a publisher's readers: the node's control thread changes it, the publisher reads it.
 //!
-//! The publisher keeps a copy of its own and refreshes it when `version` has moved, so a send costs one load of a word
-//! that hardly ever changes, however many readers there are.
+//! The publisher keeps a copy of its own and refreshes it when `version` has moved, so a send costs one load
+//! of a word that hardly ever changes, however many readers there are.
 //!
-//! Attaching must not miss a message, and no chunk may be reused under a pin that the publisher has not heard of:
+//! Attaching must not miss a message, and no chunk may be reused under a pin that the publisher has not heard
+//! of:
 //!
 //! ```text
 //! control thread                          publisher
@@ -12,13 +13,15 @@
 //! first = head - history        attach)   version? ── old: message m is sent without the new reader
 //! ```
 //!
-//! Either the publisher sees the new version, or the control thread sees a head of at least m: a message that was
-//! sent without the reader lies before or at `first + history`, and overwrites nothing that the reader was promised, since
-//! a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair of fences stands in `Writer::reclaim` and `Reader::hold`.
+//! Either the publisher sees the new version, or the control thread sees a head of at least m: a message that
+//! was sent without the reader lies before or at `first + history`, and overwrites nothing that the reader
+//! was promised, since a history is shorter than the ring. (See `barrier` for the two kinds.) For pins a pair
+//! of fences stands in `Writer::reclaim` and `Reader::hold`.
 //!
-//! The control thread also sets [`STRANGERS`] in the publisher's `sleepers` for a reader of another user, before that reader can
-//! know that it is attached. It does so under the lock of the list, after the change of the list: a publisher that takes the
-//! bit out and then fetches the list under the lock finds the stranger there, and puts the bit back.
+//! The control thread also sets [`STRANGERS`] in the publisher's `sleepers` for a reader of another user,
+//! before that reader can know that it is attached. It does so under the lock of the list, after the change
+//! of the list: a publisher that takes the bit out and then fetches the list under the lock finds the
+//! stranger there, and puts the bit back.
 
 use crate::barrier;
 use crate::bell::{self, LISTENS, SLEEPS, STRANGERS};
@@ -36,16 +39,16 @@ pub const READERS_MAX: usize = 4096;
 pub enum Begin {
     /// As many messages back as the history of the publisher has.
     AsHistory,
-    /// At message 0: it was there before the publisher. What the ring holds no more it counts as lost, as one does that was overtaken. On
-    /// a reliable ring nothing is overwritten once it is attached.
+    /// At message 0: it was there before the publisher. What the ring holds no more it counts as lost, as one
+    /// does that was overtaken. On a reliable ring nothing is overwritten once it is attached.
     AtFirst,
 }
 
-/// What the desk of a publisher answers to a reader that it registered: where the reader begins. From then on the publisher respects the
-/// reader's pins, so whoever has this may read the ring's memory in place.
+/// What the desk of a publisher answers to a reader that it registered: where the reader begins. From then on
+/// the publisher respects the reader's pins, so its holder may read the ring's memory in place.
 ///
-/// It is made by [`Desk::attach`] and its like. In another process, which the publisher's node tells the number, it is made from that:
-/// [`Start::told`].
+/// It is made by [`Desk::attach`] and its like. In another process, which the publisher's node tells the
+/// number, it is made from that: [`Start::told`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the reader is registered, and its publisher waits for it"]
 pub struct Start {
@@ -55,11 +58,12 @@ pub struct Start {
 }
 
 impl Start {
-    /// The publisher's node has told this number in answer to the request to attach, or the publisher is gone and this is where
-    /// its ring begins ([`crate::retained::first`]).
+    /// The publisher's node has told this number in answer to the request to attach, or the publisher is gone
+    /// and this is where its ring begins ([`crate::retained::first`]).
     ///
-    /// This is the one thing that the ring cannot check: a publisher that says it has registered a reader and has not will reuse chunks that
-    /// are being read. So is one that rewrites them on purpose; whoever maps the chunks of a publisher trusts it in both.
+    /// This is the one thing that the ring cannot check: a publisher that says it has registered a reader and
+    /// has not will reuse chunks that are being read. So is one that rewrites them on purpose; a process that
+    /// maps the chunks of a publisher trusts it in both.
     pub fn told(sequence: u64) -> Start {
         Start { sequence, of: None }
     }
@@ -116,13 +120,14 @@ pub enum AttachReaderError {
         /// [`READERS_MAX`].
         limit: usize,
     },
-    /// The kernel refused the barrier that attaching needs, though it granted it when this process began. Free memory, then
-    /// subscribe again.
+    /// The kernel refused the barrier that attaching needs, though it granted it when this process began.
+    /// Free memory, then subscribe again.
     #[error(
         "the kernel refused a memory barrier (membarrier) that it allowed before; free memory and subscribe again"
     )]
     NoBarrier,
-    /// The reader segment has no such seat, or the seat is not taken: the subscriber is at fault, and is not attached.
+    /// The reader segment has no such seat, or the seat is not taken: the subscriber is at fault, and is not
+    /// attached.
     #[error("the subscriber names seat {seat}, which its segment does not have or has not taken")]
     NoSuchSeat {
         /// What the subscriber said.
@@ -151,9 +156,10 @@ impl<M: Memory> Desk<M> {
     /// Registers a reader and says where it begins. From the return on, its pins and, on a reliable
     /// ring, its cursor count.
     ///
-    /// Attaching the same subscriber again with a seat that it has not given back meanwhile (it was introduced anew before it
-    /// heard our answer, because the root changed) replaces its registration: it begins where it began, whichever answer
-    /// it hears first. A seat that it gave back is forgotten when the last sample of it is dropped.
+    /// Attaching the same subscriber again with a seat that it has not given back meanwhile (it was
+    /// introduced anew before it heard our answer, because the root changed) replaces its registration: it
+    /// begins where it began, whichever answer it hears first. A seat that it gave back is forgotten when the
+    /// last sample of it is dropped.
     pub fn attach(
         &self,
         seats: Arc<M::Seats>,
@@ -176,7 +182,8 @@ impl<M: Memory> Desk<M> {
         self.register(begin, seats, seat, Call::Bell(bell), subscriber)
     }
 
-    /// As [`Desk::attach`], for a reader of another user. `door` is this publisher's line in the doorbells made for that user.
+    /// As [`Desk::attach`], for a reader of another user. `door` is this publisher's line in the doorbells
+    /// made for that user.
     pub fn attach_stranger(
         &self,
         seats: Arc<M::Seats>,
@@ -208,7 +215,8 @@ impl<M: Memory> Desk<M> {
         subscriber: (u64, u32),
     ) -> Result<Start, AttachReaderError> {
         let seat_index = seat as usize;
-        // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms only itself.
+        // Relaxed: a first look; the subscriber took the seat before it sent the descriptor, and a lie harms
+        // only itself.
         let state = seats.seats().get(seat_index).map(|seat| seat.state.load(Ordering::Relaxed));
         let Some(state) = state.filter(|state| seat_phase(*state) != SEAT_FREE) else {
             return Err(AttachReaderError::NoSuchSeat { seat });
@@ -217,7 +225,8 @@ impl<M: Memory> Desk<M> {
         let mut readers = lock(&self.readers);
         let same =
             |peer: &Peer<M>| peer.subscriber == subscriber && peer.seat == seat_index && peer.life == life;
-        // Relaxed: stored by the same thread, or before it had the lock that one had: a node attaches one after the other.
+        // Relaxed: stored by the same thread, or before it had the lock that one had: a node attaches one
+        // after the other.
         let (former, former_at_first) = readers
             .iter()
             .find(|peer| same(peer))
@@ -228,7 +237,8 @@ impl<M: Memory> Desk<M> {
         if readers.len() >= READERS_MAX {
             return Err(AttachReaderError::ReadersOut { limit: READERS_MAX });
         }
-        // The root that introduces it again may not know that it was there before, as the publisher has sent something by now.
+        // The root that introduces it again may not know that it was there before, as the publisher has sent
+        // something by now.
         let at_first = former_at_first.unwrap_or(begin == Begin::AtFirst);
         let header = self.ring.header();
         let history = match begin {
@@ -236,8 +246,8 @@ impl<M: Memory> Desk<M> {
             // The longest history that there can be: see the head of this module for why it is not longer.
             Begin::AtFirst => self.ring.slots().len() as u64 - 1,
         };
-        // The reader counts before anybody can know where it begins; until then it begins at the oldest message that it
-        // could be promised. Relaxed: a lower bound will do.
+        // The reader counts before anybody can know where it begins; until then it begins at the oldest
+        // message that it could be promised. Relaxed: a lower bound will do.
         let provisional = former.unwrap_or(header.head.load(Ordering::Relaxed).saturating_sub(history));
         let is_stranger = matches!(call, Call::Door(_));
         let peer = Arc::new(Peer {
@@ -250,34 +260,47 @@ impl<M: Memory> Desk<M> {
             subscriber,
         });
         readers.push(Arc::clone(&peer));
-        // Whoever sees that the version moved fetches the list under the lock, which is held until the list is complete.
+        // A publisher that sees that the version moved fetches the list under the lock, which is held until
+        // the list is complete.
         self.version.step();
         if is_stranger {
-            // Relaxed: the stranger sleeps after it was told that it is attached, with a fence (edge sleep) that pairs with the commit's:
-            // a publisher that misses the sleeper's message sees this. For the publisher that takes it out see the head.
+            // Relaxed: the stranger sleeps after it was told that it is attached, with a fence (edge sleep)
+            // that pairs with the commit's: a publisher that misses the sleeper's message sees this. For the
+            // publisher that takes it out see the head.
             self.bell.bell().sleepers.fetch_or(STRANGERS, Ordering::Relaxed);
         }
         // The publisher may ask for the list at once; it shall not wait for the barrier.
         drop(readers);
+        let first = self.first_of(&peer, former, history)?;
+        Ok(Start { sequence: if at_first { 0 } else { first }, of: Some((seat, life)) })
+    }
+
+    /// Where a reader begins that is on the list: where it began, if it was `former`ly registered, else
+    /// `history` before the head.
+    fn first_of(&self, peer: &Peer<M>, former: Option<u64>, history: u64) -> Result<u64, AttachReaderError> {
+        let header = self.ring.header();
         // edge attach: pairs with the fence after each commit; see the head of this module.
         fence(strong!("attach: desk fence", SeqCst));
-        // One that was registered before stays so, without a gap, and does not begin at `head`: no order is needed then.
+        // One that was registered before stays so, without a gap, and does not begin at `head`: no order is
+        // needed then.
         if former.is_none() && barrier::is_unfenced(header) && !barrier::heavy() {
-            self.forget(|other| std::ptr::eq(other, &*peer));
+            self.forget(|other| std::ptr::eq(other, peer));
             return Err(AttachReaderError::NoBarrier);
         }
         // Acquire: the messages before `head` are complete.
         let head = header.head.load(strong!("attach: desk looks at head", Acquire));
-        // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as lost.
+        // Relaxed: a newer tail only starts the reader later, an older one costs it messages that count as
+        // lost.
         let tail = header.tail.load(Ordering::Relaxed);
         let first = former.unwrap_or(head.saturating_sub(history).max(tail).min(head));
         // Relaxed: a publisher that still sees the provisional start keeps more than it must.
         peer.first.store(first, Ordering::Relaxed);
-        Ok(Start { sequence: if at_first { 0 } else { first }, of: Some((seat, life)) })
+        Ok(first)
     }
 
-    /// Forgets all readers of a node, because the kernel says that its process is gone; their pins and cursors no longer count. Returns how
-    /// many there were. A node of this very process lives, whatever anybody says: none of its readers is forgotten.
+    /// Forgets all readers of a node, because the kernel says that its process is gone; their pins and
+    /// cursors no longer count. Returns how many there were. A node of this very process lives, whatever
+    /// anybody says: none of its readers is forgotten.
     pub fn detach_node(&self, node: u64) -> usize {
         if <M::Seats as SeatMemory>::has_node_here(node) {
             return 0;
@@ -321,8 +344,8 @@ impl<M: Memory> Desk<M> {
         lock(&self.readers).iter().map(|peer| peer.subscriber).collect()
     }
 
-    /// Moves whenever a reader came or went, and in a forked child. The list itself is read under its lock; how soon a change is seen is
-    /// explained at the head.
+    /// Moves whenever a reader came or went, and in a forked child. The list itself is read under its lock;
+    /// how soon a change is seen is explained at the head.
     pub(crate) fn version(&self) -> &Counter {
         &self.version
     }
@@ -348,8 +371,8 @@ impl<M: Memory> Desk<M> {
         (self.version.get(), readers.clone())
     }
 
-    /// Wakes every reader that sleeps alone, and says whether one of our user listens, and whether one of another user sleeps; for the
-    /// end of a publisher.
+    /// Wakes every reader that sleeps alone, and says whether one of our user listens, and whether one of
+    /// another user sleeps; for the end of a publisher.
     pub(crate) fn wake_sleepers(&self) -> (bool, bool) {
         let readers = lock(&self.readers);
         readers.iter().for_each(|peer| peer.wake_if_alone());
@@ -361,7 +384,8 @@ impl<M: Memory> Desk<M> {
 }
 
 impl<M: Memory> Peer<M> {
-    /// Whether the reader ended in order, or gave its seat back. It makes no new pins then, but may still hold some.
+    /// Whether the reader ended in order, or gave its seat back. It makes no new pins then, but may still
+    /// hold some.
     pub(crate) fn closed(&self) -> bool {
         // edge close. Acquire: its last reads of slots are done.
         if self.seats.header().closed.load(strong!("close: writer looks", Acquire)) != 0 {
@@ -372,7 +396,8 @@ impl<M: Memory> Peer<M> {
     }
 
     fn state(&self) -> u64 {
-        // edge close. Acquire: as above; and when the seat was taken again, the last pin of this reader is gone.
+        // edge close. Acquire: as above; and when the seat was taken again, the last pin of this reader is
+        // gone.
         self.seats.seats()[self.seat].state.load(strong!("close: writer looks at the seat", Acquire))
     }
 
@@ -408,8 +433,8 @@ impl<M: Memory> Peer<M> {
 
     /// How the reader says that it sleeps.
     fn sleeping(&self) -> u64 {
-        // Relaxed (edge sleep): whoever calls this took the reader's `sleepers` (Acquire), which comes after its `sleeping`, or
-        // made a fence. Nothing else is read that the reader wrote.
+        // Relaxed (edge sleep): the caller took the reader's `sleepers` (Acquire), which comes after its
+        // `sleeping`, or made a fence. Nothing else is read that the reader wrote.
         self.seats.header().sleeping.load(Ordering::Relaxed)
     }
 }

@@ -3,8 +3,8 @@
 //! The memory of a long message comes as it is filled in ([`Drafter::reach`]): merely announcing a long
 //! message takes nothing.
 //!
-//! The draft is memory of the ring that no reader can find (it was allocated, not committed). If the process dies it is gone with the
-//! ring; no reader ever sees a part of a message.
+//! The draft is memory of the ring that no reader can find (it was allocated, not committed). If the process
+//! dies it is gone with the ring; no reader ever sees a part of a message.
 use crate::allocator::Chunk;
 use crate::layout::INLINE_BYTES;
 use crate::line::Line;
@@ -75,7 +75,8 @@ impl<M: Memory> Drafter<M> {
         Ok(())
     }
 
-    /// Sees to it that the first `length` bytes of the place are memory; up to as much again may be taken ahead.
+    /// Sees to it that the first `length` bytes of the place are memory; up to as much again may be taken
+    /// ahead.
     ///
     /// # Errors
     /// The system has none; what there was stays.
@@ -86,7 +87,8 @@ impl<M: Memory> Drafter<M> {
         }
     }
 
-    /// The memory that is there for the message: all that was [reached](Drafter::reach), and maybe more; empty when there is none. The bytes are what an earlier message left there, or zeros.
+    /// The memory that is there for the message: all that was [reached](Drafter::reach), and maybe more;
+    /// empty when there is none. The bytes are what an earlier message left there, or zeros.
     pub fn memory(&mut self) -> &mut [u8] {
         match &mut self.draft {
             Draft::Nothing => &mut [],
@@ -94,17 +96,17 @@ impl<M: Memory> Drafter<M> {
             Draft::Chunk { chunk, length } => {
                 let backed = (self.writer.backed(chunk) as usize).min(*length);
                 let mut memory = self.writer.chunk_memory(chunk);
-                // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to this draft, no reader has
-                // a pin on it (edge unpin) and none can find it before the commit, and self is borrowed mutably; initialised: pages
-                // start as zeros; alive: the writer is ours.
+                // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to
+                // this draft, no reader has a pin on it (edge unpin) and none can find it before the commit,
+                // and self is borrowed mutably; initialised: pages start as zeros; alive: the writer is ours.
                 let bytes = unsafe { memory.as_mut() };
                 &mut bytes[..backed]
             }
         }
     }
 
-    /// Commits what was filled in, if anything was. Call [`Drafter::admit`] first, and [`Drafter::announce`] afterwards: readers can
-    /// find the message, but those that sleep are not woken yet.
+    /// Commits what was filled in, if anything was. Call [`Drafter::admit`] first, and [`Drafter::announce`]
+    /// afterwards: readers can find the message, but those that sleep are not woken yet.
     ///
     /// # Panics
     /// If the message was not [reached](Drafter::reach) to its end.
@@ -137,7 +139,8 @@ impl<M: Memory> Drafter<M> {
         self.writer.skip();
     }
 
-    /// Counts `left` messages as lost, in at most as many steps as the ring has slots; see [`Writer::skip_many`].
+    /// Counts `left` messages as lost, in at most as many steps as the ring has slots; see
+    /// [`Writer::skip_many`].
     ///
     /// # Errors
     /// [`AdmitError`]; `left` says how many are not counted yet.

@@ -1,8 +1,10 @@
-//! What a forked child finds of all this: addresses that are safe to touch and reach nobody, and calls that say so.
+//! What a forked child finds of all this: addresses that are safe to touch and reach nobody, and calls that
+//! say so.
 //!
-//! A child must not write its parent's segments (each has one writer), so no mapping comes along (`MADV_DONTFORK`). Nor do the
-//! threads, and a lock that one of them held stays locked for ever. Before `fork` returns in the child, a handler (`pthread_atfork`)
-//! therefore does four things with what is registered here:
+//! A child must not write its parent's segments (each has one writer), so no mapping comes along
+//! (`MADV_DONTFORK`). Nor do the threads, and a lock that one of them held stays locked for ever. Before
+//! `fork` returns in the child, a handler (`pthread_atfork`) therefore does four things with what is
+//! registered here:
 //!
 //! ```text
 //! parent                                child
@@ -13,19 +15,20 @@
 //! Flag      (of a signal handler)    ─▶ true
 //! ```
 //!
-//! So the path of a message pays nothing: it looks at these counters anyway. Graves are never unmapped: a sample or a loan of the parent
-//! may be dropped in the child at any time. Rare calls ask their [`Home`] first, take no lock if it is another process, and every drop
-//! does nothing then.
+//! So the path of a message pays nothing: it looks at these counters anyway. Graves are never unmapped: a
+//! sample or a loan of the parent may be dropped in the child at any time. Rare calls ask their [`Home`]
+//! first, take no lock if it is another process, and every drop does nothing then.
 //!
 //! A number in a page that the kernel wipes in a child (`MADV_WIPEONFORK`) tells which process this is,
 //! however it was forked; a process id would come again in a namespace. What a process keeps beside its
 //! objects ([`PerLife`]) begins anew with that number.
 //!
-//! The handler takes no lock and no memory: the list of what is registered is locked before the fork, by the thread that forks, and
-//! unlocked in the parent. In the child it stays locked; the child begins another.
+//! The handler takes no lock and no memory: the list of what is registered is locked before the fork, by the
+//! thread that forks, and unlocked in the parent. In the child it stays locked; the child begins another.
 //!
-//! A child that was made without handlers (a bare `clone`, `_Fork`) has the new number and no graves: every call but those of the path of
-//! a message says [`Forked`], drops do nothing but those of samples, and the rest ends in SIGSEGV. `vfork` and `posix_spawn` run no handlers and need none.
+//! A child that was made without handlers (a bare `clone`, `_Fork`) has the new number and no graves: every
+//! call but those of the path of a message says [`Forked`], drops do nothing but those of samples, and the
+//! rest ends in SIGSEGV. `vfork` and `posix_spawn` run no handlers and need none.
 
 #[cfg(not(loom))]
 pub(crate) use self::process::{Descriptor, Mapping, Registered, clear_in_children, life};
@@ -82,15 +85,16 @@ impl Counter {
         self.word().fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether `found`, the number of such a counter, says that this process was forked since the counter was made.
+    /// Whether `found`, the number of such a counter, says that this process was forked since the counter was
+    /// made.
     #[inline]
     pub fn is_forked(found: u64) -> bool {
         found == FORKED
     }
 }
 
-/// Something that a process has once, and a forked child anew: what the parent had stays behind, unused, with the locks that its
-/// threads held.
+/// Something that a process has once, and a forked child anew: what the parent had stays behind, unused, with
+/// the locks that its threads held.
 #[derive(Debug)]
 pub struct PerLife<T> {
     now: AtomicPtr<Lived<T>>,
@@ -233,7 +237,8 @@ mod process {
     fn life_word() -> &'static AtomicU64 {
         // Relaxed: the page comes from the kernel, complete, and holds nothing but the atomic.
         let found = PAGE.load(Ordering::Relaxed);
-        // SAFETY: null, or alive (never unmapped once it was published), initialised (zeros from the kernel), aligned (a page).
+        // SAFETY: null, or alive (never unmapped once it was published), initialised (zeros from the kernel),
+        // aligned (a page).
         if let Some(word) = unsafe { found.as_ref() } {
             return word;
         }
@@ -256,7 +261,8 @@ mod process {
         if page == libc::MAP_FAILED {
             return None;
         }
-        // SAFETY: the page was just mapped and belongs to this line alone; the advice changes what a child finds.
+        // SAFETY: the page was just mapped and belongs to this line alone; the advice changes what a child
+        // finds.
         let advised = unsafe { libc::madvise(page, BYTES, libc::MADV_WIPEONFORK) };
         (advised == 0).then_some(page.cast())
     }
@@ -373,7 +379,8 @@ mod process {
         }
     }
 
-    /// A descriptor of memory of others that is not mapped here. In a child it is closed, its number may be of another, and this says so.
+    /// A descriptor of memory of others that is not mapped here. In a child it is closed, its number may be
+    /// of another, and this says so.
     #[derive(Debug)]
     pub(crate) struct Descriptor {
         /// `Some` until it is dropped.
@@ -430,12 +437,13 @@ mod process {
         }
     }
 
-    /// The list, locked from before a fork until after it, and the signals that the thread had blocked. All are in between: one that came to
-    /// the child before its flags are set would do what it does in the parent.
+    /// The list, locked from before a fork until after it, and the signals that the thread had blocked. All
+    /// are in between: one that came to the child before its flags are set would do what it does in the
+    /// parent.
     struct Held(UnsafeCell<Option<(MutexGuard<'static, List>, libc::sigset_t)>>);
 
-    // SAFETY: only a thread that holds the lock of the list looks inside: between `before_fork` and `in_parent` or `in_child`, which
-    // `fork` calls on one thread.
+    // SAFETY: only a thread that holds the lock of the list looks inside: between `before_fork` and
+    // `in_parent` or `in_child`, which `fork` calls on one thread.
     unsafe impl Sync for Held {}
 
     static HELD: Held = Held(UnsafeCell::new(None));
@@ -445,8 +453,8 @@ mod process {
         // Relaxed: a caller that finds it set while the first is still at work is no worse off than one that
         // came before it.
         if !WATCHES.swap(true, Ordering::Relaxed) {
-            // SAFETY: functions of the required type that live as long as the program. A failure (out of memory) means that
-            // children are as if they were forked without handlers.
+            // SAFETY: functions of the required type that live as long as the program. A failure (out of
+            // memory) means that children are as if they were forked without handlers.
             unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
         }
     }
@@ -481,8 +489,8 @@ mod process {
         }
     }
 
-    /// Runs in the child before `fork` returns there. The child has one thread, and its memory is a copy made at the fork: all that is
-    /// Relaxed here needs no order.
+    /// Runs in the child before `fork` returns there. The child has one thread, and its memory is a copy made
+    /// at the fork: all that is Relaxed here needs no order.
     extern "C" fn in_child() {
         let Some((list, former)) = take_held() else { return };
         // Wiped already, where the kernel does that.
@@ -502,15 +510,15 @@ mod process {
         let_signals_in(&former);
     }
 
-    /// Puts pages of zeros where the mapping was, so that nothing of the parent's that is touched here ends in a signal. They take memory
-    /// when they are written.
+    /// Puts pages of zeros where the mapping was, so that nothing of the parent's that is touched here ends
+    /// in a signal. They take memory when they are written.
     fn bury(mapping: &Mapping) {
         let place = mapping.base as *mut libc::c_void;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
         // Where memory is promised only as far as there is some, pages that can only be read are free.
         for rights in [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ] {
-            // SAFETY: takes the place of nothing: MAP_FIXED_NOREPLACE fails where something is mapped. Nobody believes the place to be
-            // free: it belongs to a `Segment`, which never unmaps it in a child.
+            // SAFETY: takes the place of nothing: MAP_FIXED_NOREPLACE fails where something is mapped. Nobody
+            // believes the place to be free: it belongs to a `Segment`, which never unmaps it in a child.
             let grave = unsafe { libc::mmap(place, mapping.length, rights, flags, -1, 0) };
             if grave != libc::MAP_FAILED {
                 break;
@@ -541,24 +549,24 @@ mod process {
     fn close(descriptor: &AtomicI32) {
         let descriptor: RawFd = descriptor.swap(-1, Ordering::Relaxed);
         if descriptor >= 0 {
-            // SAFETY: the number was open in the parent at the fork, as its owner forgets it here before it closes it; its owner in
-            // this process never uses or closes it (see `Segment`, `Descriptor`).
+            // SAFETY: the number was open in the parent at the fork, as its owner forgets it here before it
+            // closes it; its owner in this process never uses or closes it (see `Segment`, `Descriptor`).
             unsafe { libc::close(descriptor) };
         }
     }
 
-    /// Forks, runs `work` in the child, which then ends with its result, and returns the child's process id: for tests of what a child finds,
-    /// in crates without unsafe code. A panic ends the child with 101.
+    /// Forks, runs `work` in the child, which then ends with its result, and returns the child's process id:
+    /// for tests of what a child finds, in crates without unsafe code. A panic ends the child with 101.
     ///
-    /// As with every fork of a process with threads, a lock of somebody else (of standard output, say) may be locked for ever in the
-    /// child.
+    /// As with every fork of a process with threads, a lock of somebody else (of standard output, say) may be
+    /// locked for ever in the child.
     ///
     /// # Errors
     /// Those of `fork`.
     #[doc(hidden)]
     pub fn run_in_child(work: impl FnOnce() -> i32) -> std::io::Result<i32> {
-        // SAFETY: the child gets a copy of all memory, whole as far as this thread can tell; glibc looks after its allocator. What other
-        // threads left half-done lies behind their locks.
+        // SAFETY: the child gets a copy of all memory, whole as far as this thread can tell; glibc looks
+        // after its allocator. What other threads left half-done lies behind their locks.
         match unsafe { libc::fork() } {
             -1 => Err(std::io::Error::last_os_error()),
             0 => {

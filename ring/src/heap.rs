@@ -3,9 +3,9 @@
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, SEATS_MAX, Seat, Slot};
 use crate::memory::sealed::Sealed;
-use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatMemory};
+use crate::memory::{BellMemory, Memory, ReserveError, RingMemory, SeatBook, SeatMemory};
 use crate::reader::Seats;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::writer::{RingConfig, Writer};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -43,12 +43,14 @@ pub struct HeapRing {
     grave: Arc<Grave>,
 }
 
-/// What loom watches in place of the memory of a ring that is freed: whoever still reads that memory reads this as well.
+/// What loom watches in place of the memory of a ring that is freed: a model that still reads that memory
+/// reads this as well.
 #[cfg(loom)]
 #[derive(Debug)]
 pub struct Grave(loom::cell::UnsafeCell<bool>);
 
-// SAFETY: written once, when the ring is freed; loom checks that nobody reads at the same time, which is the purpose of the model.
+// SAFETY: written once, when the ring is freed; loom checks that nobody reads at the same time, which is the
+// purpose of the model.
 #[cfg(loom)]
 unsafe impl Send for Grave {}
 // SAFETY: as for Send.
@@ -64,15 +66,15 @@ impl Grave {
     }
 }
 
-// SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes is what
-// the algorithms of `writer` and `reader` decide, as they do for mapped memory.
+// SAFETY: `chunks` is owned by this value alone and only handed out as an address; who may touch which bytes
+// is what the algorithms of `writer` and `reader` decide, as they do for mapped memory.
 unsafe impl Send for HeapRing {}
 // SAFETY: as for Send; all other fields are atomics or never change.
 unsafe impl Sync for HeapRing {}
 
 impl Writer<Heap> {
-    /// The publisher's end of a ring on the heap, for tests and models. All that `config` says holds as it does for a mapped ring;
-    /// `config.chunk_memory` is allocated at once.
+    /// The publisher's end of a ring on the heap, for tests and models. All that `config` says holds as it
+    /// does for a mapped ring; `config.chunk_memory` is allocated at once.
     pub fn on_heap(config: &RingConfig, bell: Arc<Bell>) -> Self {
         Writer::new(Arc::new(HeapRing::new(config)), bell, config)
     }
@@ -151,6 +153,7 @@ pub struct HeapSeats {
     constants: ReaderConstants,
     header: ReaderHeader,
     seats: Box<[Seat]>,
+    book: Mutex<SeatBook>,
 }
 
 impl HeapSeats {
@@ -158,7 +161,8 @@ impl HeapSeats {
     pub fn new(seats: usize) -> Self {
         let constants = ReaderConstants { node: 0, index: 0, seats: (seats as u64).min(SEATS_MAX), bell: 0 };
         let seats = (0..seats).map(|_| Seat::zeroed()).collect();
-        HeapSeats { constants, header: ReaderHeader::zeroed(), seats }
+        let book = Mutex::new(SeatBook::default());
+        HeapSeats { constants, header: ReaderHeader::zeroed(), seats, book }
     }
 }
 
@@ -171,6 +175,9 @@ impl SeatMemory for HeapSeats {
     }
     fn seats(&self) -> &[Seat] {
         &self.seats
+    }
+    fn book(&self) -> &Mutex<SeatBook> {
+        &self.book
     }
     fn reserve(&self, _seats: Range<usize>) -> Result<(), ReserveError> {
         Ok(())

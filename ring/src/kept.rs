@@ -9,8 +9,8 @@ use std::mem::offset_of;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
-/// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped, and its messages are
-/// not looked at.
+/// A ring that is kept for others: a descriptor, sealed against everybody who would write. It is not mapped,
+/// and its messages are not looked at.
 #[derive(Debug)]
 pub struct KeptRing {
     descriptor: Descriptor,
@@ -29,7 +29,8 @@ impl KeptRing {
     /// Another descriptor of it, to be handed on.
     ///
     /// # Errors
-    /// [`SegmentError`]: this process is out of descriptors, mostly; or it was forked from the one that keeps the ring.
+    /// [`SegmentError`]: this process is out of descriptors, mostly; or it was forked from the one that keeps
+    /// the ring.
     pub fn descriptor(&self) -> Result<OwnedFd, SegmentError> {
         duplicate(self.descriptor.get()?)
     }
@@ -40,8 +41,8 @@ impl KeptRing {
         closed_by(|| self.word(offset_of!(RingHeader, closed) as u64))
     }
 
-    /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody writes any more. None in memory that
-    /// cannot be read or is no ring.
+    /// The messages that are readable, as [`crate::retained::first`] finds them; to be asked when nobody
+    /// writes any more. None in memory that cannot be read or is no ring.
     #[must_use]
     pub fn messages(&self) -> Range<u64> {
         // Its length says nothing here: no chunk is looked at.

@@ -1,11 +1,13 @@
 //! What lies where in the segments. Every field is an atomic, because another process may look at any time.
 //!
-//! The constants of a segment are written once, before its descriptor leaves the process. A peer reads them once as well, as bytes into a
-//! copy of its own that it checks ([`RingConstants`], [`ReaderConstants`]). Nothing can read them a second time: they have no public field and
-//! no method that loads them, so a peer that changes them later changes nothing.
+//! The constants of a segment are written once, before its descriptor leaves the process. A peer reads them
+//! once as well, as bytes into a copy of its own that it checks ([`RingConstants`], [`ReaderConstants`]).
+//! Nothing can read them a second time: they have no public field and no method that loads them, so a peer
+//! that changes them later changes nothing.
 //!
-//! Header and slots, or header and taken seats, have been *written* before a peer learns of them, not only reserved: the kernel tells a page
-//! that was written from a hole, and a page that is only reserved it does not. See [`crate::mapped`].
+//! Header and slots, or header and taken seats, have been *written* before a peer learns of them, not only
+//! reserved: the kernel tells a page that was written from a hole, and a page that is only reserved it does
+//! not. See [`crate::mapped`].
 //!
 //! ```text
 //! ring segment                                     reader segment
@@ -27,7 +29,7 @@
 //! ```text
 //!  63                                    8 7        0
 //! ┌───────────────────────────────────────┬──────────┐
-//! │ sequence + 1                          │ kind     │   0 … 56  message of so many bytes, in the slot
+//! │ sequence + 1                          │ kind     │   0 … 56  message of this many bytes, in the slot
 //! └───────────────────────────────────────┴──────────┘   KIND_CHUNK      words 0, 1 = offset and length of a chunk
 //!   0 = never written                                    KIND_WITHDRAWN  was given up before it was overwritten
 //!                                                        KIND_BUSY       is being written now
@@ -61,7 +63,8 @@ const _: () = assert!(CHUNK_MEMORY_MAX <= crate::allocator::LIMIT_MAX);
 pub const PINS: usize = if cfg!(loom) { 2 } else { 56 };
 /// Most publishers that one subscriber may be attached to at a time.
 pub const SEATS_MAX: u64 = 16_384;
-/// Largest sequence number: 2^55, which a publisher of 100 million messages a second reaches after eleven years.
+/// Largest sequence number: 2^55, which a publisher of 100 million messages a second reaches after eleven
+/// years.
 pub const SEQUENCE_MAX: u64 = 1 << 55;
 
 /// Kind of a slot whose message lies in a chunk.
@@ -124,13 +127,15 @@ pub struct RingConstants {
     pub history: u64,
     /// Line of this publisher in its node's doorbell segment.
     pub bell: u32,
-    /// How many of the last messages are never given up, so that they are readable when the publisher is gone.
+    /// How many of the last messages are never given up, so that they are readable when the publisher is
+    /// gone.
     pub retained: u64,
 }
 
 impl RingConstants {
-    /// As they stand in the segment: magic, version, node, index, fingerprint (lower half, upper half), capacity, offset of the slots,
-    /// offset of the chunks, their length, message_max, flags ([`MODE_RELIABLE`]), history, bell, retained, 0.
+    /// As they stand in the segment: magic, version, node, index, fingerprint (lower half, upper half),
+    /// capacity, offset of the slots, offset of the chunks, their length, message_max, flags
+    /// ([`MODE_RELIABLE`]), history, bell, retained, 0.
     #[cfg(not(loom))]
     pub(crate) fn words(&self) -> [u64; RING_CONSTANTS] {
         [
@@ -181,7 +186,7 @@ impl ReaderConstants {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct RingHeader {
-    /// See [`RingConstants`]. Private, and nothing here loads them: whoever needs one has a checked copy.
+    /// See [`RingConstants`]. Private, and nothing here loads them: users have a checked copy.
     constants: [AtomicU64; fill(RING_CONSTANTS)],
     /// Number of messages committed so far: stored after the stamp, so a stamp may be one ahead of it.
     pub head: AtomicU64,
@@ -196,7 +201,8 @@ pub struct RingHeader {
     pub committed: AtomicU64,
     /// 1 once the publisher leaves the fence after a commit to those who need it: see [`crate::barrier`].
     pub unfenced: AtomicU64,
-    /// Counted up when there is news for the subscribers of other users that listen; their futex. See [`crate::bell`].
+    /// Counted up when there is news for the subscribers of other users that listen; their futex. See
+    /// [`crate::bell`].
     pub commits: AtomicU32,
     /// Where subscribers of other users call a publisher that waits for space. Nobody changes it.
     pub space: AtomicU32,
@@ -207,7 +213,7 @@ pub struct RingHeader {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ReaderHeader {
-    /// See [`ReaderConstants`]. Private, and nothing here loads them: whoever needs one has a checked copy.
+    /// See [`ReaderConstants`]. Private, and nothing here loads them: users have a checked copy.
     constants: [AtomicU64; fill(READER_CONSTANTS)],
     /// Not 0 while the subscriber is about to sleep or sleeps, or is waited for with others: [`crate::bell::SLEEPS`],
     /// [`crate::bell::LISTENS`], or a [`crate::place::Place`].
@@ -243,15 +249,16 @@ pub struct Seat {
     pub publisher_index: AtomicU64,
     /// Pins beyond this index were never used.
     pub pins_used: AtomicU64,
-    /// In the two lowest bits [`SEAT_FREE`], [`SEAT_TAKEN`] or [`SEAT_READ`]; above them how often the seat was taken, so that a
-    /// publisher sees when it has passed on to another.
+    /// In the two lowest bits [`SEAT_FREE`], [`SEAT_TAKEN`] or [`SEAT_READ`]; above them how often the seat
+    /// was taken, so that a publisher sees when it has passed on to another.
     pub state: AtomicU64,
     padding: [AtomicU64; fill(1)],
     /// Sequence + 1 of each message whose chunk is being read, or 0.
     pub pins: [AtomicU64; PINS],
 }
 
-/// [`Seat::state`] of a seat that nobody has. Its pins count until the samples are dropped; its cursor does not.
+/// [`Seat::state`] of a seat that nobody has. Its pins count until the samples are dropped; its cursor does
+/// not.
 pub const SEAT_FREE: u64 = 0;
 /// [`Seat::state`] of a seat that waits for its publisher's answer.
 pub const SEAT_TAKEN: u64 = 1;

@@ -1,7 +1,7 @@
 //! Shared memory and lock-free rings: one publisher, many subscribers, no copies.
 //!
-//! This crate holds what must be proven: the layout of shared memory, the algorithms over it, and all `unsafe`
-//! code of hivemind. It offers no discovery, no types and no policy; those are the layers above.
+//! This crate holds what must be proven: the layout of shared memory, the algorithms over it, and all
+//! `unsafe` code of hivemind. It offers no discovery, no types and no policy; those are the layers above.
 //!
 //! ```text
 //!   publisher process                                  subscriber process
@@ -32,8 +32,8 @@
 //! | close   | `Writer::drop`, `Reader::drop`, `Seats::close` | `Reader::finished`, `retained::closed`, `Writer::rescan` | the end of one side, in order |
 //! | life    | `PerLife::of`             | `PerLife::of`            | what this process made anew after a fork         |
 //!
-//! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also runs on
-//! the heap, under loom and in property tests.
+//! The algorithms are generic over [`memory::Memory`], so that the code that runs over mapped segments also
+//! runs on the heap, under loom and in property tests.
 #![allow(unsafe_code)]
 #![deny(missing_debug_implementations)]
 

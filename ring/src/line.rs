@@ -1,8 +1,10 @@
-//! A private copy of one slot: where a message that travels in its slot is put together, and what a reader takes away.
+//! A private copy of one slot: where a message that travels in its slot is put together, and what a reader
+//! takes away.
 //!
-//! The copy keeps the layout of the slot, stamp included, so it moves in four pieces of 16 bytes from the slot to wherever the
-//! sample ends up. Copied word by word it would be read back in larger pieces than it was written in, and each such read
-//! waits for the stores before it to leave the core's store buffer (measured: two thirds of the time of a receive).
+//! The copy keeps the layout of the slot, stamp included, so it moves in four pieces of 16 bytes from the
+//! slot to wherever the sample ends up. Copied word by word it would be read back in larger pieces than it
+//! was written in, and each such read waits for the stores before it to leave the core's store buffer
+//! (measured: two thirds of the time of a receive).
 
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, Slot};
 use crate::sync::Ordering;
@@ -36,8 +38,8 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Copies a slot whose stamp was found to be `found`. The words are whole only if the stamp of the slot is still the same
-    /// afterwards; `None` if the copy itself shows another.
+    /// Copies a slot whose stamp was found to be `found`. The words are whole only if the stamp of the slot
+    /// is still the same afterwards; `None` if the copy itself shows another.
     #[inline]
     pub(crate) fn copy(slot: &Slot, found: u64) -> Option<Line> {
         let (line, stamp) = Line::load(slot, found);
@@ -49,16 +51,17 @@ impl Line {
     #[inline]
     fn load(slot: &Slot, _found: u64) -> (Line, u64) {
         let (a, b, c, d, stamp);
-        // SAFETY: reads the 64 bytes of `slot` (borrowed, so alive and in bounds; aligned to 64) and writes no memory. An
-        // aligned piece of 16 bytes is read no less atomically than its two words, each of which a relaxed atomic load could
-        // have read: so this is those eight loads, in some order.
+        // SAFETY: reads the 64 bytes of `slot` (borrowed, so alive and in bounds; aligned to 64) and writes
+        // no memory. An aligned piece of 16 bytes is read no less atomically than its two words, each of
+        // which a relaxed atomic load could have read: so this is those eight loads, in some order.
         unsafe {
             std::arch::asm!(
                 "movdqa {a}, [{from}]",
                 "movdqa {b}, [{from} + 16]",
                 "movdqa {c}, [{from} + 32]",
                 "movdqa {d}, [{from} + 48]",
-                // Here, where the compiler cannot see it: it would take the last piece apart, since it knows one half of it.
+                // Here, where the compiler cannot see it: it would take the last piece apart, since it knows
+                // one half of it.
                 "movhlps {e}, {d}",
                 "movq {stamp}, {e}",
                 from = in(reg) std::ptr::from_ref(slot),
@@ -87,7 +90,8 @@ impl Line {
 
     #[inline]
     fn all(&self) -> &[u64; INLINE_WORDS + 1] {
-        // SAFETY: the pieces are at least so many initialised bytes (asserted above), aligned to 16; alive: borrowed from self.
+        // SAFETY: the pieces are at least that long and initialised (asserted above), aligned to 16; alive:
+        // borrowed from self.
         unsafe { &*std::ptr::from_ref(&self.pieces).cast() }
     }
 
@@ -133,7 +137,8 @@ impl Line {
     /// All 56 bytes.
     #[inline]
     pub fn bytes(&self) -> &[u8; INLINE_BYTES] {
-        // SAFETY: the pieces begin with so many initialised bytes; alive: borrowed from self; u8 needs no alignment.
+        // SAFETY: the pieces begin with that many initialised bytes; alive: borrowed from self; u8 needs no
+        // alignment.
         unsafe { &*std::ptr::from_ref(&self.pieces).cast() }
     }
 

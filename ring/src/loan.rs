@@ -1,7 +1,8 @@
 //! Memory that is filled in place before it is sent.
 //!
-//! A chunk and the writer that it is of are one value, so no chunk ever reaches another writer: of two writers whose chunks are mixed up, both
-//! would hand out the same memory. If the process dies with a loan, the message never existed.
+//! A chunk and the writer that it is of are one value, so no chunk ever reaches another writer: of two
+//! writers whose chunks are mixed up, both would hand out the same memory. If the process dies with a loan,
+//! the message never existed.
 
 use crate::allocator::Chunk;
 use crate::layout::INLINE_BYTES;
@@ -20,14 +21,16 @@ pub struct Loan<'writer, M: Memory> {
 }
 
 impl<'writer, M: Memory> Loan<'writer, M> {
-    /// Takes memory for `length` bytes. Call [`Writer::admit`] first. The bytes are what an earlier message left there, or zeros.
+    /// Takes memory for `length` bytes. Call [`Writer::admit`] first. The bytes are what an earlier message
+    /// left there, or zeros.
     pub fn take(writer: &'writer mut Writer<M>, length: usize) -> Result<Self, AllocateError> {
         let chunk = writer.allocate(length as u64)?;
         Ok(Loan { writer, chunk: Some(chunk), length })
     }
 
-    /// Commits the first `length` bytes (all of them, if `length` is larger) and gives the rest back. Short messages move into their slot. Returns how
-    /// many subscribers are attached; in a child that was forked with the loan none, which get nothing.
+    /// Commits the first `length` bytes (all of them, if `length` is larger) and gives the rest back. Short
+    /// messages move into their slot. Returns how many subscribers are attached; in a child that was forked
+    /// with the loan none, which get nothing.
     pub fn send_prefix(mut self, length: usize) -> usize {
         if self.writer.is_forked() {
             return 0;
@@ -76,9 +79,9 @@ impl<M: Memory> Deref for Loan<'_, M> {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let memory = self.writer.chunk_memory(self.chunk());
-        // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to this loan, no reader
-        // has a pin on it (edge unpin) and none can find it before the commit; initialised: pages start as zeros;
-        // alive: the writer is borrowed.
+        // SAFETY: in bounds: `chunk_memory` asserts it; exclusive: the allocator gave this chunk to this
+        // loan, no reader has a pin on it (edge unpin) and none can find it before the commit; initialised:
+        // pages start as zeros; alive: the writer is borrowed.
         let bytes = unsafe { memory.as_ref() };
         &bytes[..self.length]
     }

@@ -2,16 +2,19 @@
 //!
 //! All unsafe code that looks into a mapping stands here. It rests on three facts:
 //!
-//! * *alive, in bounds*: a [`Segment`] maps at least `len()` bytes at `base()` for as long as it lives, and a peer cannot
-//!   shrink it (the backend refuses segments without the seal). Every view is computed from offsets checked against `len()`.
+//! * *alive, in bounds*: a [`Segment`] maps at least `len()` bytes at `base()` for as long as it lives, and a
+//!   peer cannot shrink it (the backend refuses segments without the seal). Every view is computed from
+//!   offsets checked against `len()`.
 //! * *aligned*: a mapping starts at a page, and every offset used is a multiple of 64.
-//! * *initialised, any bytes are valid*: pages start as zeros, and every type that is viewed consists of atomics only, so
-//!   no byte pattern is invalid and no concurrent store is a data race.
+//! * *initialised, any bytes are valid*: pages start as zeros, and every type that is viewed consists of
+//!   atomics only, so no byte pattern is invalid and no concurrent store is a data race.
 //!
-//! Opening a peer's segment reads the constants of its header once, as bytes and with a system call, checks them, and keeps the checked copy
-//! ([`RingConstants`], [`ReaderConstants`]): there is no other way to look at them. See the head of [`crate::layout`].
+//! Opening a peer's segment reads the constants of its header once, as bytes and with a system call, checks
+//! them, and keeps the checked copy ([`RingConstants`], [`ReaderConstants`]): there is no other way to look
+//! at them. See the head of [`crate::layout`].
 //!
-//! **Holes.** A page of a peer's segment that has no memory would get some when it is touched here, at this process's cost. So none is touched:
+//! **Holes.** A page of a peer's segment that has no memory would get some when it is touched here, at this
+//! process's cost. So none is touched:
 //!
 //! | what                               | who looks at it | why there is memory                                                          |
 //! | ---------------------------------- | --------------- | ---------------------------------------------------------------------------- |
@@ -114,7 +117,8 @@ fn check_kind(kind: &'static str, found: [u64; 2], magic: u64) -> Result<(), Ope
 }
 
 impl RingConstants {
-    /// Checks what a peer says of a ring in a segment of `length` bytes; see [`RingConstants::words`] for the order.
+    /// Checks what a peer says of a ring in a segment of `length` bytes; see [`RingConstants::words`] for the
+    /// order.
     pub(crate) fn check(words: [u64; RING_CONSTANTS], length: u64) -> Result<Self, OpenError> {
         let [magic, version, node, index, low, high, words @ ..] = words;
         let [capacity, slots_offset, chunks_offset, chunks_length, message_max, words @ ..] = words;
@@ -162,8 +166,8 @@ impl RingConstants {
 /// Typed reference into a mapping.
 ///
 /// # Safety
-/// `offset + size_of::<T>() * count` is at most `segment.len()`, `offset` is a multiple of `align_of::<T>()` (at most a
-/// page), `T` consists of atomics only, and the result is not used after `segment` is dropped.
+/// `offset + size_of::<T>() * count` is at most `segment.len()`, `offset` is a multiple of `align_of::<T>()`
+/// (at most a page), `T` consists of atomics only, and the result is not used after `segment` is dropped.
 unsafe fn view<T>(segment: &Segment, offset: u64, count: usize) -> NonNull<[T]> {
     // SAFETY: in bounds by this function's contract.
     let start = unsafe { segment.base().add(offset as usize) };
@@ -180,13 +184,14 @@ pub struct MappedRing {
     chunks_length: u64,
     constants: RingConstants,
     unmapped: Option<Unmapped>,
-    /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half of a first touch.
+    /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half of
+    /// a first touch.
     ahead: AtomicU64,
     segment: Segment,
 }
 
-// SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; headers and slots are atomics,
-// and who touches which chunk is decided by the algorithms of `writer` and `reader`.
+// SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; headers and slots
+// are atomics, and who touches which chunk is decided by the algorithms of `writer` and `reader`.
 unsafe impl Send for MappedRing {}
 // SAFETY: as for Send.
 unsafe impl Sync for MappedRing {}
@@ -231,8 +236,8 @@ impl MappedRing {
             if value <= limit { Ok(()) } else { Err(CreateError::Bound { what, value, limit }) }
         };
         bound("capacity", config.capacity, CAPACITY_MAX)?;
-        bound("message_max", config.message_max, MESSAGE_BYTES_MAX)?;
-        bound("chunk_memory", config.chunk_memory, CHUNK_MEMORY_MAX)?;
+        bound("max_message", config.message_max, MESSAGE_BYTES_MAX)?;
+        bound("max_memory", config.chunk_memory, CHUNK_MEMORY_MAX)?;
         config.bell = bell.line;
         let slots = config.slots();
         let chunks_offset = (SLOTS_OFFSET + slots * LINE_BYTES).next_multiple_of(PAGE_BYTES);
@@ -259,8 +264,8 @@ impl MappedRing {
         MappedRing::open_if(backend, handle, announced, |_| true)
     }
 
-    /// As [`open`](Self::open). `trusts` says whether the user who made the memory object is trusted; if not, chunk memory is not mapped,
-    /// and messages there are copied out of it. See [`crate::unmapped`].
+    /// As [`open`](Self::open). `trusts` says whether the user who made the memory object is trusted; if not,
+    /// chunk memory is not mapped, and messages there are copied out of it. See [`crate::unmapped`].
     pub fn open_if(
         backend: &dyn Backend,
         handle: Handle,
@@ -291,16 +296,18 @@ impl MappedRing {
     }
 
     /// Keeps checked offsets as pointers. All of them lie within what is mapped: `chunks_offset` is at least
-    /// `SLOTS_OFFSET + slots * 64`, and `chunks_offset`, with the chunks if they are mapped, at most `segment.len()`.
+    /// `SLOTS_OFFSET + slots * 64`, and `chunks_offset`, with the chunks if they are mapped, at most
+    /// `segment.len()`.
     fn over(segment: Segment, constants: RingConstants, unmapped: Option<Unmapped>) -> Self {
         let RingConstants { capacity, chunks_offset, .. } = constants;
         let chunks_length = if unmapped.is_some() { 0 } else { constants.chunks_length };
         assert!(SLOTS_OFFSET + capacity * LINE_BYTES <= chunks_offset, "slots end before the chunks");
         assert!(chunks_offset + chunks_length <= segment.len(), "chunks end within the segment");
-        // SAFETY: in bounds: SLOTS_OFFSET is the size of the header, see the assertions; aligned: offset 0; atomics only;
-        // the pointer lives in a struct beside its segment.
+        // SAFETY: in bounds: SLOTS_OFFSET is the size of the header, see the assertions; aligned: offset 0;
+        // atomics only; the pointer lives in a struct beside its segment.
         let header = unsafe { view::<RingHeader>(&segment, 0, 1) }.cast();
-        // SAFETY: in bounds: first assertion; aligned: SLOTS_OFFSET is a multiple of 64; atomics only; as above.
+        // SAFETY: in bounds: first assertion; aligned: SLOTS_OFFSET is a multiple of 64; atomics only; as
+        // above.
         let slots = unsafe { view::<Slot>(&segment, SLOTS_OFFSET, capacity as usize) };
         // SAFETY: in bounds: second assertion; bytes need no alignment and are only handed out as an address.
         let chunks = unsafe { segment.base().add(chunks_offset as usize) };
@@ -308,9 +315,9 @@ impl MappedRing {
         MappedRing { slots, header, chunks, chunks_length, constants, unmapped, ahead, segment }
     }
 
-    /// Maps the header, the slots and the first `bytes` of chunk memory ahead, so that the first messages take no page faults: for
-    /// the publisher right after `create`, which also takes the memory from the system; for a subscriber right after `open`. Chunks are
-    /// given out from the beginning of that memory.
+    /// Maps the header, the slots and the first `bytes` of chunk memory ahead, so that the first messages
+    /// take no page faults: for the publisher right after `create`, which also takes the memory from the
+    /// system; for a subscriber right after `open`. Chunks are given out from the beginning of that memory.
     pub fn prefault(&self, bytes: u64) -> Result<Prefaulted, SegmentError> {
         let chunks = bytes.min(self.chunks_length);
         let prefaulted = self.segment.prefault(0..self.constants.chunks_offset + chunks)?;
@@ -320,13 +327,15 @@ impl MappedRing {
 
     fn is_ahead(&self, chunks: u64) {
         if self.segment.writable() {
-            // Relaxed: this process's own note of what the kernel has done for good; an older one only asks again.
+            // Relaxed: this process's own note of what the kernel has done for good; an older one only asks
+            // again.
             self.ahead.fetch_max(chunks, Ordering::Relaxed);
         }
     }
 
-    /// Gives the same bytes as [`prefault`](Self::prefault), rounded up, huge pages as far as the kernel can; for the publisher of a
-    /// ring from [`create_aligned`](Self::create_aligned), before it is announced. The result says what was obtained.
+    /// Gives the same bytes as [`prefault`](Self::prefault), rounded up, huge pages as far as the kernel can;
+    /// for the publisher of a ring from [`create_aligned`](Self::create_aligned), before it is announced. The
+    /// result says what was obtained.
     pub fn huge_pages(&self, bytes: u64) -> Result<HugePages, SegmentError> {
         let start = self.constants.chunks_offset;
         let huge = self.segment.huge_pages(start + bytes.min(self.chunks_length))?;
@@ -350,7 +359,8 @@ impl RingMemory for MappedRing {
     }
     #[inline]
     fn header(&self) -> &RingHeader {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
+        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of
+        // self.
         unsafe { self.header.as_ref() }
     }
     #[inline]
@@ -402,7 +412,8 @@ impl MappedHeader {
         }
         let segment = found.map(PAGE_BYTES)?;
         assert!(SLOTS_OFFSET <= segment.len(), "the header lies within the segment");
-        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives in a struct beside its segment.
+        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives in a struct
+        // beside its segment.
         let header = unsafe { view::<RingHeader>(&segment, 0, 1) }.cast();
         Ok(MappedHeader { header, constants, _segment: segment })
     }
@@ -414,7 +425,8 @@ impl MappedHeader {
 
     /// The words that its publisher changes.
     pub fn header(&self) -> &RingHeader {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `open`; alive: the segment is a field of self.
+        // SAFETY: in bounds, aligned, initialised, atomics only: see `open`; alive: the segment is a field of
+        // self.
         unsafe { self.header.as_ref() }
     }
 }

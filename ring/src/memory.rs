@@ -1,12 +1,15 @@
-//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the heap.
+//! Where rings live: the algorithms see typed views and never learn whether these are mapped segments or the
+//! heap.
 
 use crate::bell::Bell;
 use crate::layout::{ReaderConstants, ReaderHeader, RingConstants, RingHeader, Seat, Slot};
+use crate::sync::Mutex;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the proofs of all that reads them rest on.
+/// Only this crate says what memory is: that these views stay valid, and keep their length, is what the
+/// proofs of all that reads them rest on.
 pub(crate) mod sealed {
     pub trait Sealed {}
 }
@@ -30,13 +33,16 @@ pub trait RingMemory: Sealed + Send + Sync {
     fn header(&self) -> &RingHeader;
     /// All slots.
     fn slots(&self) -> &[Slot];
-    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a cache line.
+    /// Start and length in bytes of the chunk memory that is mapped here, all of it or none; aligned to a
+    /// cache line.
     fn chunks(&self) -> (NonNull<u8>, u64);
-    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See [`crate::unmapped`].
+    /// The chunk memory, if it is not mapped here: of a publisher that is not trusted. See
+    /// [`crate::unmapped`].
     fn unmapped(&self) -> Option<&dyn UnmappedMemory> {
         None
     }
-    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them cannot fail later.
+    /// Backs this range of the chunk memory (in bytes from its start) with pages, so that touching them
+    /// cannot fail later.
     fn reserve(&self, range: Range<u64>) -> Result<(), ReserveError>;
 }
 
@@ -47,7 +53,8 @@ pub trait UnmappedMemory: Sealed + Send + Sync {
     /// Whether its publisher has taken at least as much memory from the system as a ring needs whose first
     /// `end` bytes are in use.
     fn is_backed(&self, end: u64) -> bool;
-    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is initialised.
+    /// Reads all of `into` from `offset` on; what was never written reads as zeros. After `Ok` all of it is
+    /// initialised.
     ///
     /// # Errors
     /// What the kernel says.
@@ -66,6 +73,9 @@ pub trait SeatMemory: Sealed + Send + Sync {
     fn is_forked(&self) -> bool {
         false
     }
+    /// What the subscriber notes about its own seats; of a peer's segment, nothing. It lies here so that a reader needs no more than this.
+    #[doc(hidden)]
+    fn book(&self) -> &Mutex<SeatBook>;
     /// Whether a node of this process has such segments, so that it lives.
     fn has_node_here(_node: u64) -> bool
     where
@@ -75,6 +85,20 @@ pub trait SeatMemory: Sealed + Send + Sync {
     }
     /// Backs these seats with pages, so that touching them cannot fail later.
     fn reserve(&self, seats: Range<usize>) -> Result<(), ReserveError>;
+}
+
+/// What a subscriber notes about its seats, in memory of its own process.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct SeatBook {
+    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
+    pub(crate) next: usize,
+    /// How many seats are backed by pages.
+    pub(crate) backed: usize,
+    /// How many seats are taken or read.
+    pub(crate) taken: usize,
+    /// The subscriber ends: no seat is taken any more.
+    pub(crate) is_closing: bool,
 }
 
 /// One line of a doorbell segment.

@@ -1,7 +1,8 @@
 //! Memory that samples still read though their reader has ended.
 //!
-//! A sample holds addresses and no count: two locked instructions for each message would cost as much as the rest of a receive. What
-//! keeps its memory mapped is its reader, for as long as that lives, and afterwards this list, until the last pin is gone:
+//! A sample holds addresses and no count: two locked instructions for each message would cost as much as the
+//! rest of a receive. What keeps its memory mapped is its reader, for as long as that lives, and afterwards
+//! this list, until the last pin is gone:
 //!
 //! ```text
 //! reader ends                              sample dropped, on any thread
@@ -11,11 +12,12 @@
 //! look through the list
 //! ```
 //!
-//! Of the two looks the later one finds the pin gone. Where the kernel refuses the barrier, both may come too early: then the
-//! memory stays mapped until the next sample is dropped, or the next reader ends.
+//! Of the two looks the later one finds the pin gone. Where the kernel refuses the barrier, both may come too
+//! early: then the memory stays mapped until the next sample is dropped, or the next reader ends.
 //!
-//! The list is of one process; when that dies, it dies with it. A forked child begins another: what its parent's samples point to stays
-//! mapped there for ever (see [`crate::fork`]), and is on no list. The list holds no more than there are readers whose samples were kept beyond them.
+//! The list is of one process; when that dies, it dies with it. A forked child begins another: what its
+//! parent's samples point to stays mapped there for ever (see [`crate::fork`]), and is on no list. The list
+//! holds no more than there are readers whose samples were kept beyond them.
 
 use crate::barrier;
 #[cfg(not(loom))]
@@ -73,8 +75,8 @@ impl<M: Memory> Left<M> {
 impl<M: Memory> Orphan for Left<M> {
     fn is_free(&self) -> bool {
         let seat = self.seat();
-        // Acquire, both (edge unpin): the last read of the last sample is done. A seat is taken again only when none of its
-        // pins was left, and the pins that it has then are of another reader.
+        // Acquire, both (edge unpin): the last read of the last sample is done. A seat is taken again only
+        // when none of its pins was left, and the pins that it has then are of another reader.
         seat_life(seat.state.load(strong!("unpin: orphan looks at its seat", Acquire))) != self.life
             || seat.pins.iter().all(|pin| pin.load(strong!("unpin: orphan looks at its pins", Acquire)) == 0)
     }
@@ -116,9 +118,10 @@ pub(crate) fn look() {
 #[cold]
 fn look_through() {
     let mut list = lock(list());
-    // Unmapped under the lock: whoever dropped the last sample finds the memory gone, also if another thread was here first.
+    // Unmapped under the lock: when the drop of the last sample returns the memory is gone, also if another
+    // thread was here first.
     list.retain(|left| !left.is_free());
-    // Relaxed: whoever finds an old value looks in vain, or was followed by this look.
+    // Relaxed: a thread that finds an old value looks in vain, or was followed by this look.
     WAITING.store(list.len() as u64, Ordering::Relaxed);
 }
 
@@ -135,7 +138,8 @@ mod tests {
 
     type Segments = (Weak<<Heap as Memory>::Ring>, Weak<<Heap as Memory>::Seats>);
 
-    /// A reader, some samples of it, and whether their memory is still there. Publisher and subscriber are gone.
+    /// A reader, some samples of it, and whether their memory is still there. Publisher and subscriber are
+    /// gone.
     fn hold(samples: u64) -> (Reader<Heap>, Vec<Message<Heap>>, Segments) {
         let config = RingConfig {
             node: 7,

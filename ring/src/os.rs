@@ -1,10 +1,10 @@
 //! The few system calls of the control path that no safe crate offers without losing descriptors.
 //!
-//! *Receiving*: a packet and the descriptors that came with it. Every descriptor the kernel installed is owned
-//! before anything can fail, also when the kernel says that it had to drop some: a peer cannot make us leak one.
-//! *Who is it*: the supplementary groups of the process at the other end of a socket; the user of this process.
-//! *Liveness*: a pidfd for a process id, on kernels whose sockets cannot give one.
-//! *Forks*: descriptors that a forked child must not keep open, because open they would claim that this process lives.
+//! *Receiving*: a packet and the descriptors that came with it. Every descriptor the kernel installed is
+//! owned before anything can fail, also when the kernel says that it had to drop some: a peer cannot make us
+//! leak one. *Who is it*: the supplementary groups of the process at the other end of a socket; the user of
+//! this process. *Liveness*: a pidfd for a process id, on kernels whose sockets cannot give one. *Forks*:
+//! descriptors that a forked child must not keep open, because open they would claim that this process lives.
 //!
 //! If a process dies in here, the kernel closes what it held; nothing is shared.
 use crate::fork::Home;
@@ -27,7 +27,7 @@ pub const MAX_KEPT: usize = 128;
 /// Bytes of the control buffer: one header (16 bytes) and [`MAX_DESCRIPTORS`] numbers, in words of 8 bytes.
 const CONTROL_WORDS: usize = 2 + MAX_DESCRIPTORS.div_ceil(2);
 
-/// The (effective) user of this process: whom the memory that it makes belongs to.
+/// The (effective) user of this process, who owns the memory that it makes.
 #[must_use]
 pub fn own_user() -> u32 {
     nix::unistd::geteuid().as_raw()
@@ -41,7 +41,8 @@ pub struct Received {
     pub length: usize,
     /// The packet was longer than the buffer; the rest is gone.
     pub truncated: bool,
-    /// The kernel dropped descriptors: this process is out of them, or the peer sent more than [`MAX_DESCRIPTORS`].
+    /// The kernel dropped descriptors: this process is out of them, or the peer sent more than
+    /// [`MAX_DESCRIPTORS`].
     pub descriptors_lost: bool,
 }
 
@@ -62,8 +63,8 @@ pub fn receive(
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
-    // SAFETY: `header` points to `slice` and `control`, both alive, exclusive to this call and of the lengths given;
-    // `slice` points to `buffer`, exclusively borrowed and in bounds by its own length.
+    // SAFETY: `header` points to `slice` and `control`, both alive, exclusive to this call and of the lengths
+    // given; `slice` points to `buffer`, exclusively borrowed and in bounds by its own length.
     let result = unsafe {
         libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
     };
@@ -78,15 +79,16 @@ pub fn receive(
 
 /// Owns every descriptor in the control data of a `recvmsg` that has just succeeded.
 fn take_descriptors(header: &libc::msghdr, descriptors: &mut Vec<OwnedFd>) {
-    // SAFETY: `header` comes from a successful `recvmsg`, so its control fields are initialised and in bounds.
+    // SAFETY: `header` comes from a successful `recvmsg`, so its control fields are initialised and in
+    // bounds.
     let mut entry = unsafe { libc::CMSG_FIRSTHDR(header) };
     // Bounded: the control buffer has room for at most CONTROL_WORDS / 2 headers of 16 bytes.
     for _ in 0..CONTROL_WORDS / 2 {
         if entry.is_null() {
             return;
         }
-        // SAFETY: a non-null entry lies in bounds of the control buffer, whose words the kernel initialised, and is
-        // aligned to 8 as the buffer and every step are.
+        // SAFETY: a non-null entry lies in bounds of the control buffer, whose words the kernel initialised,
+        // and is aligned to 8 as the buffer and every step are.
         let found: libc::cmsghdr = unsafe { ptr::read(entry) };
         // SAFETY: CMSG_LEN only computes.
         let head = unsafe { libc::CMSG_LEN(0) } as usize;
@@ -97,14 +99,16 @@ fn take_descriptors(header: &libc::msghdr, descriptors: &mut Vec<OwnedFd>) {
             for index in 0..count.min(MAX_DESCRIPTORS) {
                 // SAFETY: `index` < `count`, so the address is in bounds of this entry's data.
                 let place = unsafe { data.add(index) };
-                // SAFETY: in bounds (above), initialised by the kernel; read unaligned, so alignment does not matter.
+                // SAFETY: in bounds (above), initialised by the kernel; read unaligned, so alignment does not
+                // matter.
                 let descriptor = unsafe { ptr::read_unaligned(place) };
-                // SAFETY: the kernel has just installed this descriptor for us; nobody else knows its number, so we
-                // are its exclusive owner. Each entry is visited once.
+                // SAFETY: the kernel has just installed this descriptor for us; nobody else knows its number,
+                // so we are its exclusive owner. Each entry is visited once.
                 descriptors.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
             }
         }
-        // SAFETY: `header` and `entry` are those of the successful `recvmsg`; the result is null or in bounds.
+        // SAFETY: `header` and `entry` are those of the successful `recvmsg`; the result is null or in
+        // bounds.
         entry = unsafe { libc::CMSG_NXTHDR(header, entry) };
     }
 }
@@ -117,12 +121,13 @@ pub const MAX_GROUPS: usize = 65_536;
 /// # Errors
 /// Those of `getsockopt`.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    // Enough for nearly everybody; who has more is asked for once more, with as much room as can be needed.
+    // Enough for nearly every user; for one with more groups the call is repeated, with as much room as can
+    // be needed.
     for room in [64, MAX_GROUPS] {
         let mut groups: Vec<libc::gid_t> = vec![0; room];
         let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
-        // SAFETY: `groups` and `bytes` are alive, exclusive to this call and aligned; the kernel writes at most `bytes` bytes,
-        // the length of `groups`, so it stays in bounds.
+        // SAFETY: `groups` and `bytes` are alive, exclusive to this call and aligned; the kernel writes at
+        // most `bytes` bytes, the length of `groups`, so it stays in bounds.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -144,8 +149,8 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Err(io::Error::from_raw_os_error(libc::ERANGE))
 }
 
-/// A descriptor that becomes readable when process `pid` is gone. The number may have been reused before the call:
-/// prefer the pidfd that the kernel gives for a connected socket.
+/// A descriptor that becomes readable when process `pid` is gone. The number may have been reused before the
+/// call: prefer the pidfd that the kernel gives for a connected socket.
 ///
 /// # Errors
 /// Those of `pidfd_open`; `ESRCH` when there is no such process.
@@ -160,8 +165,8 @@ pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Whether two descriptors of this process lead to one open file, as copies of a descriptor do, also those that came over a
-/// socket. `None`: the kernel does not say (it has no `kcmp`, or a sandbox refuses it).
+/// Whether two descriptors of this process lead to one open file, as copies of a descriptor do, also those
+/// that came over a socket. `None`: the kernel does not say (it has no `kcmp`, or a sandbox refuses it).
 #[must_use]
 pub fn is_same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Option<bool> {
     const KCMP_FILE: libc::c_long = 0;
@@ -177,10 +182,11 @@ pub fn is_same_open_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Option<b
     }
 }
 
-/// A descriptor that children forked from now on close at once. Dropping this ends the arrangement (and closes it here).
+/// A descriptor that children forked from now on close at once. Dropping this ends the arrangement (and
+/// closes it here).
 ///
-/// A lock or a listening socket that a forked child inherits outlives the process that used it, and makes the dead look
-/// alive. (Close-on-exec does not help a child that never calls `exec`.)
+/// A lock or a listening socket that a forked child inherits outlives the process that used it, and makes the
+/// dead look alive. (Close-on-exec does not help a child that never calls `exec`.)
 #[derive(Debug)]
 pub struct Kept<T> {
     place: Option<usize>,
@@ -213,13 +219,13 @@ impl<T> Drop for Kept<T> {
 static KEPT: [AtomicI32; MAX_KEPT] = [const { AtomicI32::new(-1) }; MAX_KEPT];
 static REGISTER: Once = Once::new();
 
-/// Makes children that this process forks close the descriptor of `owner` at once. When [`MAX_KEPT`] are looked after
-/// already, it is handed back unprotected inside [`Kept`]; nothing else changes.
+/// Makes children that this process forks close the descriptor of `owner` at once. When [`MAX_KEPT`] are
+/// looked after already, it is handed back unprotected inside [`Kept`]; nothing else changes.
 #[must_use]
 pub fn keep_from_children<T: AsRawFd>(owner: T) -> Kept<T> {
     REGISTER.call_once(|| {
-        // SAFETY: `close_kept` is a function of the required type that lives as long as the program. A failure (out of
-        // memory) only means that children keep the descriptors.
+        // SAFETY: `close_kept` is a function of the required type that lives as long as the program. A
+        // failure (out of memory) only means that children keep the descriptors.
         unsafe { libc::pthread_atfork(None, None, Some(close_kept)) };
     });
     let number = owner.as_raw_fd();
@@ -230,14 +236,16 @@ pub fn keep_from_children<T: AsRawFd>(owner: T) -> Kept<T> {
     Kept { place, home: Home::here(), owner: ManuallyDrop::new(owner) }
 }
 
-/// Runs in a forked child before `fork` returns there: only calls that are safe after a fork of a threaded process.
+/// Runs in a forked child before `fork` returns there: only calls that are safe after a fork of a threaded
+/// process.
 extern "C" fn close_kept() {
     for entry in &KEPT {
         // Relaxed: the child has one thread, and its memory is a copy made at the fork.
         let number = entry.swap(-1, Ordering::Relaxed);
         if number >= 0 {
-            // SAFETY: the number was open in the parent at the fork (its `Kept` removes the entry before it closes),
-            // so this closes the child's copy. The child never uses it: the threads that would are not in the child.
+            // SAFETY: the number was open in the parent at the fork (its `Kept` removes the entry before it
+            // closes), so this closes the child's copy. The child never uses it: the threads that would are
+            // not in the child.
             unsafe { libc::close(number) };
         }
     }
@@ -348,8 +356,8 @@ mod tests {
         assert_eq!(open_pidfd(i32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 
-    /// The child of the fork holds the pipe's writing end only if the arrangement failed: then the read would not end
-    /// while the child lives. The child lives until the test closes the second pipe.
+    /// The child of the fork holds the pipe's writing end only if the arrangement failed: then the read would
+    /// not end while the child lives. The child lives until the test closes the second pipe.
     #[test]
     fn a_forked_child_does_not_hold_a_kept_descriptor() {
         let (reading, writing) = nix::unistd::pipe().unwrap();

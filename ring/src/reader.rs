@@ -1,7 +1,7 @@
 //! The subscriber's end of a ring, its seats, and how it sleeps.
 //!
-//! A reader polls the slot of the message that comes next, and touches no other line of the publisher's memory until
-//! that message is there:
+//! A reader polls the slot of the message that comes next, and touches no other line of the publisher's
+//! memory until that message is there:
 //!
 //! ```text
 //! message in the slot                      message in a chunk
@@ -11,15 +11,16 @@
 //! stamp unchanged ? it is whole            stamp unchanged ? the chunk stays until the pin is dropped
 //! ```
 //!
-//! A stamp from the future says that the reader was overtaken: it goes on at the oldest message that is still there, and counts what
-//! it missed, exactly. If the publisher dies, what it committed stays readable for as long as the reader lives. If the
-//! reader dies, its seat vanishes from the publisher's list as soon as the publisher's node hears it from the kernel.
+//! A stamp from the future says that the reader was overtaken: it goes on at the oldest message that is still
+//! there, and counts what it missed, exactly. If the publisher dies, what it committed stays readable for as
+//! long as the reader lives. If the reader dies, its seat vanishes from the publisher's list as soon as the
+//! publisher's node hears it from the kernel.
 //!
-//! Chunk memory of a publisher that is not trusted is not mapped ([`crate::unmapped`]): a message there is pinned in the same way, and then copied
-//! through the descriptor.
+//! Chunk memory of a publisher that is not trusted is not mapped ([`crate::unmapped`]): a message there is
+//! pinned in the same way, and then copied through the descriptor.
 //!
-//! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used. A lie can
-//! cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
+//! A segment of a publisher is a stranger's memory: each word is read once into a local, checked, then used.
+//! A lie can cost messages of that publisher; it cannot make the reader leave the mapping, loop, or panic.
 
 mod held;
 mod seats;
@@ -51,7 +52,8 @@ const WITHDRAWN_STEPS: usize = 1024;
 pub struct Reader<M: Memory> {
     ring: Arc<M::Ring>,
     seat: TakenSeat<M>,
-    /// The publisher's line: in the doorbells of its node or, if it is of another user, at the door that it made for ours.
+    /// The publisher's line: in the doorbells of its node or, if it is of another user, at the door that it
+    /// made for ours.
     bell: M::Bell,
     is_stranger: bool,
     cursor: u64,
@@ -72,7 +74,8 @@ pub struct Reader<M: Memory> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PollError {
-    /// As many samples of this publisher are held as can be. Nothing was lost: drop one (or copy it out), then read on.
+    /// As many samples of this publisher are held as can be. Nothing was lost: drop one (or copy it out),
+    /// then read on.
     #[error("{limit} samples of this publisher are held, all that can be; drop some, or copy them out")]
     HeldOut {
         /// [`PINS`].
@@ -99,8 +102,8 @@ impl<M: Memory> std::fmt::Debug for Reader<M> {
 }
 
 impl<M: Memory> Reader<M> {
-    /// Begins to read `ring`, through a seat that the desk of its publisher has registered: `start` is what it answered. `bell` is the
-    /// publisher's.
+    /// Begins to read `ring`, through a seat that the desk of its publisher has registered: `start` is what
+    /// it answered. `bell` is the publisher's.
     ///
     /// # Errors
     /// [`PollError::Corrupt`] if it begins beyond all bounds; the seat is given back.
@@ -116,7 +119,8 @@ impl<M: Memory> Reader<M> {
         Reader::begin(ring, bell, false, seat, start)
     }
 
-    /// As [`Reader::new`], where the publisher is of another user. `door` is its line in the doorbells that it made for ours.
+    /// As [`Reader::new`], where the publisher is of another user. `door` is its line in the doorbells that
+    /// it made for ours.
     ///
     /// # Errors
     /// As there.
@@ -225,8 +229,8 @@ impl<M: Memory> Reader<M> {
         self.ring.header().closed.load(strong!("close: reader looks", Acquire)) != 0 && !self.ready()
     }
 
-    /// The next message, if it is there and travels in its slot: the short way through [`Reader::poll`], which finds
-    /// everything else.
+    /// The next message, if it is there and travels in its slot: the short way through [`Reader::poll`],
+    /// which finds everything else.
     #[inline(always)]
     pub fn poll_line(&mut self) -> Option<Line> {
         let sequence = self.cursor;
@@ -247,27 +251,29 @@ impl<M: Memory> Reader<M> {
         Some(line)
     }
 
-    /// Where the next message lies, if it is there and lies in a chunk. A stranger's words, of this message only if its stamp is unchanged
-    /// when it is pinned ([`Reader::hold`]).
+    /// Where the next message lies, if it is there and lies in a chunk. A stranger's words, of this message
+    /// only if its stamp is unchanged when it is pinned ([`Reader::hold`]).
     #[inline(always)]
     fn chunk(&self) -> Option<(u64, u64)> {
         let slot = &self.ring.slots()[(self.cursor & self.mask) as usize];
         // edge commit. Acquire: the bytes of the message come before its stamp.
         let found = slot.stamp.load(strong!("commit: reader looks for a chunk", Acquire));
         (found == stamp(self.cursor, KIND_CHUNK)).then(|| {
-            // Relaxed: the second look at the stamp, in `hold`, says whether both are of this message (edge rewrite).
+            // Relaxed: the second look at the stamp, in `hold`, says whether both are of this message (edge
+            // rewrite).
             (slot.words[0].load(Ordering::Relaxed), slot.words[1].load(Ordering::Relaxed))
         })
     }
 
-    /// Whether a message may lie there, in chunk memory of so many bytes.
+    /// Whether a message may lie there, in `bytes` of chunk memory.
     #[inline(always)]
     fn is_possible(&self, offset: u64, length: u64, bytes: u64) -> bool {
         let within = offset.checked_add(length).is_some_and(|end| end <= bytes);
         within && offset.is_multiple_of(LINE_BYTES) && length <= self.message_max
     }
 
-    /// The next message, if it is there and lies in a chunk that is mapped: as [`Reader::poll_line`], for those.
+    /// The next message, if it is there and lies in a chunk that is mapped: as [`Reader::poll_line`], for
+    /// those.
     #[inline(always)]
     pub fn poll_held(&mut self) -> Result<Option<Held<M>>, PollError> {
         let sequence = self.cursor;
@@ -277,7 +283,8 @@ impl<M: Memory> Reader<M> {
             // An error alone, and not what a poll gives: that stays in registers then.
             return self.not_in_place().map_or(Ok(None), Err);
         }
-        // Starts the way of the first and last line to this core, while the pin is being announced. A hint: it reads nothing.
+        // Starts the way of the first and last line to this core, while the pin is being announced. A hint:
+        // it reads nothing.
         let last = (offset + length).saturating_sub(1).max(offset);
         crate::sync::prefetch(base.as_ptr().wrapping_add(offset as usize));
         crate::sync::prefetch(base.as_ptr().wrapping_add(last as usize));
@@ -288,7 +295,8 @@ impl<M: Memory> Reader<M> {
         Ok(Some(Held { start, length, sequence, offset, pin, memory: PhantomData }))
     }
 
-    /// The next message does not lie in the chunk memory that is mapped here: none is mapped, or the words are not of this message, or they lie.
+    /// The next message does not lie in the chunk memory that is mapped here: none is mapped, or the words
+    /// are not of this message, or they lie.
     #[cold]
     fn not_in_place(&mut self) -> Option<PollError> {
         let sequence = self.cursor;
@@ -320,14 +328,15 @@ impl<M: Memory> Reader<M> {
         Ok(Some(Unread { ring: Arc::clone(&self.ring), offset, length, sequence, _pin: pin }))
     }
 
-    /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one, when a publisher
-    /// of a reliable ring waits for this reader).
+    /// The next message, if there is one. Never blocks, allocates nothing, makes no system call (but one,
+    /// when a publisher of a reliable ring waits for this reader).
     pub fn poll(&mut self) -> Result<Option<Taken<M>>, PollError> {
         let mut attempt = 0;
         for _ in 0..WITHDRAWN_STEPS {
             let sequence = self.cursor;
             let slot = &self.ring.slots()[(sequence & self.mask) as usize];
-            // Relaxed: it says where to look on; the two short ways look again (edge commit) before they read a word.
+            // Relaxed: it says where to look on; the two short ways look again (edge commit) before they read
+            // a word.
             let found = slot.stamp.load(Ordering::Relaxed);
             let kind = found & 0xFF;
             if found >> 8 != sequence + 1 {
@@ -382,7 +391,8 @@ impl<M: Memory> Reader<M> {
         let seat = self.seat.words();
         let mut pin = self.pin_hint;
         let mut looked = 0;
-        // edge unpin. Acquire: another thread may have dropped the sample; its reads come before our next pin here.
+        // edge unpin. Acquire: another thread may have dropped the sample; its reads come before our next pin
+        // here.
         while seat.pins[pin].load(strong!("unpin: pin used again", Acquire)) != 0 {
             looked += 1;
             if looked == PINS {
@@ -397,9 +407,10 @@ impl<M: Memory> Reader<M> {
             // Relaxed: the fence below comes before the pin counts.
             seat.pins_used.store(pin as u64 + 1, Ordering::Relaxed);
         }
-        // Release: carries the edge unpin of the pin's former use on to whoever sees this one.
+        // Release: carries the edge unpin of the pin's former use on to the publisher that sees this one.
         seat.pins[pin].store(sequence + 1, strong!("unpin: next pin", Release));
-        // edge pin: either the publisher sees the pin when it reclaims, or we see below that the slot was overwritten.
+        // edge pin: either the publisher sees the pin when it reclaims, or we see below that the slot was
+        // overwritten.
         fence(strong!("pin: reader fence", SeqCst));
         let slot = &self.ring.slots()[(sequence & self.mask) as usize];
         // Relaxed: ordered by the fence; also the second look of the edge rewrite for offset and length.
@@ -411,17 +422,19 @@ impl<M: Memory> Reader<M> {
         Ok(None)
     }
 
-    /// Goes on at the oldest message that is still there; `newer` is the stamp (sequence + 1) that was found instead of the
-    /// one expected. At each further attempt it leaves the publisher more of a lead.
+    /// Goes on at the oldest message that is still there; `newer` is the stamp (sequence + 1) that was found
+    /// instead of the one expected. At each further attempt it leaves the publisher more of a lead.
     #[cold]
     fn overtaken(&mut self, newer: u64, attempt: &mut u64) -> Result<(), PollError> {
         let capacity = self.mask + 1;
-        // Relaxed: it says how far to jump and no more; the message found there is judged by its own stamp (edge commit), and
-        // one that cannot be seen yet is found by a later poll.
+        // Relaxed: it says how far to jump and no more; the message found there is judged by its own stamp
+        // (edge commit), and one that cannot be seen yet is found by a later poll.
         let head = self.ring.header().head.load(Ordering::Relaxed);
-        // The slot holds message newer - 1, or it is being written: all of newer - 1 - capacity and before is gone.
+        // The slot holds message newer - 1, or it is being written: all of newer - 1 - capacity and before is
+        // gone.
         let end = newer.max(head);
-        // The publisher of a reliable ring overwrites nothing from where this reader was attached on, so there is no need to run from it.
+        // The publisher of a reliable ring overwrites nothing from where this reader was attached on, so
+        // there is no need to run from it.
         let attempts = if self.reliable { 0 } else { (*attempt).min(CATCH_UP_ATTEMPTS) };
         let lead = capacity * attempts / CATCH_UP_ATTEMPTS;
         let oldest = end.saturating_sub(capacity) + lead.min(capacity - 1);
@@ -453,7 +466,8 @@ impl<M: Memory> Reader<M> {
     fn advance(&mut self) {
         self.cursor += 1;
         self.store_cursor();
-        // Four times a round is often enough to keep a blocked publisher going, and seldom enough to let it do much at once.
+        // Four times a round is often enough to keep a blocked publisher going, and seldom enough to let it
+        // do much at once.
         if self.reliable && self.cursor & (self.mask >> 2) == 0 {
             self.answer_blocked();
         }
@@ -501,7 +515,8 @@ impl<M: Memory> Reader<M> {
 
     /// Says that this subscriber is about to sleep in this way.
     fn tell_of_sleep(&self, way: u32) {
-        // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the publisher's swap.
+        // edge sleep: `sleeping` comes first. A read-modify-write, so that the chain of setters reaches the
+        // publisher's swap.
         self.bell.bell().sleepers.fetch_or(way, strong!("sleep: reader sets sleepers", Release));
     }
 

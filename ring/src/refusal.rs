@@ -49,7 +49,8 @@ pub enum OpenError {
         /// End that the header names.
         index: u64,
     },
-    /// The ring carries another type than was announced. Attach anew; if it stays so, the publisher is broken.
+    /// The ring carries another type than was announced. Attach anew; if it stays so, the publisher is
+    /// broken.
     #[error("the ring carries type {found:#034x}, announced was {expected:#034x}; attach anew")]
     WrongType {
         /// Fingerprint in the header.
@@ -57,7 +58,8 @@ pub enum OpenError {
         /// Fingerprint announced.
         expected: u128,
     },
-    /// A part of the segment that its owner has written to, if it is honest, has no memory: reading it would take ours. Detach from this peer.
+    /// A part of the segment that its owner has written to, if it is honest, has no memory: reading it would
+    /// take ours. Detach from this peer.
     #[error(
         "the peer's {what} should reach to byte {end}, but have no memory from byte {at} on: its segment is hollow; detach from this peer"
     )]

@@ -16,26 +16,28 @@
 //! | owner | writes through its mapping    | writes                             | fixed when it is created, whole pages  |
 //! | peer  | reads                         | writes; so nothing may rely on it  | checked against [`LengthBounds`], once |
 //!
-//! Two backends stand behind [`Backend`]: [`Anonymous`], where the kernel enforces every line of that table, and,
-//! with the feature `named-segments`, [`Named`], where it is a promise of well-behaved peers. One conformance suite
-//! holds both to the rest.
+//! Two backends stand behind [`Backend`]: [`Anonymous`], where the kernel enforces every line of that table,
+//! and, with the feature `named-segments`, [`Named`], where it is a promise of well-behaved peers. One
+//! conformance suite holds both to the rest.
 //!
-//! **Memory is sparse.** A segment may be far longer than what is ever used: pages come into being when they are
-//! reserved or touched. Whoever touches a page that was not reserved risks a `SIGBUS` when there is no memory, and
-//! that includes *reading* it: so the owner reserves a range before anybody learns that it is there, and a failed
-//! [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory limit of a control
-//! group: when it is reached, the kernel may kill instead of refusing.
+//! **Memory is sparse.** A segment may be far longer than what is ever used: pages come into being when they
+//! are reserved or touched. Touching a page that was not reserved risks a `SIGBUS` when there is no memory,
+//! and that includes *reading* it: so the owner reserves a range before anybody learns that it is there, and
+//! a failed [`Segment::reserve`] is an error like any other. The one thing that still kills is the memory
+//! limit of a control group: when it is reached, the kernel may kill instead of refusing.
 //!
-//! A stranger's object is sparse on purpose, perhaps: so it can be [found](Backend::find) and looked at before it is mapped, and read without being
-//! mapped at all ([`Found`]). The kernel tells which pages have been written; sealed against writing, such a page never becomes a hole again.
+//! A stranger's object is sparse on purpose, perhaps: so it can be [found](Backend::find) and looked at
+//! before it is mapped, and read without being mapped at all ([`Found`]). The kernel tells which pages have
+//! been written; sealed against writing, such a page never becomes a hole again.
 //!
-//! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and the
-//! memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its process
-//! (named ones: see [`named`]).
+//! **If the owner dies**, whatever it had written stays readable for those who have the segment mapped, and
+//! the memory is freed with the last mapping. A half-created segment is known to nobody and vanishes with its
+//! process (named ones: see [`named`]).
 //!
-//! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the dead
-//! alive, or be a second writer. It finds pages of zeros in their place, and the descriptors closed ([`crate::fork`]). A `Segment` of
-//! the parent says [`SegmentError::Forked`] there, and dropping it does nothing: samples may still point to the place.
+//! **A forked child** does not inherit mappings (`MADV_DONTFORK`): it would otherwise keep the memory of the
+//! dead alive, or be a second writer. It finds pages of zeros in their place, and the descriptors closed
+//! ([`crate::fork`]). A `Segment` of the parent says [`SegmentError::Forked`] there, and dropping it does
+//! nothing: samples may still point to the place.
 
 mod anonymous;
 mod error;
@@ -75,7 +77,8 @@ pub use named::Named;
 /// supported machine.
 pub const LONGEST: u64 = 1 << 44;
 
-/// Pages are reserved in steps of this many bytes, because a signal makes the kernel undo the step it interrupts.
+/// Pages are reserved in steps of this many bytes, because a signal makes the kernel undo the step it
+/// interrupts.
 const RESERVE_STEP: u64 = 1 << 20;
 /// After every interruption the step is halved, down to this many bytes (16 pages).
 const SMALLEST_RESERVE_STEP: u64 = 16 * 4096;
@@ -93,18 +96,19 @@ use sealed::Sealed;
 
 /// Makes and opens segments. Safe to use from any thread; no call waits for another process.
 pub trait Backend: Sealed + Send + Sync + fmt::Debug {
-    /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it to
-    /// read and write.
+    /// Makes a segment of at least `length` bytes, rounded up to whole pages, filled with zeros, and maps it
+    /// to read and write.
     ///
-    /// Takes no memory but for the mapping itself: see [`Segment::reserve`]. `label` is for people who look at
-    /// `/proc/<pid>/maps`, nothing depends on it. Holds one descriptor as long as the segment lives.
+    /// Takes no memory but for the mapping itself: see [`Segment::reserve`]. `label` is for people who look
+    /// at `/proc/<pid>/maps`, nothing depends on it. Holds one descriptor as long as the segment lives.
     ///
     /// # Errors
     ///
     /// [`SegmentError`], each variant with its remedy.
     fn create(&self, label: &str, length: u64, sharing: Sharing) -> Result<Segment, SegmentError>;
 
-    /// As [`create`](Backend::create), so that [`Segment::huge_pages`] can work; where it cannot, the same as `create`.
+    /// As [`create`](Backend::create), so that [`Segment::huge_pages`] can work; where it cannot, the same as
+    /// `create`.
     ///
     /// # Errors
     ///
@@ -113,16 +117,17 @@ pub trait Backend: Sealed + Send + Sync + fmt::Debug {
         self.create(label, length, sharing)
     }
 
-    /// Finds a segment another process made, and checks that it is what `sharing` and `bounds` say. Maps nothing.
+    /// Finds a segment another process made, and checks that it is what `sharing` and `bounds` say. Maps
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means: cut
-    /// that peer off.
+    /// [`SegmentError`]; the handle is a stranger's, so every variant about handles, seals and lengths means:
+    /// cut that peer off.
     fn find(&self, handle: Handle, sharing: Sharing, bounds: LengthBounds) -> Result<Found, SegmentError>;
 
-    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps no
-    /// descriptor.
+    /// Maps a segment another process made, after checking that it is what `sharing` and `bounds` say. Keeps
+    /// no descriptor.
     ///
     /// # Errors
     ///
@@ -172,12 +177,12 @@ pub struct Prefaulted {
 pub enum PrefaultedBy {
     /// By one call (`MADV_POPULATE_WRITE`, `MADV_POPULATE_READ`).
     Populating,
-    /// Page by page, because the kernel is older than 5.14 or this segment has a name: the result is the same, the call takes
-    /// longer.
+    /// Page by page, because the kernel is older than 5.14 or this segment has a name: the result is the
+    /// same, the call takes longer.
     Touching,
 }
 
-/// Who may write a segment.
+/// Which processes may write a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// Only the process that created it.
@@ -186,8 +191,8 @@ pub enum Sharing {
     Doorbell,
 }
 
-/// Between which lengths, in bytes, a stranger's segment must be to be mapped. Both ends belong to it; `max` is
-/// rounded up to whole pages, as [`Backend::create`] does.
+/// Between which lengths, in bytes, a stranger's segment must be to be mapped. Both ends belong to it; `max`
+/// is rounded up to whole pages, as [`Backend::create`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthBounds {
     /// The least the reader needs.
@@ -198,8 +203,8 @@ pub struct LengthBounds {
 
 /// A mapped memory object; unmapped when dropped.
 ///
-/// `Send` and `Sync`: it is a place, not its content. Whoever reads or writes through it brings its own proof
-/// (crate [head](crate)).
+/// `Send` and `Sync`: it is a place, not its content. Code that reads or writes through it brings its own
+/// proof (crate [head](crate)).
 pub struct Segment {
     /// `Some` until it is dropped.
     hold: Option<Hold>,
@@ -253,11 +258,11 @@ enum Hold {
 }
 
 // SAFETY: a `Segment` owns its mapping, which belongs to the process and not to a thread: moving it moves an
-// address and a descriptor, both plain data. `named::Created` and `huge::Aligned`, the only parts that are not `Send` by
-// themselves, hold such an address, too.
+// address and a descriptor, both plain data. `named::Created` and `huge::Aligned`, the only parts that are
+// not `Send` by themselves, hold such an address, too.
 unsafe impl Send for Segment {}
-// SAFETY: every method with `&self` only reads the fields, which change under `&mut self` alone, or makes system
-// calls that may be made from several threads at once. None reads or writes the mapped bytes.
+// SAFETY: every method with `&self` only reads the fields, which change under `&mut self` alone, or makes
+// system calls that may be made from several threads at once. None reads or writes the mapped bytes.
 unsafe impl Sync for Segment {}
 
 impl Segment {
@@ -268,7 +273,8 @@ impl Segment {
             #[cfg(feature = "named-segments")]
             Hold::NamedOwner(created) => (created.base(), created.len()),
         };
-        // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by itself.
+        // Holds because both crates turn MAP_FAILED into an error and the kernel never chooses address 0 by
+        // itself.
         let base = NonNull::new(base).expect("a mapping is never at address 0");
         let descriptor = match &hold {
             Hold::Owner { descriptor: Some(descriptor), .. }
@@ -303,7 +309,8 @@ impl Segment {
         !matches!(self.hold, Some(Hold::Peer { writable: false, .. }))
     }
 
-    /// The user whose process made the memory object of a peer's segment, as the kernel says; `None` for a segment of our own.
+    /// The user whose process made the memory object of a peer's segment, as the kernel says; `None` for a
+    /// segment of our own.
     #[must_use]
     pub fn maker(&self) -> Option<u32> {
         match self.hold {
@@ -338,12 +345,13 @@ impl Segment {
         }
     }
 
-    /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment is
-    /// dropped if it is a descriptor, and does not if it is a name.
+    /// What to send to a peer: a duplicate of the descriptor, or the name. It stays good after this segment
+    /// is dropped if it is a descriptor, and does not if it is a name.
     ///
     /// # Errors
     ///
-    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`], [`SegmentError::Forked`].
+    /// [`SegmentError::NotOwner`] on a peer's segment, [`SegmentError::OutOfDescriptors`],
+    /// [`SegmentError::Forked`].
     pub fn handle(&self) -> Result<Handle, SegmentError> {
         self.check_home()?;
         match &self.hold {
@@ -357,19 +365,19 @@ impl Segment {
         }
     }
 
-    /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot fail
-    /// later. What was reserved stays so until the segment is gone; its content does not change.
+    /// Makes sure that every page of `range` (bytes from the start) has memory, so that touching it cannot
+    /// fail later. What was reserved stays so until the segment is gone; its content does not change.
     ///
-    /// For the owner. Takes about 1 us for each page that had no memory yet, and blocks for no longer. After an
-    /// error some of the pages may have been reserved; it may be tried again. A range is expected to be reserved
-    /// once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is long, even if
-    /// its pages are already there.
+    /// For the owner. Takes about 1 us for each page that had no memory yet, and blocks for no longer. After
+    /// an error some of the pages may have been reserved; it may be tried again. A range is expected to be
+    /// reserved once: one of 1 MiB or more is refused when the machine has fewer bytes available than it is
+    /// long, even if its pages are already there.
     ///
     /// # Errors
     ///
     /// [`SegmentError::OutOfMemory`] and [`SegmentError::StoreFull`] when there is no memory,
-    /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a peer's
-    /// segment, [`SegmentError::Interrupted`], [`SegmentError::Forked`].
+    /// [`SegmentError::OutOfBounds`] when the range reaches beyond the end, [`SegmentError::NotOwner`] on a
+    /// peer's segment, [`SegmentError::Interrupted`], [`SegmentError::Forked`].
     pub fn reserve(&self, range: Range<u64>) -> Result<(), SegmentError> {
         self.check_home()?;
         if range.start > range.end || range.end > self.length {
@@ -390,12 +398,13 @@ impl Segment {
         }
     }
 
-    /// Makes sure that touching `range` (bytes from the start) takes no page fault in this process: each would cost 0.2 us
-    /// where the page has memory already, and 1 to 3 us where it has not.
+    /// Makes sure that touching `range` (bytes from the start) takes no page fault in this process: each
+    /// would cost 0.2 us where the page has memory already, and 1 to 3 us where it has not.
     ///
-    /// The owner [reserves](Self::reserve) the range first. A peer's call gives memory to pages of the owner that have none yet; it
-    /// is counted against the peer's control group, so a peer asks for what it expects to read, and never for what a stranger
-    /// says. Content does not change. May be called while others read and write.
+    /// The owner [reserves](Self::reserve) the range first. A peer's call gives memory to pages of the owner
+    /// that have none yet; it is counted against the peer's control group, so a peer asks for what it expects
+    /// to read, and never for what a stranger says. Content does not change. May be called while others read
+    /// and write.
     ///
     /// # Errors
     ///
@@ -442,12 +451,12 @@ impl Segment {
         Err(SegmentError::Interrupted { attempts: MOST_INTERRUPTIONS })
     }
 
-    /// Gives the first `bytes` huge pages as far as the kernel can, rounded up to whole ones; takes the memory like
-    /// [`reserve`](Self::reserve). For an owner that made it with [`Backend::create_aligned`], before others read: they have to map
-    /// again what is moved. Takes about 0.3 ms for each huge page.
+    /// Gives the first `bytes` huge pages as far as the kernel can, rounded up to whole ones; takes the
+    /// memory like [`reserve`](Self::reserve). For an owner that made it with [`Backend::create_aligned`],
+    /// before others read: they have to map again what is moved. Takes about 0.3 ms for each huge page.
     ///
-    /// Never having obtained any is no error: look at the result. `obtained` is 0 for other segments, on kernels before 6.1, and
-    /// where the administrator said `deny`.
+    /// Never having obtained any is no error: look at the result. `obtained` is 0 for other segments, on
+    /// kernels before 6.1, and where the administrator said `deny`.
     ///
     /// # Errors
     ///
@@ -465,9 +474,9 @@ impl Segment {
         }
     }
 
-    /// Lets the kernel read one byte of each page through this process's mapping. It does not go through references or
-    /// pointers of this program, so nobody else has to stop reading and writing meanwhile; and where there is no memory it says so
-    /// instead of sending a signal.
+    /// Lets the kernel read one byte of each page through this process's mapping. It does not go through
+    /// references or pointers of this program, so nobody else has to stop reading and writing meanwhile; and
+    /// where there is no memory it says so instead of sending a signal.
     fn touch(&self, start: u64, bytes: u64) -> Result<Prefaulted, SegmentError> {
         /// The kernel takes 1024 pieces in a call.
         const PIECES: usize = 1024;
@@ -500,9 +509,11 @@ impl Segment {
         Ok(Prefaulted { bytes, by: PrefaultedBy::Touching })
     }
 
-    /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping stays.
+    /// Closes the owner's descriptor; afterwards there are no more handles and reservations, and the mapping
+    /// stays.
     ///
-    /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens there.
+    /// A peer has none, and the descriptor of a named segment is needed to remove the name: nothing happens
+    /// there.
     pub fn close_descriptor(&mut self) {
         if self.is_forked() {
             // Closed already, and its number may be of another.
@@ -517,9 +528,9 @@ impl Segment {
     /// The address of the first byte, aligned to a page; `len()` bytes are mapped from there as long as this
     /// segment lives.
     ///
-    /// Only an address: writing through it where [`writable`](Self::writable) is false, or touching a page that is
-    /// not [reserved](Self::reserve) when memory is exhausted, ends in a signal; and whatever is read is a
-    /// stranger's input.
+    /// Only an address: writing through it where [`writable`](Self::writable) is false, or touching a page
+    /// that is not [reserved](Self::reserve) when memory is exhausted, ends in a signal; and whatever is read
+    /// is a stranger's input.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
@@ -539,8 +550,8 @@ impl Drop for Segment {
             self.fork.forget();
             drop(hold);
         } else {
-            // A forked child: neither the mapping nor the descriptor came along, samples may point to what is there instead, and the
-            // name is the parent's.
+            // A forked child: neither the mapping nor the descriptor came along, samples may point to what is
+            // there instead, and the name is the parent's.
             std::mem::forget(hold);
         }
     }
@@ -565,7 +576,7 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// `length` in whole pages, if a segment can be so long.
+/// `length` in whole pages, if a segment can be that long.
 fn whole_pages(length: u64) -> Result<u64, SegmentError> {
     if !(1..=LONGEST).contains(&length) {
         return Err(SegmentError::BadLength { length });
@@ -626,8 +637,8 @@ pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, SegmentError> {
     descriptor.try_clone().map_err(|error| SegmentError::of("fcntl(F_DUPFD_CLOEXEC)", errno_of(&error), 0))
 }
 
-/// Gives every page of the range memory, step by step. The range is within the object; `no_space` is what it means
-/// when the file system has no more.
+/// Gives every page of the range memory, step by step. The range is within the object; `no_space` is what it
+/// means when the file system has no more.
 fn reserve_pages(
     descriptor: BorrowedFd<'_>,
     range: &Range<u64>,
@@ -635,7 +646,8 @@ fn reserve_pages(
 ) -> Result<(), SegmentError> {
     let needed = range.end - range.start;
     if needed >= ASK_BEFORE_RESERVING {
-        // Without this question the kernel would not refuse: it would first kill processes to find the memory.
+        // Without this question the kernel would not refuse: it would first kill processes to find the
+        // memory.
         let available = available_memory();
         if available.is_some_and(|available| available < needed) {
             return Err(SegmentError::OutOfMemory { needed, available });

@@ -1,10 +1,11 @@
 //! The one place where atomics, locks and spin hints come from, so that loom can step in.
 //!
-//! Under `--cfg loom` these are loom's types: rings then live on the heap (see [`crate::heap::Heap`]) and waiting on a
-//! bell is a loop that loom can explore, since it knows no futex.
+//! Under `--cfg loom` these are loom's types: rings then live on the heap (see [`crate::heap::Heap`]) and
+//! waiting on a bell is a loop that loom can explore, since it knows no futex.
 //!
-//! Every ordering stronger than `Relaxed` is written `strong!("edge: site", Release)`. That is the plain constant, except in
-//! models: there `HIVEMIND_MUTANT="edge: site"` weakens this one to see whether a model notices (`ring/mutants` runs them all).
+//! Every ordering stronger than `Relaxed` is written `strong!("edge: site", Release)`. That is the plain
+//! constant, except in models: there `HIVEMIND_MUTANT="edge: site"` weakens this one to see whether a model
+//! notices (`ring/mutants` runs them all).
 
 #[cfg(loom)]
 pub use self::mutants::fence;
@@ -21,7 +22,8 @@ pub use std::sync::{
     atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// An ordering stronger than `Relaxed`, and the name of its site: the edge that it belongs to, a colon, and what is unique.
+/// An ordering stronger than `Relaxed`, and the name of its site: the edge that it belongs to, a colon, and
+/// what is unique.
 #[cfg(not(loom))]
 macro_rules! strong {
     ($site:literal, $ordering:ident) => {
@@ -37,14 +39,15 @@ macro_rules! strong {
 }
 pub(crate) use strong;
 
-/// Locks `mutex`; a panic of another holder does not matter, since every critical section of this crate leaves its
-/// data whole at each step.
+/// Locks `mutex`; a panic of another holder does not matter, since every critical section of this crate
+/// leaves its data whole at each step.
 #[cfg(not(hivemind_tsan))]
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// The same for ThreadSanitizer, which does not see into the part of the standard library that waits for a lock.
+/// The same for ThreadSanitizer, which does not see into the part of the standard library that waits for a
+/// lock.
 #[cfg(hivemind_tsan)]
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     use std::sync::TryLockError;
@@ -71,8 +74,8 @@ pub fn spin_loop() {
 #[inline]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
-    // SAFETY: the instruction accesses no memory as far as the program is concerned and ignores invalid addresses; every
-    // x86-64 processor has it.
+    // SAFETY: the instruction accesses no memory as far as the program is concerned and ignores invalid
+    // addresses; every x86-64 processor has it.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
@@ -103,7 +106,8 @@ mod mutants {
         reached: AtomicBool,
     }
 
-    /// What `HIVEMIND_MUTANT` says: sites, separated by semicolons, each with ` -> Ordering` where it is not weakened to `Relaxed`.
+    /// What `HIVEMIND_MUTANT` says: sites, separated by semicolons, each with ` -> Ordering` where it is not
+    /// weakened to `Relaxed`.
     fn mutants() -> &'static [Mutant] {
         static MUTANTS: OnceLock<Vec<Mutant>> = OnceLock::new();
         MUTANTS.get_or_init(|| {
@@ -129,7 +133,8 @@ mod mutants {
     pub(crate) fn ordering(site: &str, intended: Ordering) -> Ordering {
         let Some(mutant) = mutants().iter().find(|mutant| mutant.site == site) else { return intended };
         if !mutant.reached.swap(true, Plain::Relaxed) {
-            // Not `eprintln`, which the test harness keeps to itself. If it cannot be written, the script says "never reached".
+            // Not `eprintln`, which the test harness keeps to itself. If it cannot be written, the script
+            // says "never reached".
             let _ = writeln!(std::io::stderr(), "mutant reached: {site}");
         }
         mutant.instead

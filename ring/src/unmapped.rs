@@ -17,13 +17,15 @@
 //! | the copy                     | its length: at most `message_max`, and where it ends at most the memory that the publisher itself has taken |
 //! | a descriptor for each ring   | a quarter of those that this process may have, for all such rings: [`OpenError::UntrustedOut`]     |
 //!
-//! Why the second bound holds for every honest publisher: it reserves chunk memory from the front on, without a gap, before it writes there
-//! (`Writer::grow`), after it has written header and slots. So an object in which a message ends at byte n has n bytes of memory or
-//! more, and never less later (see [`crate::segment::Found`]). One that says otherwise lies, and is cut off. Which of its pages
-//! have memory does not matter, as none is touched.
+//! Why the second bound holds for every honest publisher: it reserves chunk memory from the front on, without
+//! a gap, before it writes there (`Writer::grow`), after it has written header and slots. So an object in
+//! which a message ends at byte n has n bytes of memory or more, and never less later (see
+//! [`crate::segment::Found`]). One that says otherwise lies, and is cut off. Which of its pages have memory
+//! does not matter, as none is touched.
 //!
-//! The message is pinned while it is read, as any other: nothing else is needed to read it whole. The kernel copies bytes, in no order that could
-//! be named; the pin comes before (edge pin) and goes after (edge unpin).
+//! The message is pinned while it is read, as any other: nothing else is needed to read it whole. The kernel
+//! copies bytes, in no order that could be named; the pin comes before (edge pin) and goes after (edge
+//! unpin).
 
 use crate::fork::Descriptor;
 use crate::layout::RingConstants;
@@ -118,7 +120,8 @@ impl UnmappedMemory for Unmapped {
             let rest = &mut into[done..];
             // In range: chunks end within the segment, whose length the kernel gave as one of these.
             let at = (self.start + offset + done as u64) as libc::off_t;
-            // SAFETY: pread writes at most `rest.len()` bytes to `rest`, which is borrowed for the whole call: in bounds, alive, exclusive.
+            // SAFETY: pread writes at most `rest.len()` bytes to `rest`, which is borrowed for the whole
+            // call: in bounds, alive, exclusive.
             let read = unsafe { libc::pread(descriptor, rest.as_mut_ptr().cast(), rest.len(), at) };
             match Errno::result(read) {
                 // It never becomes shorter.

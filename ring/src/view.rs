@@ -1,7 +1,8 @@
 //! Looking at segments from outside, as `hm ls` does: read-only, a few loads, nobody notices.
 //!
-//! What is read is a stranger's and only shown, never followed. Figures of one look may be a message apart. Of a ring the header alone is mapped,
-//! and nothing is looked at that has no memory: a seat that got some after the view was opened is not shown.
+//! What is read is a stranger's and only shown, never followed. Figures of one look may be a message apart.
+//! Of a ring the header alone is mapped, and nothing is looked at that has no memory: a seat that got some
+//! after the view was opened is not shown.
 
 use crate::layout::{PINS, SEAT_FREE, seat_phase};
 use crate::mapped::{MappedHeader, MappedSeats, OpenError};

@@ -12,26 +12,29 @@
 //! sleepers != 0 ?          ring the bell
 //! ```
 //!
-//! If the publisher dies before the commit, the message never existed (and the one that it would have overwritten is
-//! gone, as overwritten messages are). If it dies right after, every reader finds the message by its stamp; `head` may stay
-//! one behind and is never trusted to be the newest.
+//! If the publisher dies before the commit, the message never existed (and the one that it would have
+//! overwritten is gone, as overwritten messages are). If it dies right after, every reader finds the message
+//! by its stamp; `head` may stay one behind and is never trusted to be the newest.
 //!
-//! A chunk whose slot was overwritten is *retired*. When memory is needed the publisher looks once at the pins of all
-//! readers for the whole batch of retired chunks, and frees those that nobody pins (edges pin, unpin). All
-//! book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
+//! A chunk whose slot was overwritten is *retired*. When memory is needed the publisher looks once at the
+//! pins of all readers for the whole batch of retired chunks, and frees those that nobody pins (edges pin,
+//! unpin). All book-keeping of memory is private to the publisher, so a crash leaves nothing to repair.
 //!
-//! A chunk that is filled in across calls (`draft`) may begin on paper: its place is fixed, and the system gives its memory only as far as
-//! it is filled (`Writer::back`). Memory without pages lies at the end of the chunk area and belongs to that one draft:
+//! A chunk that is filled in across calls (`draft`) may begin on paper: its place is fixed, and the system
+//! gives its memory only as far as it is filled (`Writer::back`). Memory without pages lies at the end of the
+//! chunk area and belongs to that one draft:
 //!
 //! ```text
 //! chunk area   | handed out or free ...        | draft: filled | ahead | on paper |
 //!              0                                                       backed     allocator's committed
 //! ```
 //!
-//! What becomes of it without a commit is given up by the allocator again, so the next chunk never finds a place without pages.
+//! What becomes of it without a commit is given up by the allocator again, so the next chunk never finds a
+//! place without pages.
 //!
-//! When memory runs out, a lossy publisher *withdraws* its oldest messages early; readers count these as lost. A reliable
-//! one withdraws only what all readers have read, and otherwise says so and lets the caller wait.
+//! When memory runs out, a lossy publisher *withdraws* its oldest messages early; readers count these as
+//! lost. A reliable one withdraws only what all readers have read, and otherwise says so and lets the caller
+//! wait.
 
 mod memory;
 mod wake;
@@ -51,13 +54,15 @@ use crate::sync::{Arc, Ordering, fence, strong};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A blocked publisher looks by itself this often: readers do not pay a fence per message to make their wake-up certain,
-/// and a reader that pauses between two messages rings no bell.
+/// A blocked publisher looks by itself this often: readers do not pay a fence per message to make their
+/// wake-up certain, and a reader that pauses between two messages rings no bell.
 const BLOCKED_RECHECK: Duration = Duration::from_millis(1);
-/// Looks at the readers before a blocked publisher sleeps: about as long as a wake-up takes, since each look pauses (see [`FULL_PAUSES`]).
+/// Looks at the readers before a blocked publisher sleeps: about as long as a wake-up takes, since each look
+/// pauses (see [`FULL_PAUSES`]).
 const BLOCKED_SPINS: u32 = if cfg!(loom) { 0 } else { 30 };
-/// A publisher that finds no room pauses so often and looks once more before it says so: each look takes the line of a cursor
-/// away from its reader, and looking less often lets that one read more than one message in between.
+/// Pauses of a publisher that finds no room, before it looks once more and says so: each look takes the line
+/// of a cursor away from its reader, and looking less often lets that one read more than one message in
+/// between.
 const FULL_PAUSES: u32 = if cfg!(loom) { 0 } else { 10 };
 
 /// The publisher's end. `Send`, not `Sync`: one thread at a time.
@@ -71,7 +76,8 @@ pub struct Writer<M: Memory> {
     next: u64,
     /// Oldest message that was not withdrawn; equals `tail`.
     tail: u64,
-    /// The first sequence that must not be written before the readers were asked again (cached, may be too low).
+    /// The first sequence that must not be written before the readers were asked again (cached, may be too
+    /// low).
     limit: u64,
     reliable: bool,
     message_max: u64,
@@ -144,8 +150,8 @@ pub enum AllocateError {
         /// Bytes that a message may have.
         limit: u64,
     },
-    /// All memory up to the bound is in messages that may not be given up: pinned by subscribers or, on a reliable ring, not
-    /// yet read or kept as history. Or the message is larger than all that memory.
+    /// All memory up to the bound is in messages that may not be given up: pinned by subscribers or, on a
+    /// reliable ring, not yet read or kept as history. Or the message is larger than all that memory.
     #[error(
         "no room for {bytes} bytes: all {limit} bytes are in messages that subscribers hold or have yet to read, or \
          that are kept as history; wait until they let go, or raise `max_memory`"
@@ -226,7 +232,8 @@ impl<M: Memory> std::fmt::Debug for Writer<M> {
 }
 
 impl<M: Memory> Writer<M> {
-    /// Takes over a fresh ring, whose constants `config` wrote. The only writer of that ring: the caller sees to it.
+    /// Takes over a fresh ring, whose constants `config` wrote. The only writer of that ring: the caller sees
+    /// to it.
     pub(crate) fn new(ring: Arc<M::Ring>, bell: M::Bell, config: &RingConfig) -> Self {
         let (_, chunk_memory) = ring.chunks();
         let desk = Arc::new(Desk::new(Arc::clone(&ring), bell.clone()));
@@ -297,8 +304,8 @@ impl<M: Memory> Writer<M> {
         self.message_max
     }
 
-    /// Makes sure that one message may be committed. Never blocks. Once this said yes, it stays yes until that commit:
-    /// a reader that attaches meanwhile begins late enough.
+    /// Makes sure that one message may be committed. Never blocks. Once this said yes, it stays yes until
+    /// that commit: a reader that attaches meanwhile begins late enough.
     #[inline]
     pub fn admit(&mut self) -> Result<(), AdmitError> {
         if self.version.get() != self.admitted_version {
@@ -324,7 +331,8 @@ impl<M: Memory> Writer<M> {
                     self.spins = BLOCKED_SPINS;
                 }
             } else {
-                // Where looking was in vain, the readers share this processor or are slow: the less is looked next time.
+                // Where looking was in vain, the readers share this processor or are slow: the less is looked
+                // next time.
                 self.spins = (self.spins / 2).max(BLOCKED_SPINS / 16);
                 outcome = self.sleep_for_space(left.min(BLOCKED_RECHECK));
             }
@@ -334,7 +342,8 @@ impl<M: Memory> Writer<M> {
 
     /// Says that it is blocked, looks once more, sleeps until a reader made space or `timeout` is over.
     fn sleep_for_space(&mut self, timeout: Duration) -> Result<(), AdmitError> {
-        // Relaxed: the fence below makes it an Acquire, which pairs with the reader's count, after it moved its cursor.
+        // Relaxed: the fence below makes it an Acquire, which pairs with the reader's count, after it moved
+        // its cursor.
         let seen = self.bell.bell().space.load(Ordering::Relaxed);
         self.blocked += 1;
         // Relaxed: readers use it as a hint (see BLOCKED_RECHECK).
@@ -354,8 +363,8 @@ impl<M: Memory> Writer<M> {
         self.admit()
     }
 
-    /// Waits for space, also for a call of readers of other users. They change no word, so one call in a great many is missed:
-    /// BLOCKED_RECHECK bounds that, as it bounds what readers may spoil.
+    /// Waits for space, also for a call of readers of other users. They change no word, so one call in a
+    /// great many is missed: BLOCKED_RECHECK bounds that, as it bounds what readers may spoil.
     #[cold]
     fn wait_among_strangers(&self, seen: u32, timeout: Duration) {
         let mut words = Words::of(&self.bell.bell().space);
@@ -366,8 +375,9 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Commits a message of up to 56 bytes, which travels in the slot. Call [`Writer::admit`] first. Never blocks;
-    /// one system call for each reader that sleeps, otherwise none. Returns how many readers are attached.
+    /// Commits a message of up to 56 bytes, which travels in the slot. Call [`Writer::admit`] first. Never
+    /// blocks; one system call for each reader that sleeps, otherwise none. Returns how many readers are
+    /// attached.
     #[inline(always)]
     pub fn send_inline(&mut self, words: &[u64; INLINE_WORDS], length: usize) -> usize {
         self.send_inline_quietly(words, length);
@@ -382,7 +392,8 @@ impl<M: Memory> Writer<M> {
         self.commit(words, length as u64, None);
     }
 
-    /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as [`Writer::send_inline`].
+    /// Commits a message of `length` bytes that lies at the start of `chunk`. Otherwise as
+    /// [`Writer::send_inline`].
     #[inline]
     pub(crate) fn send_chunk(&mut self, chunk: Chunk, length: u64) -> usize {
         self.send_chunk_quietly(chunk, length);
@@ -401,21 +412,23 @@ impl<M: Memory> Writer<M> {
     /// Wakes the readers that sleep, after commits.
     #[inline(always)]
     pub fn announce(&mut self) {
-        // edge sleep. Relaxed: the barrier of the last commit orders it; a stale 0 means that the sleeper's own look comes after that commit.
+        // edge sleep. Relaxed: the barrier of the last commit orders it; a stale 0 means that the sleeper's
+        // own look comes after that commit.
         if self.bell.bell().sleepers.load(Ordering::Relaxed) != 0 {
             self.ring_bell();
         }
     }
 
-    /// Uses up a sequence number for a message that does not exist, so that every reader counts one as lost: what was lost before it came
-    /// here. Call [`Writer::admit`] first. Never blocks.
+    /// Uses up a sequence number for a message that does not exist, so that every reader counts one as lost:
+    /// what was lost before it came here. Call [`Writer::admit`] first. Never blocks.
     pub fn skip(&mut self) {
         self.commit(&[], KIND_WITHDRAWN, None);
         self.announce();
     }
 
-    /// As [`Writer::skip`] for `left` numbers, at the cost of at most as many commits as the ring has slots, however many there are: those before
-    /// them are passed over, since no slot would show them in the end. `left` says how many are still to be used up.
+    /// As [`Writer::skip`] for `left` numbers, at the cost of at most as many commits as the ring has slots,
+    /// however many there are: those before them are passed over, since no slot would show them in the end.
+    /// `left` says how many are still to be used up.
     ///
     /// # Errors
     /// [`AdmitError`]. A reliable ring passes over numbers when its readers have read everything before them.
@@ -457,18 +470,21 @@ impl<M: Memory> Writer<M> {
         outcome
     }
 
-    /// Goes on `numbers` further, without a word in the ring. A round of commits has to follow: until then the slots show messages that are more
-    /// than a round older, and a reader that jumps ahead waits at such a slot.
+    /// Goes on `numbers` further, without a word in the ring. A round of commits has to follow: until then
+    /// the slots show messages that are more than a round older, and a reader that jumps ahead waits at such
+    /// a slot.
     fn pass_over(&mut self, numbers: u64) {
         if !self.occupants.is_empty() {
-            // Whose chunks the slots hold is told by their distance to `next`, so they are retired before it leaps.
+            // Whose chunks the slots hold is told by their distance to `next`, so they are retired before it
+            // leaps.
             let capacity = self.ring.slots().len() as u64;
             (self.next.saturating_sub(capacity)..self.next).for_each(|sequence| self.withdraw(sequence));
         }
         self.next += numbers;
     }
 
-    /// How many messages can be committed before a reader has read on. On a lossy ring nobody waits: the number of slots.
+    /// How many messages can be committed before a reader has read on. On a lossy ring nobody waits: the
+    /// number of slots.
     pub fn room(&mut self) -> u64 {
         if !self.reliable {
             return self.ring.slots().len() as u64;
@@ -494,16 +510,18 @@ impl<M: Memory> Writer<M> {
         // edge rewrite: a reader that sees one of the new words also sees the busy stamp.
         fence(strong!("rewrite: writer fence", Release));
         Line::store(words, slot);
-        // edge commit: all bytes of the message, also those in its chunk, are written before its stamp can be seen.
+        // edge commit: all bytes of the message, also those in its chunk, are written before its stamp can be
+        // seen.
         slot.stamp.store(stamp(sequence, kind), strong!("commit: stamp", Release));
         self.next = sequence + 1;
-        // Release: whoever starts from `head` finds the messages before it complete.
+        // Release: a reader that starts from `head` finds the messages before it complete.
         self.ring.header().head.store(self.next, strong!("commit: head", Release));
         if chunk.is_some() || !self.occupants.is_empty() {
             self.occupy(sequence, index, chunk);
         }
-        // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at the desk.
-        self.order.after_commit(self.ring.header(), self.next);
+        // edge sleep, edge attach: the commit comes before the look at `sleepers` and before the next look at
+        // the desk.
+        self.order.after_commit(&*self.ring, self.next);
     }
 
     /// Records which chunk the slot holds now, and retires the one that it held.
@@ -518,8 +536,9 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Takes notice of readers that came or went, or of a fork: on a reliable ring all are asked anew where they are. This belongs to
-    /// `admit` alone, so that what was admitted stays admitted when the list is fetched before the commit, for other reasons.
+    /// Takes notice of readers that came or went, or of a fork: on a reliable ring all are asked anew where
+    /// they are. This belongs to `admit` alone, so that what was admitted stays admitted when the list is
+    /// fetched before the commit, for other reasons.
     #[cold]
     fn admit_readers(&mut self) -> Result<(), AdmitError> {
         #[cfg(not(loom))]
@@ -556,7 +575,8 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Asks all readers where they are. On a reliable ring nothing is overwritten that one of them has yet to read.
+    /// Asks all readers where they are. On a reliable ring nothing is overwritten that one of them has yet to
+    /// read.
     #[cold]
     fn rescan(&mut self) -> Result<(), AdmitError> {
         if self.next >= SEQUENCE_MAX {
@@ -584,8 +604,9 @@ impl<M: Memory> Writer<M> {
             }
             // Relaxed: a lower bound from the moment at which the reader is on the list.
             let first = reader.first.load(Ordering::Relaxed);
-            // edge consume. Acquire: the reader's last read of the slots before its cursor is done. It is a stranger's
-            // word, so it is brought into bounds: a reader can hold up this ring, which is its right, and no more.
+            // edge consume. Acquire: the reader's last read of the slots before its cursor is done. It is a
+            // stranger's word, so it is brought into bounds: a reader can hold up this ring, which is its
+            // right, and no more.
             let cursor =
                 reader.seats.seats()[reader.seat].cursor.load(strong!("consume: writer looks", Acquire));
             slowest = slowest.min(cursor.clamp(first.min(self.next), self.next));

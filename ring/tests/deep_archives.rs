@@ -1,4 +1,5 @@
-//! Archives are validated by recursion, so how deep they are nested is a stranger's say in how much stack a reader needs.
+//! Archives are validated by recursion, so how deep they are nested is a stranger's say in how much stack a
+//! reader needs.
 #![cfg(not(loom))]
 
 use hivemind_ring::archive::{DEPTH_MAX, Message, View};

@@ -191,7 +191,7 @@ fn a_reliable_ring_passes_over_a_gap_when_everything_before_it_is_read() {
     assert!(matches!(drafter.skip_many(&mut left), Err(AdmitError::SequencesOut)));
 }
 
-/// Who says that a message will be long takes nothing by it; what came is taken, and about as much again.
+/// Announcing a long message takes no memory; what came is taken, and about as much again.
 #[test]
 fn memory_for_a_long_message_comes_with_its_bytes() {
     const LONG: usize = 64 << 20;

@@ -1,5 +1,5 @@
-//! A forked child does not keep the memory of others alive by the descriptors of rings that are not mapped. A process of its own, as it counts
-//! those of the process.
+//! A forked child does not keep the memory of others alive by the descriptors of rings that are not mapped. A
+//! process of its own, as it counts those of the process.
 #![cfg(not(loom))]
 
 use hivemind_ring::fork::run_in_child;

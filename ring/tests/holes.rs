@@ -1,8 +1,10 @@
-//! Segments with holes where there should be memory. A peer that reads a hole through a mapping gives it memory, at its own cost: so a stranger
-//! of a few megabytes could fill the memory of everybody who read its ring. Nothing of a stranger's is touched now that may be a
-//! hole, and what it says in a header counts as it was when it was read, once.
+//! Segments with holes where there should be memory. A peer that reads a hole through a mapping gives it
+//! memory, at its own cost: so a stranger of a few megabytes could fill the memory of everybody who read its
+//! ring. Nothing of a stranger's is touched now that may be a hole, and what it says in a header counts as it
+//! was when it was read, once.
 //!
-//! What shows it is the memory of the object itself (`st_blocks`): it must not grow by anything that a peer does.
+//! What shows it is the memory of the object itself (`st_blocks`): it must not grow by anything that a peer
+//! does.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -139,8 +141,9 @@ fn config(capacity: u64, chunk_memory: u64) -> RingConfig {
     }
 }
 
-/// What all of this rests on. A page that was written is known from one that was only reserved and from a hole, and it cannot become
-/// a hole again, whatever its owner does; reading with a system call takes no memory, and reading through a mapping does.
+/// What all of this rests on. A page that was written is known from one that was only reserved and from a
+/// hole, and it cannot become a hole again, whatever its owner does; reading with a system call takes no
+/// memory, and reading through a mapping does.
 #[test]
 fn a_page_that_was_written_stays_and_only_a_touch_gives_memory_to_a_hole() {
     let mut sparse = Sparse::new(LONG, 1 << 20, &[1]);
@@ -156,7 +159,8 @@ fn a_page_that_was_written_stays_and_only_a_touch_gives_memory_to_a_hole() {
 
     let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     assert_eq!(fallocate(&sparse.file, hole, 0, 8 * PAGE as i64), Err(Errno::EPERM));
-    // SAFETY: nobody refers to the bytes meanwhile, and none of them changes if the kernel is what we take it for.
+    // SAFETY: nobody refers to the bytes meanwhile, and none of them changes if the kernel is what we take it
+    // for.
     let removed =
         unsafe { sparse.front.unchecked_advise_range(UncheckedAdvice::Remove, 0, 8 * PAGE as usize) };
     let removed = removed.unwrap_err();
@@ -273,8 +277,8 @@ fn an_honest_publisher_is_never_taken_for_a_hollow_one() {
     }
 }
 
-/// A copy is what the message was, of every length around the pieces that it is made in, at the alignment of all messages, and its
-/// chunk is free at once.
+/// A copy is what the message was, of every length around the pieces that it is made in, at the alignment of
+/// all messages, and its chunk is free at once.
 #[test]
 fn a_copy_is_the_message_and_lets_its_chunk_go() {
     let mut writer = honest(config(8, 1 << 20));
@@ -312,8 +316,8 @@ fn a_copy_is_the_message_and_lets_its_chunk_go() {
     assert_eq!(reader.lost(), 0);
 }
 
-/// It was: `message_max` was checked when the ring was opened and read again by the reader, so a header that was rewritten in between had a message
-/// of 512 MiB accepted.
+/// It was: `message_max` was checked when the ring was opened and read again by the reader, so a header that
+/// was rewritten in between had a message of 512 MiB accepted.
 #[test]
 fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
     for trusted in [true, false] {
@@ -349,7 +353,8 @@ fn a_header_that_is_rewritten_after_it_was_checked_changes_nothing() {
     assert_eq!(view.seat(7), None);
 }
 
-/// A subscriber names a seat far into a hole of its segment, and a publisher would look at it with every message.
+/// A subscriber names a seat far into a hole of its segment, and a publisher would look at it with every
+/// message.
 #[test]
 fn a_seat_in_a_hole_is_no_seat_until_it_has_memory() {
     let words = [READER_MAGIC, LAYOUT_VERSION, 9, 1, 16_000, 3];

@@ -1,8 +1,9 @@
-//! Peers that write anything anywhere into their own segments. The other side never panics, never leaves the memory that it
-//! was given, always comes to an end, and its counts stay sane; an honest reader beside a hostile one notices nothing.
+//! Peers that write anything anywhere into their own segments. The other side never panics, never leaves the
+//! memory that it was given, always comes to an end, and its counts stay sane; an honest reader beside a
+//! hostile one notices nothing.
 //!
-//! The random steps run in one thread, so that a failure can be replayed from its seed; after them a thread scribbles without a
-//! pause while the other side works. Debug builds check every addition for overflow.
+//! The random steps run in one thread, so that a failure can be replayed from its seed; after them a thread
+//! scribbles without a pause while the other side works. Debug builds check every addition for overflow.
 #![cfg(not(loom))]
 
 use hivemind_ring::archive::{Message, View};
@@ -236,7 +237,8 @@ proptest! {
         victim.poll();
     }
 
-    /// In one thread: a subscriber that lies about its cursor, pins and state, beside an honest one on the same ring.
+    /// In one thread: a subscriber that lies about its cursor, pins and state, beside an honest one on the
+    /// same ring.
     #[test]
     fn a_lying_subscriber_cannot_hurt_the_publisher_nor_its_neighbour(
         reliable in any::<bool>(),
@@ -339,7 +341,8 @@ fn check(message: &Message<Heap>) {
     assert!(message.bytes() == expected, "message {} is torn", message.sequence());
 }
 
-/// As many chunks as two readers can pin and the ring can hold fit into the memory, at the length that is used here.
+/// As many chunks as two readers can pin and the ring can hold fit into the memory, at the length that is
+/// used here.
 const _: () = assert!((PINS as u64 + CAPACITY + 4) * 640 <= CHUNK_MEMORY);
 
 /// So many times a scribbler writes while the other side works.
@@ -455,8 +458,8 @@ fn a_subscriber_that_scribbles_all_the_time_cannot_hurt_the_publisher() {
     }
 }
 
-/// A part of an archive that asks for 64 bytes of alignment has it where the chunk begins, and does not after the message was copied or
-/// moved to a slot. Once it was validated at the one place and read at the other.
+/// A part of an archive that asks for 64 bytes of alignment has it where the chunk begins, and does not after
+/// the message was copied or moved to a slot. Once it was validated at the one place and read at the other.
 #[test]
 fn an_archive_that_asks_for_more_alignment_than_messages_have_is_refused() {
     #[derive(rkyv::Archive, rkyv::Serialize)]

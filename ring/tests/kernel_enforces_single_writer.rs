@@ -1,8 +1,9 @@
-//! What a subscriber gets of a publisher's segment, a descriptor and a read-only mapping, is useless for writing:
-//! the kernel refuses every way there is. Each test tries one way and then looks whether the bytes changed.
+//! What a subscriber gets of a publisher's segment, a descriptor and a read-only mapping, is useless for
+//! writing: the kernel refuses every way there is. Each test tries one way and then looks whether the bytes
+//! changed.
 //!
-//! The subscriber is played within one process. The kernel makes no difference: the seals belong to the memory
-//! object, not to who holds it, and even the publisher itself has no second way to write.
+//! The subscriber is played within one process. The kernel makes no difference: the seals belong to the
+//! memory object, not to who holds it, and even the publisher itself has no second way to write.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -74,7 +75,8 @@ fn a_subscriber_cannot_make_its_mapping_writable() {
     let attack = Attack::prepare();
     let start = NonNull::new(attack.subscriber.as_ptr().cast()).unwrap();
     let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: start and length lie within the mapping of `subscriber`; more rights on it would harm nobody here.
+    // SAFETY: start and length lie within the mapping of `subscriber`; more rights on it would harm nobody
+    // here.
     let result = unsafe { mprotect(start, LENGTH as usize, rights) };
     assert_eq!(result, Err(Errno::EACCES));
     attack.came_to_nothing();

@@ -1,8 +1,9 @@
-//! Edges *sleep* and *attach* where commits make no fence, and while a publisher changes from one kind of commit to the other
-//! (`ring/src/barrier.rs`).
+//! Edges *sleep* and *attach* where commits make no fence, and while a publisher changes from one kind of
+//! commit to the other (`ring/src/barrier.rs`).
 //!
-//! The kernel's barrier is told to loom by what it promises (`ring/src/barrier/promise.rs`); everything above it is the code that runs. Under
-//! loom a publisher leaves the fence out after one commit that wakes nobody, and fences again as soon as one wakes somebody.
+//! The kernel's barrier is told to loom by what it promises (`ring/src/barrier/promise.rs`); everything above
+//! it is the code that runs. Under loom a publisher leaves the fence out after one commit that wakes nobody,
+//! and fences again as soon as one wakes somebody.
 //!
 //! Each of these was broken once, and seen to fail:
 //!
@@ -19,7 +20,8 @@ mod loom_support;
 use hivemind_ring::barrier;
 use loom_support::{LOSSY, Publisher, RELIABLE, Ring, Subscriber, Subscription, explore, explore_deeper};
 
-/// A publisher whose kernel has the barrier. It has committed nothing, and its first commit is followed by the change.
+/// A publisher whose kernel has the barrier. It has committed nothing, and its first commit is followed by
+/// the change.
 fn publisher_about_to_change(ring: Ring) -> Publisher {
     barrier::enable();
     ring.publisher()
@@ -79,8 +81,8 @@ fn a_sleeper_is_seen_by_commits_after_the_change_forth() {
     }
 }
 
-/// The first commit, without a fence, rings for a bit that was left behind, which is the change back: a sleeper that comes after it makes no
-/// barrier.
+/// The first commit, without a fence, rings for a bit that was left behind, which is the change back: a
+/// sleeper that comes after it makes no barrier.
 #[test]
 fn a_sleeper_sees_what_was_committed_without_a_fence_before_the_change_back() {
     for sleep in WAYS {
@@ -112,7 +114,8 @@ fn a_sleeper_is_seen_by_commits_after_a_change_back_and_forth() {
     }
 }
 
-/// A reader attaches while commits change over: it gets the history that it was promised and all that follows.
+/// A reader attaches while commits change over: it gets the history that it was promised and all that
+/// follows.
 #[test]
 fn a_reader_that_attaches_during_the_change_loses_nothing() {
     const MESSAGES: u64 = 4;

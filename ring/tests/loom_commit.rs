@@ -40,7 +40,7 @@ fn an_overtaken_reader_gets_whole_messages_and_an_exact_count() {
     });
 }
 
-/// Whoever sees the end of a publisher has seen all its messages.
+/// A reader that sees the end of a publisher has seen all its messages.
 #[test]
 fn the_end_of_a_publisher_comes_after_its_last_message() {
     explore(|| {
@@ -74,7 +74,8 @@ fn the_short_way_to_a_line_gives_whole_messages_as_well() {
     });
 }
 
-/// Whoever begins at a head finds the messages before it at once: a late subscriber that asks once has its history.
+/// A reader that begins at a head finds the messages before it at once: a late subscriber that asks once has
+/// its history.
 #[test]
 fn a_late_reader_finds_its_history_at_once() {
     explore(|| {
@@ -106,7 +107,8 @@ fn a_message_in_a_chunk_is_whole() {
     });
 }
 
-/// Who comes when a publisher has ended, and has no place at its desk, finds the last messages that it retained, whole.
+/// A reader that comes when a publisher has ended, and has no place at its desk, finds the last messages that
+/// it retained, whole.
 #[test]
 fn what_a_publisher_retained_is_there_for_who_sees_its_end() {
     explore(|| {

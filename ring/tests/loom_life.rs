@@ -1,4 +1,5 @@
-//! What a process makes once, and a forked child anew (`ring/src/fork.rs`): two threads that ask for the first time get the same, complete.
+//! What a process makes once, and a forked child anew (`ring/src/fork.rs`): two threads that ask for the
+//! first time get the same, complete.
 #![cfg(loom)]
 #![allow(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Samples that outlive their reader (`ring/src/orphans.rs`): the last of them frees the memory, after its last read.
+//! Samples that outlive their reader (`ring/src/orphans.rs`): the last of them frees the memory, after its
+//! last read.
 //!
 //! Each of these was broken once, and seen to fail:
 //!
@@ -51,8 +52,8 @@ fn the_last_of_a_sample_and_its_reader_frees_the_memory() {
     });
 }
 
-/// The seat is taken again as soon as the sample is gone, and the list is looked through for another reader: that finds the new life of the seat
-/// alone.
+/// The seat is taken again as soon as the sample is gone, and the list is looked through for another reader:
+/// that finds the new life of the seat alone.
 #[test]
 fn an_orphan_whose_seat_passed_on_is_freed_after_its_last_sample() {
     explore(|| {

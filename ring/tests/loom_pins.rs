@@ -1,7 +1,7 @@
 //! Edges *pin* and *unpin*: no chunk is written while somebody may read it.
 //!
-//! The content of each chunk is a cell that loom watches: a write that could meet a read fails the model, whatever the
-//! values are. Each of these was broken once, and seen to fail:
+//! The content of each chunk is a cell that loom watches: a write that could meet a read fails the model,
+//! whatever the values are. Each of these was broken once, and seen to fail:
 //!
 //! | broken on purpose                                                             | seen                       |
 //! | ----------------------------------------------------------------------------- | -------------------------- |
@@ -21,7 +21,8 @@ use hivemind_ring::heap::Heap;
 use hivemind_ring::reader::{Seats, Taken, TakenSeat};
 use loom_support::{LOSSY, Subscription, explore};
 
-/// Two slots, three units of chunk memory: from the fourth message on, memory comes from overwritten messages alone.
+/// Two slots, three units of chunk memory: from the fourth message on, memory comes from overwritten messages
+/// alone.
 #[test]
 fn an_overwritten_message_keeps_its_chunk_while_it_is_pinned() {
     const MESSAGES: u64 = 4;
@@ -45,7 +46,8 @@ fn an_overwritten_message_keeps_its_chunk_while_it_is_pinned() {
     });
 }
 
-/// Two units for two slots: every message from the third on takes the memory of one that was withdrawn for it.
+/// Two units for two slots: every message from the third on takes the memory of one that was withdrawn for
+/// it.
 #[test]
 fn a_withdrawn_message_keeps_its_chunk_while_it_is_pinned() {
     explore(|| {
@@ -69,8 +71,8 @@ fn a_withdrawn_message_keeps_its_chunk_while_it_is_pinned() {
     });
 }
 
-/// A sample is read and dropped on another thread, while its reader takes the same pin again and the publisher looks at
-/// nothing but that second pin.
+/// A sample is read and dropped on another thread, while its reader takes the same pin again and the
+/// publisher looks at nothing but that second pin.
 #[test]
 fn a_sample_dropped_on_another_thread_was_read_before_its_chunk_is_reused() {
     explore(|| {
@@ -102,7 +104,8 @@ fn a_sample_dropped_on_another_thread_was_read_before_its_chunk_is_reused() {
     });
 }
 
-/// A reader that attaches while the publisher already looks for memory: its pins count before it reads its first slot.
+/// A reader that attaches while the publisher already looks for memory: its pins count before it reads its
+/// first slot.
 #[test]
 fn the_pins_of_a_reader_count_from_its_attachment_on() {
     explore(|| {
@@ -125,7 +128,8 @@ fn the_pins_of_a_reader_count_from_its_attachment_on() {
     });
 }
 
-/// A subscriber that ended still holds a sample: its pin counts until that is dropped, though the publisher prunes it.
+/// A subscriber that ended still holds a sample: its pin counts until that is dropped, though the publisher
+/// prunes it.
 #[test]
 fn a_sample_outlives_its_subscriber() {
     explore(|| {
@@ -147,8 +151,9 @@ fn a_sample_outlives_its_subscriber() {
     });
 }
 
-/// A subscriber gives its seat back while a sample of it is read on another thread, and takes it for another publisher as soon
-/// as it may. The publisher, which hears nothing of either, reuses the chunk only after the sample.
+/// A subscriber gives its seat back while a sample of it is read on another thread, and takes it for another
+/// publisher as soon as it may. The publisher, which hears nothing of either, reuses the chunk only after the
+/// sample.
 #[test]
 fn a_seat_passes_on_after_its_last_sample() {
     explore(|| {
@@ -173,14 +178,15 @@ fn a_seat_passes_on_after_its_last_sample() {
     });
 }
 
-/// A control thread prunes a reader that left while a sample of it is dropped elsewhere, and the publisher is already about to
-/// reuse memory: it hears of both through the list of readers alone.
+/// A control thread prunes a reader that left while a sample of it is dropped elsewhere, and the publisher is
+/// already about to reuse memory: it hears of both through the list of readers alone.
 #[test]
 fn a_reader_is_pruned_after_its_last_sample() {
     a_pruned_reader_holds_nothing(|_| None);
 }
 
-/// The same when the seat was taken again meanwhile: then the new life of the seat alone says that the sample is gone.
+/// The same when the seat was taken again meanwhile: then the new life of the seat alone says that the sample
+/// is gone.
 #[test]
 fn a_seat_that_passed_on_is_pruned_after_its_last_sample() {
     a_pruned_reader_holds_nothing(|seats| seats.take((3, 3)).ok());

@@ -1,5 +1,6 @@
-//! Edges *consume* and *attach* on reliable rings: nothing is overwritten or withdrawn that somebody has yet to read, and
-//! nobody holds up a publisher who has read everything or ended. Each of these was broken once, and seen to fail:
+//! Edges *consume* and *attach* on reliable rings: nothing is overwritten or withdrawn that somebody has yet
+//! to read, and nobody holds up a publisher who has read everything or ended. Each of these was broken once,
+//! and seen to fail:
 //!
 //! | broken on purpose                                                                      | seen          |
 //! | -------------------------------------------------------------------------------------- | ------------- |
@@ -81,8 +82,8 @@ fn a_reliable_ring_waits_for_the_slowest_reader() {
     });
 }
 
-/// A reader attaches with history to a publisher that is busy: it gets one past message and all that follow, none is lost, and
-/// the count from its first message on is exact.
+/// A reader attaches with history to a publisher that is busy: it gets one past message and all that follow,
+/// none is lost, and the count from its first message on is exact.
 #[test]
 fn a_late_reader_loses_nothing_from_its_first_message_on() {
     const MESSAGES: u64 = 4;
@@ -111,8 +112,9 @@ fn a_late_reader_loses_nothing_from_its_first_message_on() {
     });
 }
 
-/// The memory of messages that were read is used again; a reader that attaches at this moment keeps the history that it was
-/// promised. The publisher takes its memory before it asks whether it may send, which is the harder order.
+/// The memory of messages that were read is used again; a reader that attaches at this moment keeps the
+/// history that it was promised. The publisher takes its memory before it asks whether it may send, which is
+/// the harder order.
 #[test]
 fn a_message_promised_to_a_late_reader_is_not_withdrawn() {
     explore_deeper(1, || {
@@ -122,7 +124,8 @@ fn a_message_promised_to_a_late_reader_is_not_withdrawn() {
         assert!(publisher.send_chunk());
         let sending = loom::thread::spawn(move || {
             let second = publisher.send_chunk();
-            // With the second message the first is no history any more: it gives its memory to the third, unless somebody was promised it.
+            // With the second message the first is no history any more: it gives its memory to the third,
+            // unless somebody was promised it.
             let _third = second && publisher.send_chunk_if_admitted();
             publisher
         });
@@ -225,8 +228,9 @@ fn a_reader_that_goes_has_read_its_last_slot(go: fn(Subscriber) -> Seats<Heap>) 
     });
 }
 
-/// A publisher that sleeps until there is space. Readers make no fence between their cursor and the look at `blocked`, so a wake-up
-/// may be missed; the publisher then looks by itself after a while, which it does not do under loom. With that fence none is missed.
+/// A publisher that sleeps until there is space. Readers make no fence between their cursor and the look at
+/// `blocked`, so a wake-up may be missed; the publisher then looks by itself after a while, which it does not
+/// do under loom. With that fence none is missed.
 #[test]
 fn a_blocked_publisher_is_woken_by_a_reader_that_looks_after_a_fence() {
     explore(|| {

@@ -1,7 +1,7 @@
 //! Edges *sleep* and *close*: nobody sleeps through a message or through the end of the other side.
 //!
-//! Under loom a sleep is a loop until the bell's word changes, so a lost wake-up shows as a loop that nobody ends: the model
-//! exceeds its number of branches. Each of these was broken once, and seen to fail:
+//! Under loom a sleep is a loop until the bell's word changes, so a lost wake-up shows as a loop that nobody
+//! ends: the model exceeds its number of branches. Each of these was broken once, and seen to fail:
 //!
 //! | broken on purpose                                                                     |
 //! | ------------------------------------------------------------------------------------- |
@@ -66,7 +66,7 @@ fn two_sleepers_of_one_publisher_both_wake() {
     });
 }
 
-/// Who sleeps alone is rung beside those that listen, and the other way round.
+/// A lone sleeper is rung beside those that listen, and the other way round.
 #[test]
 fn one_that_listens_and_one_that_sleeps_alone_both_wake() {
     explore_deeper(-1, || {
@@ -119,7 +119,8 @@ fn a_bit_left_behind_hides_no_sleeper_of_the_other_kind() {
     }
 }
 
-/// Who changes from one way to the other leaves a bit of the former behind, which must not hide the new one.
+/// A sleeper that changes from one way to the other leaves a bit of the former behind, which must not hide
+/// the new one.
 #[test]
 fn a_sleeper_that_changes_its_way_misses_no_message() {
     explore(|| {
@@ -167,8 +168,8 @@ fn a_lone_sleeper_misses_no_message() {
     });
 }
 
-/// The flag "I sleep" belongs to the subscriber, the flag "somebody sleeps" to each publisher: a wake-up by one publisher
-/// does not swallow that of another.
+/// The flag "I sleep" belongs to the subscriber, the flag "somebody sleeps" to each publisher: a wake-up by
+/// one publisher does not swallow that of another.
 #[test]
 fn a_sleeper_of_two_publishers_gets_both_messages() {
     explore(|| {
@@ -283,7 +284,8 @@ fn nobody_sleeps_through_news_of_the_own_node() {
     });
 }
 
-/// A publisher that is told of the end of a subscriber while it sends does not take the word and miss the end.
+/// A publisher that is told of the end of a subscriber while it sends does not take the word and miss the
+/// end.
 #[test]
 fn a_publisher_that_was_told_of_an_end_knows_it() {
     explore(|| {

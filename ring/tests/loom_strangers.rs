@@ -1,8 +1,8 @@
-//! Edge *sleep* between users: a subscriber of another user misses no message and no end, though it shares one word with the
-//! publisher, and that word with the others of its user.
+//! Edge *sleep* between users: a subscriber of another user misses no message and no end, though it shares
+//! one word with the publisher, and that word with the others of its user.
 //!
-//! As in `loom_sleep`, a lost wake-up shows as a loop that nobody ends: under loom the sleep of a stranger has no bound. Each of these
-//! was broken once, and seen to fail:
+//! As in `loom_sleep`, a lost wake-up shows as a loop that nobody ends: under loom the sleep of a stranger
+//! has no bound. Each of these was broken once, and seen to fail:
 //!
 //! | broken on purpose                                                                                     |
 //! | ----------------------------------------------------------------------------------------------------- |
@@ -142,7 +142,8 @@ fn a_new_stranger_of_another_user_may_sleep_at_once() {
     });
 }
 
-/// A publisher that takes out the sleepers of its own user while a stranger attaches goes on to look at the door.
+/// A publisher that takes out the sleepers of its own user while a stranger attaches goes on to look at the
+/// door.
 #[test]
 fn a_stranger_that_comes_while_others_are_woken_is_not_forgotten() {
     explore(|| {

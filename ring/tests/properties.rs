@@ -1,9 +1,10 @@
-//! Random lives of a publisher and its subscribers, in one thread and step by step, against a model of ten lines: which
-//! messages a reader must get, which it lost, and what every sample says for as long as it is held.
+//! Random lives of a publisher and its subscribers, in one thread and step by step, against a model of ten
+//! lines: which messages a reader must get, which it lost, and what every sample says for as long as it is
+//! held.
 //!
-//! The model knows the ring by its promises alone: the newest `capacity` messages are there unless they were withdrawn, a late reader
-//! begins `history` messages back, a reliable ring refuses instead of losing. A failure prints the shortest list of steps that
-//! still fails, and the seed.
+//! The model knows the ring by its promises alone: the newest `capacity` messages are there unless they were
+//! withdrawn, a late reader begins `history` messages back, a reliable ring refuses instead of losing. A
+//! failure prints the shortest list of steps that still fails, and the seed.
 #![cfg(not(loom))]
 
 use hivemind_ring::archive::Message;

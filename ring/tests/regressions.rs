@@ -70,8 +70,8 @@ fn poll(reader: &mut Reader<Heap>) -> Option<Message<Heap>> {
         .map(|taken| Message::try_from(taken).expect("its chunks are mapped"))
 }
 
-/// A publisher was admitted, looked for memory, saw on that occasion that a reader had attached, and forgot that it was
-/// admitted: an assertion failed although the reader begins late enough to be in nobody's way.
+/// A publisher was admitted, looked for memory, saw on that occasion that a reader had attached, and forgot
+/// that it was admitted: an assertion failed although the reader begins late enough to be in nobody's way.
 #[test]
 fn an_admitted_message_stays_admitted_when_a_reader_attaches() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, chunk_memory: 64 * 4, ..CONFIG });
@@ -89,8 +89,9 @@ fn an_admitted_message_stays_admitted_when_a_reader_attaches() {
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(4));
 }
 
-/// A reliable ring kept the memory of a message until its slot was overwritten. With large messages the memory was full before
-/// the slots were, and the publisher waited for ever for readers that had read everything.
+/// A reliable ring kept the memory of a message until its slot was overwritten. With large messages the
+/// memory was full before the slots were, and the publisher waited for ever for readers that had read
+/// everything.
 #[test]
 fn a_reliable_ring_reuses_the_memory_of_what_everybody_has_read() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, chunk_memory: 64 * 2, ..CONFIG });
@@ -125,8 +126,9 @@ fn a_reliable_ring_keeps_its_history_when_memory_is_short() {
     assert_eq!(reader.lost(), 0);
 }
 
-/// A subscriber was introduced twice, because the root changed before it had heard the answer. The second answer named a later
-/// first message, but the subscriber heard the first answer and lost what lay between, on a reliable ring.
+/// A subscriber was introduced twice, because the root changed before it had heard the answer. The second
+/// answer named a later first message, but the subscriber heard the first answer and lost what lay between,
+/// on a reliable ring.
 #[test]
 fn a_second_introduction_gets_the_first_answer() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, ..CONFIG });
@@ -144,7 +146,8 @@ fn a_second_introduction_gets_the_first_answer() {
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(0));
 }
 
-/// Subscribers that ended while they held a sample stayed on the list of a publisher that sent nothing to sleepers.
+/// Subscribers that ended while they held a sample stayed on the list of a publisher that sent nothing to
+/// sleepers.
 #[test]
 fn subscribers_that_ended_do_not_pile_up_at_the_desk() {
     let mut publisher = Publisher::new(&CONFIG);
@@ -163,8 +166,8 @@ fn subscribers_that_ended_do_not_pile_up_at_the_desk() {
     }
 }
 
-/// A seat that was left while a sample of it was held was never found again, unless a lower one was left later: a subscriber
-/// that outlives many publishers ran out of seats.
+/// A seat that was left while a sample of it was held was never found again, unless a lower one was left
+/// later: a subscriber that outlives many publishers ran out of seats.
 #[test]
 fn a_seat_is_found_again_when_its_last_sample_is_dropped() {
     let seats = seats(3);
@@ -182,7 +185,8 @@ fn a_seat_is_found_again_when_its_last_sample_is_dropped() {
     drop(former);
 }
 
-/// A message that is larger than all memory of its ring made a lossy ring give up every message before it was refused.
+/// A message that is larger than all memory of its ring made a lossy ring give up every message before it was
+/// refused.
 #[test]
 fn a_message_beyond_all_memory_costs_no_other() {
     let mut publisher = Publisher::new(&RingConfig { chunk_memory: 1024, ..CONFIG });
@@ -195,7 +199,8 @@ fn a_message_beyond_all_memory_costs_no_other() {
     assert_eq!(poll(&mut reader).map(|message| message.bytes().to_vec()), Some(vec![0; 64]));
 }
 
-/// A reader whose publisher has registered another seat would pin where nobody looks, and memory would be reused under a sample.
+/// A reader whose publisher has registered another seat would pin where nobody looks, and memory would be
+/// reused under a sample.
 #[test]
 #[should_panic(expected = "the desk answered for this seat")]
 fn a_reader_needs_the_answer_for_its_own_seat() {
@@ -206,7 +211,8 @@ fn a_reader_needs_the_answer_for_its_own_seat() {
     let _reader = publisher.read(other, first);
 }
 
-/// A subscriber said that it had ended while one of its readers went on: its publisher forgot the reader, and reused what it pinned.
+/// A subscriber said that it had ended while one of its readers went on: its publisher forgot the reader, and
+/// reused what it pinned.
 #[test]
 fn a_subscriber_has_ended_when_its_last_reader_has() {
     let mut publisher = Publisher::new(&CONFIG);
@@ -229,7 +235,8 @@ fn a_subscriber_has_ended_when_its_last_reader_has() {
     assert_eq!(seats.memory().header().closed.load(Ordering::Relaxed), 1);
 }
 
-/// Until a reader has heard where it begins, its cursor says 0. That is no reason to hold up a publisher that has come further.
+/// Until a reader has heard where it begins, its cursor says 0. That is no reason to hold up a publisher that
+/// has come further.
 #[test]
 fn a_reader_that_has_not_begun_counts_from_its_first_message_on() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, ..CONFIG });
@@ -247,7 +254,8 @@ fn a_reader_that_has_not_begun_counts_from_its_first_message_on() {
     assert_eq!(poll(&mut reader).map(|message| message.sequence()), Some(10));
 }
 
-// Once a late reader of a reliable ring that was overtaken while it caught up left out messages that its publisher kept for it.
+// Once a late reader of a reliable ring that was overtaken while it caught up left out messages that its
+// publisher kept for it.
 #[test]
 fn who_comes_late_to_a_reliable_ring_gets_all_that_is_kept_for_it() {
     let mut publisher = Publisher::new(&RingConfig { reliable: true, capacity: 16, ..CONFIG });

@@ -73,8 +73,8 @@ fn late(ring: &Arc<<Heap as hivemind_ring::memory::Memory>::Ring>) -> (Vec<u64>,
 }
 
 proptest! {
-    /// However many messages of whatever lengths: the last n, or as many as there were; also while the next one is being written
-    /// and after its stamp, when `head` does not know of it yet.
+    /// However many messages of whatever lengths: the last n, or as many as there were; also while the next
+    /// one is being written and after its stamp, when `head` does not know of it yet.
     #[test]
     fn the_last_n_are_there_at_every_step_of_the_next(
         lengths in prop::collection::vec(prop_oneof![Just(8usize), 57usize..3000], 0..40),
@@ -120,7 +120,8 @@ proptest! {
     }
 }
 
-/// A lossy publisher gives up its oldest messages when memory runs out. Those that it retains it does not: it says so instead.
+/// A lossy publisher gives up its oldest messages when memory runs out. Those that it retains it does not: it
+/// says so instead.
 #[test]
 fn what_is_retained_is_not_given_up_for_want_of_memory() {
     let mut writer = publisher(3, 4 * 1024);

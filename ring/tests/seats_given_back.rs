@@ -1,5 +1,6 @@
-//! A subscriber gives a seat back while its publisher lives: it could not map the ring, heard of a refusal that the publisher
-//! does not know of, or cut the publisher off. The publisher hears nothing of that; it sees it at the seat.
+//! A subscriber gives a seat back while its publisher lives: it could not map the ring, heard of a refusal
+//! that the publisher does not know of, or cut the publisher off. The publisher hears nothing of that; it
+//! sees it at the seat.
 #![cfg(not(loom))]
 
 use hivemind_ring::archive::Message;
@@ -63,7 +64,8 @@ fn seats() -> Seats<Heap> {
     Seats::on_heap(4, Arc::new(Bell::silent()))
 }
 
-// Once a subscriber that was out of descriptors when the publisher's answer came held up a reliable publisher for as long as it lived.
+// Once a subscriber that was out of descriptors when the publisher's answer came held up a reliable publisher
+// for as long as it lived.
 #[test]
 fn a_seat_that_was_given_back_holds_up_nobody() {
     let mut publisher = Publisher::new(true, 0);
@@ -128,7 +130,8 @@ fn who_takes_the_same_seat_anew_begins_anew() {
     assert_eq!(publisher.writer.desk().count(), 1);
 }
 
-// Once a subscriber that was there before its publisher did not count as lost what it had missed, if the root died between.
+// Once a subscriber that was there before its publisher did not count as lost what it had missed, if the root
+// died between.
 #[test]
 fn who_was_there_before_the_publisher_counts_from_the_first_message_also_when_it_is_introduced_again() {
     let mut publisher = Publisher::new(false, 0);
@@ -154,7 +157,8 @@ fn who_was_there_before_the_publisher_counts_from_the_first_message_also_when_it
     assert_eq!(received + reader.lost(), 100);
 }
 
-// Once the second attachment of a subscriber made the publisher forget the pins of the first, and reuse what they held.
+// Once the second attachment of a subscriber made the publisher forget the pins of the first, and reuse what
+// they held.
 #[test]
 fn samples_of_a_seat_that_was_given_back_stay_while_the_subscriber_attaches_anew() {
     let mut publisher = Publisher::new(false, 0);

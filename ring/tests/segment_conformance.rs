@@ -1,7 +1,7 @@
 //! What every backend of segments must do, run over each of them; then what each promises on its own.
 //!
-//! Bytes are read and written through `as_ptr` with volatile accesses: another mapping of the same memory changes
-//! them.
+//! Bytes are read and written through `as_ptr` with volatile accesses: another mapping of the same memory
+//! changes them.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -17,7 +17,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 const ANY_LENGTH: LengthBounds = LengthBounds { min: 1, max: 1 << 40 };
-/// Set in a process that a test started from its own binary, so that limits and kills leave the test itself unharmed.
+/// Set in a process that a test started from its own binary, so that limits and kills leave the test itself
+/// unharmed.
 const CHILD: &str = "HIVEMIND_SEGMENT_TEST_CHILD";
 
 macro_rules! conformance {
@@ -143,8 +144,8 @@ fn a_peer_maps_a_single_writer_segment_only_to_read(backend: &dyn Backend) {
     let (owner, peer) = pair(backend, page(), Sharing::SingleWriter);
     assert!(owner.writable() && !peer.writable());
     let start = std::ptr::NonNull::new(peer.as_ptr().cast()).unwrap();
-    // SAFETY: start and length are those of the mapping of `peer`, which is alive; should the call succeed against
-    // all expectation, more rights on it harm nobody.
+    // SAFETY: start and length are those of the mapping of `peer`, which is alive; should the call succeed
+    // against all expectation, more rights on it harm nobody.
     let result =
         unsafe { mprotect(start, peer.len() as usize, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) };
     assert_eq!(result, Err(nix::errno::Errno::EACCES), "the mapping can never become writable");
@@ -244,13 +245,14 @@ fn memory_lives_until_the_last_mapping_is_gone(backend: &dyn Backend) {
     assert_eq!(read(&owner, 5), 56);
 }
 
-// The child finds zeros where the segment would be, may write there, and does so also after the drop of the inherited `Segment`s, which
-// leaves the place alone: samples may point to it. Neither is seen by the parent.
+// The child finds zeros where the segment would be, may write there, and does so also after the drop of the
+// inherited `Segment`s, which leaves the place alone: samples may point to it. Neither is seen by the parent.
 fn a_forked_child_finds_zeros_in_place_of_the_mapping_and_its_drop_leaves_them(backend: &dyn Backend) {
     let (owner, peer) = pair(backend, page(), Sharing::SingleWriter);
     write(&owner, 1, 11);
-    // SAFETY: until it exits the child makes plain system calls, touches memory of segments and drops some, which takes no lock and
-    // frees at most a little memory (glibc's allocator may be used after fork); it returns to none of the test's code.
+    // SAFETY: until it exits the child makes plain system calls, touches memory of segments and drops some,
+    // which takes no lock and frees at most a little memory (glibc's allocator may be used after fork); it
+    // returns to none of the test's code.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let places = [owner.as_ptr(), peer.as_ptr()].map(|base| base.wrapping_add(1));
@@ -520,7 +522,8 @@ mod named_only {
         }
     }
 
-    // A pipe instead of memory would block whoever opens it; a file others may write could be cut short by them.
+    // A pipe instead of memory would block whoever opens it; a file others may write could be cut short by
+    // them.
     #[test]
     fn what_is_not_a_private_memory_object_is_refused_and_not_swept() {
         use std::os::unix::fs::PermissionsExt;
@@ -544,7 +547,8 @@ mod named_only {
         assert!(!named.remove(&pipe).unwrap());
     }
 
-    // The child makes two segments, says so and waits for an end of input that never comes; then it is killed.
+    // The child makes two segments, says so and waits for an end of input that never comes; then it is
+    // killed.
     #[test]
     fn what_a_killed_owner_leaves_is_swept_and_what_the_living_have_is_not() {
         if let Some(prefix) = std::env::var_os(CHILD) {

@@ -1,5 +1,5 @@
-//! A publisher and its readers on real threads, on the heap: every message carries a checksum, every count must come out,
-//! every sleeper must be woken. Bounded by counts, not by time.
+//! A publisher and its readers on real threads, on the heap: every message carries a checksum, every count
+//! must come out, every sleeper must be woken. Bounded by counts, not by time.
 #![cfg(not(loom))]
 
 use hivemind_ring::archive::Message;
@@ -218,7 +218,8 @@ impl Subscriber {
     }
 }
 
-/// Sends everything from a thread of its own while others read, and one after the other comes late and leaves early.
+/// Sends everything from a thread of its own while others read, and one after the other comes late and leaves
+/// early.
 fn stress(reliable: bool, capacity: u64, chunk_memory: u64) {
     let mut publisher = Publisher::new(reliable, capacity, chunk_memory);
     let door = publisher.door();

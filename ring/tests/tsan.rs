@@ -1,15 +1,16 @@
 //! Publishers and subscribers of one process, over rings on the heap, for ThreadSanitizer: `ring/sanitize`.
 //!
-//! The bytes of messages in chunks are plain memory, so the sanitizer sees each write of a publisher and each read of a subscriber,
-//! and reports two that nothing puts in order. They are put in order by edges *commit* and *unpin*, which are stores and loads. It
-//! ignores fences, so it cannot see what rests on those alone: that a pin which the publisher did not see makes the reader turn back
-//! (edge *pin*), and that slots are not torn (edge *rewrite*; their words are atomics anyway). The loom models show these.
+//! The bytes of messages in chunks are plain memory, so the sanitizer sees each write of a publisher and each
+//! read of a subscriber, and reports two that nothing puts in order. They are put in order by edges *commit*
+//! and *unpin*, which are stores and loads. It ignores fences, so it cannot see what rests on those alone:
+//! that a pin which the publisher did not see makes the reader turn back (edge *pin*), and that slots are not
+//! torn (edge *rewrite*; their words are atomics anyway). The loom models show these.
 //!
-//! What is sampled here is what happened in this run, in real time and with real processors; the models are small and exhaustive.
-//! Without the sanitizer it is a stress test of the contents.
+//! What is sampled here is what happened in this run, in real time and with real processors; the models are
+//! small and exhaustive. Without the sanitizer it is a stress test of the contents.
 //!
-//! It has no test harness, whose threads alarm the sanitizer. What ends last is dropped after all threads were joined: the last
-//! drop of an `Arc` rests on a fence, too.
+//! It has no test harness, whose threads alarm the sanitizer. What ends last is dropped after all threads
+//! were joined: the last drop of an `Arc` rests on a fence, too.
 #![allow(unsafe_code)]
 
 /// The models are elsewhere, and these threads are not loom's.
@@ -22,7 +23,8 @@ fn main() {
     println!("seed {seed} (HIVEMIND_SEED)");
     for light in [false, true] {
         if light {
-            // From the next commits on, rings of this process leave the fence out, where the kernel allows it.
+            // From the next commits on, rings of this process leave the fence out, where the kernel allows
+            // it.
             hivemind_ring::barrier::enable();
         }
         for reliable in [false, true] {
@@ -135,8 +137,8 @@ mod threads {
     }
 
     fn check(held: &Held<Heap>) {
-        // SAFETY: in bounds and initialised: a message of its publisher; alive: `held` is. That nobody writes is what the
-        // sanitizer is to judge.
+        // SAFETY: in bounds and initialised: a message of its publisher; alive: `held` is. That nobody writes
+        // is what the sanitizer is to judge.
         let bytes = unsafe { held.memory().as_ref() };
         let expected = content(held.sequence());
         assert!(bytes.iter().all(|byte| *byte == expected), "message {} is not whole", held.sequence());
@@ -159,7 +161,8 @@ mod threads {
         End { seats, reader, received: 0 }
     }
 
-    /// Polls once. Looks into what comes, passes it on, and looks into and drops what others passed on. Whether there was anything.
+    /// Polls once. Looks into what comes, passes it on, and looks into and drops what others passed on.
+    /// Whether there was anything.
     fn look(shared: &Shared, end: &mut End, dice: &mut Dice) -> bool {
         let Some(taken) = end.reader.poll().expect("an honest publisher") else { return false };
         end.received += 1;
@@ -197,7 +200,8 @@ mod threads {
         let mut ends = Vec::new();
         // Acquire: nothing rests on it; it is what a flag should be.
         while !shared.sent.load(Ordering::Acquire) {
-            // A number of its own each time: the same one with the same seat would be the same subscriber, introduced anew.
+            // A number of its own each time: the same one with the same seat would be the same subscriber,
+            // introduced anew.
             let mut end = attach(shared, SUBSCRIBERS + ends.len() as u32);
             for _ in 0..dice.below(20) {
                 look(shared, &mut end, &mut dice);

@@ -1,5 +1,5 @@
-//! A ring of a publisher that is not trusted takes a descriptor of who reads it: strangers may have a part of those, and no more. A process of
-//! its own, as the count and the limit are the process's.
+//! A ring of a publisher that is not trusted takes a descriptor of who reads it: strangers may have a part of
+//! those, and no more. A process of its own, as the count and the limit are the process's.
 #![cfg(not(loom))]
 
 use hivemind_ring::mapped::{Bells, MappedRing, OpenError};

@@ -1,8 +1,8 @@
-//! Where the kernel or a sandbox refuses to wait for several words (`futex_waitv`), subscribers find out once and then sleep
-//! alone: nobody misses a message, and nobody spins.
+//! Where the kernel or a sandbox refuses to wait for several words (`futex_waitv`), subscribers find out once
+//! and then sleep alone: nobody misses a message, and nobody spins.
 //!
-//! The refusal counts for a whole process, so each kind of it is played by a process of its own: this test starts itself again and
-//! forbids itself the call with a seccomp filter.
+//! The refusal counts for a whole process, so each kind of it is played by a process of its own: this test
+//! starts itself again and forbids itself the call with a seccomp filter.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -96,7 +96,8 @@ fn sleep_where_it_is_refused(refusal: Errno) {
     assert!(!bell::can_wait_for_any());
 }
 
-/// From now on the kernel answers this thread, and those that it starts, with `refusal` when they wait for several words.
+/// From now on the kernel answers this thread, and those that it starts, with `refusal` when they wait for
+/// several words.
 fn forbid_futex_waitv(refusal: Errno) -> Result<(), Errno> {
     const fn step(code: u32, jump_if_not: u8, operand: u32) -> libc::sock_filter {
         libc::sock_filter { code: code as u16, jt: 0, jf: jump_if_not, k: operand }

@@ -24,6 +24,7 @@ pub mod ports;
 pub mod random;
 mod remedy;
 pub mod root;
+pub mod rounded;
 pub mod runtime_dir;
 pub mod session;
 mod socket;

@@ -8,9 +8,11 @@
 //! | [`Intake`] | a receiving end: the readers of all publishers that it is attached to |
 //! | [`Waiter`] | what one waits on for many receiving ends at once |
 
+mod attach;
 mod batch;
 mod error;
 mod hub;
+mod inbox;
 mod intake;
 mod member;
 mod names;
@@ -23,8 +25,8 @@ mod watch;
 
 pub use batch::Batch;
 pub use error::{LoanError, PublisherError, RecvError, SendError, SubscriberError, WaitError};
-pub use hub::Gate;
-pub use intake::{ConnectionStatus, Intake, Receiving, RoutePoll, SPIN, Skipped, Waker, receive};
+pub use inbox::Gate;
+pub use intake::{Connection, ConnectionStatus, Intake, Receiving, SPIN, Skipped, Waker, receive};
 pub use member::{AsMember, Member, MemberError, MemberOptions};
 pub use origin::Origin;
 pub use outlet::{Outlet, OutletOptions, StandIn};

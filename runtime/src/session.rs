@@ -48,9 +48,10 @@ pub use hivemind_ring::segment::Handle;
 
 use crate::lock;
 use crate::runtime_dir::RuntimeDir;
+use hivemind_core::contract::{Carried, Kind, MAX_SCHEMA, Match, Pattern, SubscriberRole};
 use hivemind_core::filter::Filter;
 use hivemind_core::name::{NodeName, ServiceName};
-use hivemind_core::protocol::{Demand, EndId, MAX_SCHEMA, Offer, Remote};
+use hivemind_core::protocol::{Demand, EndId, Misfit, Offer};
 
 mod control;
 mod error;
@@ -59,8 +60,11 @@ mod listing;
 mod vigil;
 
 pub use self::error::{AnnounceError, JoinError, Mismatch, SessionError, WaitedFor};
-pub use self::listing::{Listing, PublisherInfo, ServiceInfo, SubscriberInfo};
-pub use hivemind_core::protocol::{ConnectionInfo, NodeInfo, PUBLISHER_GONE};
+pub use self::listing::{
+    ConnectionInfo, FormerInfo, KindInfo, Listing, NodeInfo, PublisherInfo, RemoteInfo, ServiceInfo,
+    SubscriberInfo,
+};
+pub use hivemind_core::protocol::PUBLISHER_GONE;
 
 /// Requests of other threads that may wait for the control thread.
 const MAX_REQUESTS: usize = 65_536;
@@ -127,6 +131,22 @@ impl Announcement {
         }
     }
 
+    /// Which pattern it has, or asks for.
+    fn pattern(&self) -> Pattern {
+        match self {
+            Announcement::Offer(offer) => offer.contract.pattern,
+            Announcement::Demand(demand) => demand.asks.pattern,
+        }
+    }
+
+    /// Its type; `None`: it takes any.
+    fn kind(&self) -> Option<&Kind> {
+        match self {
+            Announcement::Offer(offer) => Some(&offer.kind),
+            Announcement::Demand(demand) => demand.asks.kind.as_ref(),
+        }
+    }
+
     /// The name of the service, or the filter.
     fn what(&self) -> &str {
         match self {
@@ -134,33 +154,6 @@ impl Announcement {
             Announcement::Demand(demand) => &demand.filter,
         }
     }
-}
-
-/// There is a publisher for a subscription of this node.
-#[derive(Clone, Debug)]
-pub struct Matched {
-    /// The subscription.
-    pub subscriber: u32,
-    /// The publisher.
-    pub publisher: EndId,
-    /// The publisher's node.
-    pub node_name: NodeName,
-    /// The service.
-    pub service: ServiceName,
-    /// The fingerprint of its type.
-    pub fingerprint: u128,
-    /// The description of its type.
-    pub schema: Vec<u8>,
-    /// True: loses nothing.
-    pub reliable: bool,
-    /// Messages that a late subscriber gets.
-    pub history: u32,
-    /// Slots of the ring.
-    pub capacity: u32,
-    /// Who wrote the ring, if it retains messages: the publisher, or one that is gone and for which it stands.
-    pub writer: Option<EndId>,
-    /// It is on another host.
-    pub via: Option<Box<Remote>>,
 }
 
 /// A seat of a reader segment for a match.
@@ -172,32 +165,13 @@ pub struct Seating {
     pub reader: Handle,
 }
 
-/// A service that a subscription of this node means, but that carries another type. The subscription waits for one that fits.
-#[derive(Debug, Clone)]
-pub struct Skipped {
-    /// The service.
-    pub service: ServiceName,
-    /// The fingerprint of its type.
-    pub fingerprint: u128,
-    /// The description of its type.
-    pub schema: Vec<u8>,
-    /// The node that publishes it.
-    pub holder: NodeName,
-}
-
-/// The subscriptions that mean the service of a publisher, but expect another type.
+/// The subscriptions that mean the service of a publisher, but ask for something else.
 #[derive(Debug, Clone)]
 pub struct Misfits {
     /// How many there are; at least one.
     pub count: u32,
-    /// The node of one of them.
-    pub node_name: NodeName,
-    /// Its filter.
-    pub filter: Filter,
-    /// The fingerprint of the type that it expects.
-    pub fingerprint: u128,
-    /// The description of that type.
-    pub schema: Vec<u8>,
+    /// One of them.
+    pub first: Misfit,
 }
 
 /// Where a kept ring stands.
@@ -220,6 +194,8 @@ pub struct AttachRequest {
     pub subscriber: EndId,
     /// The subscriber's node.
     pub node_name: NodeName,
+    /// What it is to the publisher.
+    pub role: SubscriberRole,
     /// Its seat in the reader segment.
     pub seat: u32,
     /// Its user, as the kernel told the root.
@@ -273,7 +249,7 @@ pub trait NodeSide: Send + Sync + 'static {
 
     /// A match: give it a seat. `None`: not wanted, or attached to this publisher already. A second call for one pair
     /// replaces the first, whose handshake a dead root has left unfinished.
-    fn matched(&self, matched: Matched) -> Option<Seating>;
+    fn matched(&self, subscriber: u32, matched: Box<Match>) -> Option<Seating>;
 
     /// A subscriber wants in: map its segment, register its pins, and only then answer. A second call for one pair
     /// replaces the first.
@@ -295,8 +271,8 @@ pub trait NodeSide: Send + Sync + 'static {
     /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher may have registered it.
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
 
-    /// A service is what a subscription means, but has another type. Once it has the right one there is a match.
-    fn skipped(&self, subscriber: u32, skipped: Skipped);
+    /// A service is what a subscription means, but has another type or another pattern. Once they fit there is a match.
+    fn skipped(&self, subscriber: u32, carried: Carried);
 
     /// An observer wants to look at the segment of an end. `None`: there is no such end.
     fn inspect(&self, index: u32) -> Option<Handle>;
@@ -304,7 +280,7 @@ pub trait NodeSide: Send + Sync + 'static {
     /// The kernel says that the process of this node is gone.
     fn peer_gone(&self, node: u64);
 
-    /// Keep this ring, whose publisher `offer.stands_for` tells, for those who come when that is gone; if it is gone already, offer it now.
+    /// Keep this ring, whose publisher `offer.author` tells, for those who come when that is gone; if it is gone already, offer it now.
     ///
     /// # Errors
     /// Why not, in words.
@@ -366,6 +342,8 @@ struct Shared {
     name: NodeName,
     node: u64,
     patience: Duration,
+    /// It only looks.
+    is_observer: bool,
     /// The process that joined.
     home: Home,
     wake: EventFd,
@@ -483,6 +461,7 @@ impl Session {
             name: config.name.clone(),
             node: config.node,
             patience: config.patience,
+            is_observer: config.observer,
             home: Home::here(),
             wake,
             inbox: Mutex::default(),
@@ -583,6 +562,10 @@ impl Session {
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         self.shared.home.check().map_err(AnnounceError::from)?;
+        // The root would refuse it as a breach of the protocol.
+        if self.shared.is_observer {
+            return Err(AnnounceError::Observer.into());
+        }
         // Nobody waits for a single answer of a gathering: then there is no time to be filled.
         let ahead = gathering
             .is_none()
@@ -829,17 +812,18 @@ impl Shared {
 
 fn check_offer(offer: &Offer) -> Result<(), AnnounceError> {
     ServiceName::parse(&offer.service)?;
-    check_schema(&offer.schema)
+    check_kind(&offer.kind)
 }
 
 fn check_demand(demand: &Demand) -> Result<(), AnnounceError> {
     Filter::parse(&demand.filter)?;
-    demand.expected.as_ref().map_or(Ok(()), |expected| check_schema(&expected.schema))
+    demand.asks.kind.as_ref().map_or(Ok(()), check_kind)
 }
 
-fn check_schema(schema: &[u8]) -> Result<(), AnnounceError> {
-    if schema.len() > MAX_SCHEMA {
-        return Err(AnnounceError::TooLarge { length: schema.len(), limit: MAX_SCHEMA });
+fn check_kind(kind: &Kind) -> Result<(), AnnounceError> {
+    let length = kind.schema.len();
+    if length > MAX_SCHEMA {
+        return Err(AnnounceError::TooLarge { length, limit: MAX_SCHEMA });
     }
     Ok(())
 }

@@ -4,8 +4,9 @@ mod recorder;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use hivemind_core::contract::{Asks, Carried, Contract, Delivery, Kind, Pattern};
 use hivemind_core::protocol::{
-    Carrier, Cursor, Demand, EndId, Joining, Refusal, ToNode, ToRoot, VERSION, encode,
+    Carrier, Cursor, Demand, EndId, Joining, Offer, Refusal, ToNode, ToRoot, VERSION, encode,
 };
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_runtime::runtime_dir::RuntimeDir;
@@ -154,6 +155,18 @@ fn what_is_not_its_turn_is_refused() {
     let raw = Raw::connect(dir.root_socket());
     raw.say(&hello("host", 4));
     assert!(matches!(raw.hear(), Some(ToNode::Refused { refusal: Refusal::NameTaken { .. }, .. })));
+    // An observer has no ends to ask about, or to take back.
+    let raw = Raw::connect(dir.root_socket());
+    let mut observer = hello("eye", 6);
+    if let ToRoot::Hello { observer, .. } = &mut observer {
+        *observer = true;
+    }
+    raw.say(&observer);
+    assert!(matches!(raw.hear(), Some(ToNode::Welcome { .. })));
+    raw.say(&ToRoot::Misfits { request: 2, publisher: 1 });
+    assert!(matches!(raw.hear(), Some(ToNode::Refused { request: Some(2), .. })));
+    raw.say(&ToRoot::Withdraw { index: 1 });
+    assert!(matches!(raw.hear(), Some(ToNode::Refused { request: None, .. })) && is_cut_off(&raw));
     // Ends of others and ends that are not there.
     let raw = Raw::hello(dir.root_socket(), "x", 5);
     let reader = || Carrier::Named("n".into());
@@ -224,6 +237,15 @@ fn silent_connections_are_no_obstacle() {
     others_are_unaffected(&dir);
 }
 
+/// A type with a description of this many bytes.
+fn kind(schema: usize) -> Kind {
+    Kind { fingerprint: 5, schema: vec![7; schema] }
+}
+
+fn reliable() -> Contract {
+    Contract { delivery: Delivery::Reliable, capacity: 1, ..Contract::default() }
+}
+
 #[test]
 fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
     let (_base, dir) = hive();
@@ -232,20 +254,7 @@ fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
     for index in 0..200 {
         mute.say(&ToRoot::Offer {
             request: index.into(),
-            offer: hivemind_core::protocol::Offer {
-                index,
-                service: format!("mute/{index}"),
-                fingerprint: 5,
-                schema: Vec::new(),
-                reliable: true,
-                history: 0,
-                capacity: 1,
-                retained: 0,
-                born: 0,
-                stands_for: None,
-                via: None,
-                begins: false,
-            },
+            offer: Offer::new(index, &format!("mute/{index}"), kind(0), reliable()),
         });
         assert!(matches!(mute.hear(), Some(ToNode::Accepted { .. })));
     }
@@ -268,20 +277,7 @@ fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
     let _host = Node::join(&dir, "host");
     let slow = Raw::hello(dir.root_socket(), "slow", 5);
     for index in 0..1000 {
-        let offer = hivemind_core::protocol::Offer {
-            index,
-            service: format!("slow/{index}"),
-            fingerprint: 5,
-            schema: vec![7; 300],
-            reliable: true,
-            history: 0,
-            capacity: 1,
-            retained: 0,
-            born: 0,
-            stands_for: None,
-            via: None,
-            begins: false,
-        };
+        let offer = Offer::new(index, &format!("slow/{index}"), kind(300), reliable());
         slow.say(&ToRoot::Offer { request: index.into(), offer });
     }
     let viewer = Node::join(&dir, "patient");
@@ -317,7 +313,7 @@ fn a_subscriber_that_never_answers_delays_nobody() {
     let (_base, dir) = hive();
     let host = Node::join(&dir, "host");
     let mute = Raw::hello(dir.root_socket(), "mute", 5);
-    let demand = Demand { index: 1, filter: "**".into(), expected: None, connected: Vec::new(), link: false };
+    let demand = Demand::new(1, "**", Asks::default());
     mute.say(&ToRoot::Demand { request: 1, demand });
     for index in 0..200 {
         host.offer(index, &format!("a/{index}"), 5).unwrap();
@@ -393,12 +389,13 @@ fn an_end_that_the_next_root_refuses_is_told_to_its_node() {
         assert!(matches!(raw.hear(), Some(ToRoot::Hello { .. })));
         raw.say(&ToNode::Welcome { epoch: 2, pid: 1, dedicated: false });
         assert!(matches!(raw.hear(), Some(ToRoot::Offer { request: 1, .. })));
-        let refusal = Refusal::OtherType {
-            service: "a".into(),
-            fingerprint: 6,
-            schema: Vec::new(),
-            holder: "thief".into(),
+        let carried = Carried {
+            service: "a".parse().unwrap(),
+            pattern: Pattern::Messages,
+            kind: Kind { fingerprint: 6, schema: Vec::new() },
+            holder: "thief".parse().unwrap(),
         };
+        let refusal = Refusal::OtherType(Box::new(carried));
         raw.say(&ToNode::Refused { request: Some(1), refusal });
         node.side.wait_until("the refusal", |state| {
             state.heard.iter().any(|heard| {
@@ -448,7 +445,7 @@ fn named_segments_travel_as_names() {
     drop(handle("unused"));
     camera.offer(1, "a", 5).unwrap();
     let raw = Raw::hello(dir.root_socket(), "raw", new_node_epoch());
-    let demand = Demand { index: 1, filter: "a".into(), expected: None, connected: Vec::new(), link: false };
+    let demand = Demand::new(1, "a", Asks::default());
     raw.say(&ToRoot::Demand { request: 1, demand });
     assert!(matches!(raw.hear(), Some(ToNode::Accepted { .. })));
     assert!(matches!(raw.hear(), Some(ToNode::Match { .. })));

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hivemind_core::contract::{Contract, Kind};
 use hivemind_core::protocol::{EndId, Offer};
 use hivemind_core::schema::{Describe, Schema, SchemaBuilder, TypeRef};
 use hivemind_runtime::root::{ServeOptions, StopHandle, serve_root};
@@ -151,7 +152,9 @@ fn a_publisher_of_another_type_is_refused_and_a_subscriber_is_told_and_waits() {
     }
     // The publisher can ask who waits.
     let misfits = one.session.misfits(1, recorder::PATIENCE).unwrap().unwrap();
-    let found = (misfits.count, misfits.node_name.as_str(), misfits.filter.as_str(), misfits.fingerprint);
+    let first = &misfits.first;
+    let fingerprint = first.asks.kind.as_ref().unwrap().fingerprint;
+    let found = (misfits.count, first.node_name.as_str(), first.filter.as_str(), fingerprint);
     assert_eq!(found, (2, "two", "heat", text.fingerprint()));
     // When the service is free another takes it over, and who waited is matched.
     one.session.withdraw(1);
@@ -175,40 +178,15 @@ fn bad_names_and_bounds_are_errors_before_anybody_is_asked() {
     let error = node.offer_with(1, "a", 5, vec![0; 40_000]).unwrap_err();
     assert!(matches!(error, AnnounceError::TooLarge { length: 40_000, .. }));
     node.offer(1, "a", 5).unwrap();
-    let error = node.session.offer(Offer {
-        index: 1,
-        service: "b".into(),
-        fingerprint: 1,
-        schema: Vec::new(),
-        reliable: false,
-        history: 0,
-        capacity: 1,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: true,
-    });
+    let error = node.session.offer(plain_offer(1, "b", 1));
     // The end of that number stands, so the answer is the one it has: a number is announced once.
     assert!(error.is_ok());
 }
 
 fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
-    let schema = vec![1, 2, 3];
-    Offer {
-        index,
-        service: service.into(),
-        fingerprint,
-        schema,
-        reliable: false,
-        history: 0,
-        capacity: 64,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: true,
-    }
+    let kind = Kind { fingerprint, schema: vec![1, 2, 3] };
+    let contract = Contract { capacity: 64, ..Contract::default() };
+    Offer { begins: true, ..Offer::new(index, service, kind, contract) }
 }
 
 /// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is being made. When the
@@ -429,13 +407,11 @@ fn an_observer_lists_and_inspects_and_claims_nothing() {
 }
 
 #[test]
-fn an_observer_has_no_ends() {
+fn an_observer_has_no_ends_and_hears_so_without_asking_the_root() {
     let (_base, dir) = hive();
     let observer = Node::try_join(&dir, "eye", |config| config.observer = true).unwrap();
     let error = observer.offer(1, "a", 5).unwrap_err();
-    assert!(
-        matches!(&error, AnnounceError::Refused { refusal } if refusal.contains("an observer has no ends"))
-    );
+    assert!(matches!(&error, AnnounceError::Observer), "{error}");
     assert_eq!(observer.session.list().unwrap().nodes.len(), 1);
 }
 
@@ -470,7 +446,7 @@ fn five_thousand_ends_are_listed() {
     });
     let listing = nodes[4].session.list().unwrap();
     assert_eq!((listing.publishers.len(), listing.services.len()), (5000, 5000));
-    assert_eq!(listing.services[0].schema, vec![7; 200]);
+    assert_eq!(listing.services[0].kind.schema, vec![7; 200]);
 }
 
 /// The subscriber is there first, so that every publisher is matched at once; then it is the other way round.

@@ -3,6 +3,7 @@
 
 use crate::wire::{Stranger, packet};
 use hivemind::schema::Schema;
+use hivemind_core::contract::{Contract, Kind};
 use hivemind_core::protocol::{Carrier, Offer, ToNode, ToRoot};
 use hivemind_ring::layout::{
     CHUNK_MEMORY_MAX, KIND_CHUNK, LAYOUT_VERSION, MESSAGE_BYTES_MAX, RING_MAGIC, SLOTS_OFFSET,
@@ -80,14 +81,14 @@ impl Hollow {
     /// If the order makes no sense, or the root does not let it in.
     pub fn obey(hollow: &mut Option<Hollow>, folder: &Path, order: HollowOrder) -> u64 {
         if let HollowOrder::Offer { service, has_slots, far, message_max } = order {
-            *hollow = Some(Hollow::offer(folder, service, has_slots, far, message_max));
+            *hollow = Some(Hollow::offer(folder, &service, has_slots, far, message_max));
         } else {
             hollow.as_mut().expect("it offers something").go_on(&order);
         }
         hollow.as_ref().expect("it is there").ring.metadata().expect("a memory object").blocks() * 512
     }
 
-    fn offer(folder: &Path, service: String, has_slots: bool, far: u64, message_max: u64) -> Hollow {
+    fn offer(folder: &Path, service: &str, has_slots: bool, far: u64, message_max: u64) -> Hollow {
         let node = new_node_epoch();
         let bells = Bells::create(&Anonymous).expect("doorbells");
         let Handle::Descriptor(bells) = bells.handle().expect("a descriptor") else { panic!("a name") };
@@ -120,20 +121,8 @@ impl Hollow {
             (4096..CHUNKS).step_by(4096).for_each(|page| hollow.write(page, 0));
         }
         hollow.segment.reserve(length - far..length).expect("memory");
-        let offer = Offer {
-            index: 0,
-            service,
-            fingerprint,
-            schema: schema.to_bytes(),
-            reliable: false,
-            history: 0,
-            capacity: SLOTS as u32,
-            retained: 0,
-            born: 0,
-            stands_for: None,
-            via: None,
-            begins: false,
-        };
+        let contract = Contract { capacity: SLOTS as u32, ..Contract::default() };
+        let offer = Offer::new(0, service, Kind::of(&schema), contract);
         hollow.stranger.send(&packet(&ToRoot::Offer { request: 1, offer }), &[]).expect("the root listens");
         hollow.stranger.hear_until(|said| match said {
             ToNode::Accepted { request: 1, .. } => Some(()),

@@ -1,6 +1,7 @@
 //! A subscriber that says which node it is: without the SDK, so that it can say what is not true.
 
 use crate::wire::{Stranger, hello, packet};
+use hivemind_core::contract::Asks;
 use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot};
 use hivemind_ring::mapped::{Bells, Mapped, MappedSeats};
 use hivemind_ring::reader::Seats;
@@ -41,18 +42,13 @@ impl Impostor {
         let name = format!("impostor-{}", std::process::id());
         // Cut off already: then what the root said before is still to be heard.
         let _ = stranger.send(&packet(&hello(&name, end.node)), &[handle.as_fd()]);
-        let demand = Demand {
-            index: end.index,
-            filter: service.to_owned(),
-            expected: None,
-            connected: Vec::new(),
-            link: false,
-        };
+        let demand = Demand::new(end.index, service, Asks::default());
         let _ = stranger.send(&packet(&ToRoot::Demand { request: end.index.into(), demand }), &[]);
         let said = loop {
             match stranger.hear().expect("the root does not close before it says why") {
                 ToNode::Refused { refusal, .. } => break format!("refused: {refusal}"),
-                ToNode::Match { publisher, .. } => {
+                ToNode::Match { matched, .. } => {
+                    let publisher = matched.route.end;
                     let taken = seats.take((publisher.node, publisher.index)).expect("a seat");
                     let seat = taken.index();
                     // It keeps the seat to its end.

@@ -1,6 +1,7 @@
 //! A subscriber that keeps to no rules: it gets the descriptor of a ring as every subscriber does, and tries to write.
 
 use crate::wire::{Stranger, hello, packet};
+use hivemind_core::contract::Asks;
 use hivemind_core::protocol::{Carrier, Demand, ToNode, ToRoot};
 use hivemind_ring::mapped::{Bells, MappedSeats};
 use hivemind_ring::segment::{Anonymous, Backend as _, Handle, LengthBounds, Sharing};
@@ -32,8 +33,7 @@ pub fn tamper(folder: &Path, service: &str) -> Vec<String> {
     stranger
         .send(&packet(&hello(&format!("tamper-{node:x}"), node)), &[bells.as_fd()])
         .expect("the root listens");
-    let demand =
-        Demand { index: 0, filter: service.to_owned(), expected: None, connected: Vec::new(), link: false };
+    let demand = Demand::new(0, service, Asks::default());
     // Cut off already: then what it said before is still to be heard.
     let _ = stranger.send(&packet(&ToRoot::Demand { request: 0, demand }), &[]);
     let ring = loop {
@@ -41,7 +41,8 @@ pub fn tamper(folder: &Path, service: &str) -> Vec<String> {
             stranger.hear_with_descriptors().expect("the root does not close before it says why");
         match said {
             ToNode::Refused { refusal, .. } => return vec![format!("refused: {refusal}")],
-            ToNode::Match { publisher, .. } => {
+            ToNode::Match { matched, .. } => {
+                let publisher = matched.route.end;
                 let taken = seats.take((publisher.node, publisher.index)).expect("a seat");
                 let seat = taken.index();
                 // It keeps the seat to its end.

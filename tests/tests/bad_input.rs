@@ -30,6 +30,27 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Failure>, variant: &str, parts
     says(&failure.text, parts);
 }
 
+/// Once `capacity(4).history(4)` gave 3 messages, `history(1000)` gave 255, and `capacity(0)` two slots, without a word.
+#[test]
+fn options_that_a_ring_cannot_have_are_refused_and_the_remedy_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::builder("node").dir(folder.path()).join().unwrap();
+    let builder = || node.publisher_builder::<u64>("numbers");
+    for (builder, said) in [
+        (builder().capacity(0), "capacity(0) holds no message"),
+        (builder().capacity(4).history(4), "history(4) is too many for a ring of 4 messages"),
+        (builder().history(1000), "history(1000) is too many for a ring of 256 messages"),
+        (builder().capacity(8).retain(9), "retain(9) is too many for a ring of 8 messages"),
+        (builder().max_message(1 << 40), "max_message is 1099511627776"),
+        (builder().max_memory(1 << 60), "max_memory is"),
+    ] {
+        let error = builder.create().unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    // Rounded up: 5 messages need a ring of 8.
+    let _publisher = builder().capacity(5).history(7).create().unwrap();
+}
+
 #[test]
 fn a_name_that_does_not_parse_says_where() {
     let hive = Hive::new(ACTOR);
@@ -98,7 +119,7 @@ fn a_second_live_node_of_the_same_name_is_refused_and_told_who_has_it() {
     let error = hive.node("camera").join().unwrap_err();
     assert!(matches!(error, NodeError::Join(JoinError::NodeNameTaken { .. })), "{error:?}");
     first.kill();
-    hive.node("camera").join().expect("the name of a dead node is free");
+    let _ = hive.node("camera").join().expect("the name of a dead node is free");
 }
 
 #[test]
@@ -130,7 +151,7 @@ fn another_type_on_the_same_service_names_both_and_what_differs() {
     assert_eq!(subscriber.publishers(), 1);
     // Once nobody has the service, it is free for another type.
     publisher.retire();
-    hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok());
+    let _ = hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok());
 }
 
 /// It was not: whoever subscribed by name with the old type kept the upgraded program from starting, until it was found and ended.
@@ -479,7 +500,7 @@ fn what_is_in_the_way_in_the_runtime_directory_is_named() {
     std::fs::write(folder.join("root.sock"), "stale").unwrap();
     std::fs::write(folder.join("root.new"), "stale").unwrap();
     std::fs::write(folder.join("root.lock"), "no epoch at all, but a text of some length\n").unwrap();
-    hive.node("node").patience(patience).join().unwrap();
+    let _ = hive.node("node").patience(patience).join().unwrap();
 }
 
 /// Ends whose node has left: no hang, no panic.

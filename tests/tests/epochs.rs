@@ -7,6 +7,7 @@
 //! Guests are real users here. Only the administrator can start processes of other users, so for everybody
 //! else those tests are skipped, and say so.
 
+use hivemind_core::contract::Asks;
 use hivemind_core::identity::Process;
 use hivemind_core::protocol::{Carrier, Demand, EndId, ToNode, ToRoot};
 use hivemind_ring::mapped::{Bells, Mapped, MappedSeats};
@@ -219,8 +220,7 @@ impl Liar {
     }
 
     fn demand(&self, index: u32, filter: &str) {
-        let demand =
-            Demand { index, filter: filter.to_owned(), expected: None, connected: Vec::new(), link: false };
+        let demand = Demand::new(index, filter, Asks::default());
         self.stranger.send(&packet(&ToRoot::Demand { request: index.into(), demand }), &[]).unwrap();
     }
 
@@ -228,7 +228,7 @@ impl Liar {
     /// not.
     fn attach(&self, subscriber: u32, seats: &Seats<Mapped>) -> Option<String> {
         let publisher = self.stranger.hear_until(|said| match said {
-            ToNode::Match { publisher, .. } => Some(*publisher),
+            ToNode::Match { matched, .. } => Some(matched.route.end),
             _ => None,
         });
         let taken = seats.take((publisher.node, publisher.index)).unwrap();

@@ -1,10 +1,10 @@
 //! Programs that do not keep to the protocol, at the root's socket and as nodes: they are refused or cut off, in words where words
 //! can reach them, and nobody else notices.
 
+use hivemind::schema::Schema;
 use hivemind::{Node, RecvError, Subscriber};
-use hivemind_core::protocol::{
-    Carrier, Demand, EndId, Expected, Joining, MAX_PACKET, Offer, Refusal, ToNode, ToRoot,
-};
+use hivemind_core::contract::{self, Asks, Contract};
+use hivemind_core::protocol::{Carrier, Demand, EndId, Joining, MAX_PACKET, Offer, Refusal, ToNode, ToRoot};
 use hivemind_ring::mapped::Bells;
 use hivemind_ring::segment::{Anonymous, Handle};
 use hivemind_runtime::identity::new_node_epoch;
@@ -146,11 +146,12 @@ fn messages_at_the_wrong_time_or_with_impossible_contents_are_refused() {
 
     // As a node: it talks about what does not exist.
     let nobody = EndId { node: 1, index: 1 };
+    let no_schema = contract::Kind { schema: vec![0xFF; 100], ..offer("noise", 1).kind };
     for message in [
         hello("again", 8),
         withdrawn_offer("no name", 1),
         withdrawn_offer("a//b", 1),
-        ToRoot::Offer { request: 1, offer: Offer { schema: vec![0xFF; 100], ..offer("noise", 1) } },
+        ToRoot::Offer { request: 1, offer: Offer { kind: no_schema, ..offer("noise", 1) } },
         ToRoot::Demand { request: 1, demand: Demand { filter: "[".to_owned(), ..demand("x", 1) } },
         ToRoot::Attached {
             publisher: 9,
@@ -183,21 +184,8 @@ fn messages_at_the_wrong_time_or_with_impossible_contents_are_refused() {
 }
 
 fn offer(service: &str, index: u32) -> Offer {
-    let schema = hivemind::schema::Schema::of::<u64>();
-    Offer {
-        index,
-        service: service.to_owned(),
-        fingerprint: schema.fingerprint(),
-        schema: schema.to_bytes(),
-        reliable: false,
-        history: 0,
-        capacity: 16,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: false,
-    }
+    let kind = contract::Kind::of(&Schema::of::<u64>());
+    Offer::new(index, service, kind, Contract { capacity: 16, ..Contract::default() })
 }
 
 fn withdrawn_offer(service: &str, index: u32) -> ToRoot {
@@ -205,9 +193,8 @@ fn withdrawn_offer(service: &str, index: u32) -> ToRoot {
 }
 
 fn demand(filter: &str, index: u32) -> Demand {
-    let schema = hivemind::schema::Schema::of::<u64>();
-    let expected = Some(Expected { fingerprint: schema.fingerprint(), schema: schema.to_bytes() });
-    Demand { index, filter: filter.to_owned(), expected, connected: Vec::new(), link: false }
+    let kind = Some(contract::Kind::of(&Schema::of::<u64>()));
+    Demand::new(index, filter, Asks { kind, ..Asks::default() })
 }
 
 /// A program that is no root sits at the root's place. Nodes that join are told what is wrong within their patience, and once it has
@@ -565,7 +552,7 @@ impl Liar {
 fn demand_and_attach(stranger: &Stranger, seat: u32, reader: &OwnedFd) -> ToNode {
     stranger.send(&packet(&ToRoot::Demand { request: 0, demand: demand("numbers", 0) }), &[]).unwrap();
     let publisher = stranger.hear_until(|said| match said {
-        ToNode::Match { publisher, .. } => Some(*publisher),
+        ToNode::Match { matched, .. } => Some(matched.route.end),
         _ => None,
     });
     let attach = ToRoot::Attach { subscriber: 0, publisher, seat, reader: Carrier::Descriptor };

@@ -1,8 +1,9 @@
 //! Links beside raw sockets: `cargo run --release -p hivemind-benches --bin links`.
 //!
-//! Two pinned processes over loopback, each a host with a hive of its own. In each run every figure of a link stands beside the same work done with
-//! the bare socket (or the bare TLS stream), in the order raw, link, raw; a run whose two raw figures are further apart than [`DRIFT`]
-//! says so. What is reported is the median of the runs and the ratio within each.
+//! Two pinned processes over loopback, each a host with a hive of its own. In each run every figure of a link
+//! stands beside the same work done with the bare socket (or the bare TLS stream), in the order raw, link,
+//! raw; a run whose two raw figures are further apart than [`DRIFT`] says so. What is reported is the median
+//! of the runs and the ratio within each.
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ struct Arguments {
     /// Runs of each case; medians are reported.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// So much less of everything: shows that it works and claims nothing.
+    /// Much less of everything: shows that it works, and claims nothing.
     #[arg(long)]
     smoke: bool,
     /// Only the cases whose name contains this text.
@@ -260,8 +261,9 @@ fn await_reading(pong: &Publisher<[u8]>) {
     }
 }
 
-/// Takes `flood` messages of the busy service as fast as they come and answers how long they took; then the ways of `count` messages of
-/// the quiet services: the longest but one in a thousand, in nanoseconds. Each carries when it was sent, by the clock of the machine.
+/// Takes `flood` messages of the busy service as fast as they come and answers how long they took; then the
+/// ways of `count` messages of the quiet services: the longest but one in a thousand, in nanoseconds. Each
+/// carries when it was sent, by the clock of the machine.
 fn beside(host: &Host, services: u64, flood: u64, count: u64) -> Outcome<u128> {
     let mut busy = idle(&host.node, "busy")?;
     let mut quiet = host.node.subscriber_builder::<u64>("quiet/*").spin(Duration::ZERO).create()?;
@@ -468,8 +470,8 @@ impl Bench {
         Ok(median_of(trips))
     }
 
-    /// In microseconds: the worst but one in a thousand, of messages on 999 services, while another one sends nothing, or half as much as
-    /// it could.
+    /// In microseconds: the worst but one in a thousand, of messages on 999 services, while another one sends
+    /// nothing, or half as much as it could.
     fn beside(&mut self, count: u64, is_busy: bool) -> Outcome<f64> {
         const SERVICES: u64 = 999;
         let flood = (count / 2).max(20);

@@ -1,9 +1,11 @@
-//! Patterns: what a filter with wildcards is made of, whether it matches a name, and whether two have a name in common.
+//! Patterns: what a filter with wildcards is made of, whether it matches a name, and whether two have a name
+//! in common.
 //!
-//! A filter may come from a stranger, so no question about it costs more than the product of the two lengths, 200 bytes each: matching
-//! remembers the levels of the pattern that can come next, instead of going back, and the walk over two patterns looks up
-//! what it has walked before. (Of the matchers that were tried, `globset` compiles to automata and brings six packages, and `fast-glob` 1.1
-//! needs 5 ms for some names and filters of 200 bytes, where this needs at most 40 us.)
+//! A filter may come from a stranger, so no question about it costs more than the product of the two lengths,
+//! 200 bytes each: matching remembers the levels of the pattern that can come next, instead of going back,
+//! and the walk over two patterns looks up what it has walked before. (Of the matchers that were tried,
+//! `globset` compiles to automata and brings six packages, and `fast-glob` 1.1 needs 5 ms for some names and
+//! filters of 200 bytes, where this needs at most 40 us.)
 
 /// A filter with wildcards, level by level.
 pub(super) struct Pattern(Vec<Level>);
@@ -33,7 +35,8 @@ impl Pattern {
     /// True when a service of this name is meant.
     pub(super) fn matches(&self, name: &str) -> bool {
         let end = self.0.len();
-        // Which levels of the pattern the next level of the name may be matched with; the last stands for the end.
+        // Which levels of the pattern the next level of the name may be matched with; the last stands for the
+        // end.
         let mut next = vec![false; end + 1];
         next[0] = true;
         for level in name.split('/') {
@@ -58,7 +61,8 @@ impl Pattern {
     pub(super) fn overlaps(&self, other: &Pattern) -> bool {
         let (first, second) = (&self.0, &other.0);
         let (rows, columns) = (first.len(), second.len());
-        // From the end: `common[row][column]` says whether what is left of both from there has a name in common.
+        // From the end: `common[row][column]` says whether what is left of both from there has a name in
+        // common.
         let mut common = vec![vec![false; columns + 1]; rows + 1];
         for row in (0..=rows).rev() {
             for column in (0..=columns).rev() {
@@ -80,8 +84,8 @@ impl Pattern {
     }
 }
 
-/// Whether a level of a name is what these parts describe. A run takes as little as it can; when the rest does not fit, the
-/// last run takes one character more.
+/// Whether a level of a name is what these parts describe. A run takes as little as it can; when the rest
+/// does not fit, the last run takes one character more.
 fn is_level(parts: &[Part], level: &[u8]) -> bool {
     let (mut part, mut place) = (0, 0);
     // The last run, and where what follows it was tried.

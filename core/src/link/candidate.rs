@@ -1,5 +1,6 @@
 //! A publisher, as the rules of links see it.
 
+use crate::contract::{Contract, Kind};
 use crate::name::{NodeName, ServiceName};
 use crate::protocol::EndId;
 
@@ -25,16 +26,10 @@ pub struct Candidate {
     pub node: NodeName,
     /// Its service.
     pub service: ServiceName,
-    /// The fingerprint of its type.
-    pub fingerprint: u128,
-    /// The description of its type.
-    pub schema: Vec<u8>,
-    /// True: it loses nothing.
-    pub reliable: bool,
-    /// Messages that a late subscriber gets.
-    pub history: u32,
-    /// Slots of its ring.
-    pub capacity: u32,
+    /// Its type.
+    pub kind: Kind,
+    /// What it promises.
+    pub contract: Contract,
     /// It stands for a remote publisher; `None`: it is of this host.
     pub via: Option<Via>,
 }

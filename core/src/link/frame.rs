@@ -7,10 +7,11 @@
 //! +--------+----+-----+----+-------+----------+----------+--------+-------+---------------------+
 //! ```
 //!
-//! All little endian. `checksum` is the CRC32C of header and payload, with itself as zero; it finds what is damaged, not what is
-//! forged. With [`UNSUMMED`] it is that of the header alone. Every limit is checked on the 32 bytes of the header ([`Header::decode`]), before anything is taken for the payload. The payload
-//! of a piece is a part of a message, and goes straight from the socket to its place in shared memory while
-//! [`Checksum`] counts along; the payload of any other kind is an archive of `link::session`.
+//! All little endian. `checksum` is the CRC32C of header and payload, with itself as zero; it finds what is
+//! damaged, not what is forged. With [`UNSUMMED`] it is that of the header alone. Every limit is checked on
+//! the 32 bytes of the header ([`Header::decode`]), before anything is taken for the payload. The payload of
+//! a piece is a part of a message, and goes straight from the socket to its place in shared memory while
+//! [`Checksum`] counts along; the payload of any other kind is an archive of `link::peering`.
 //!
 //! If a peer dies inside of a frame the rest never comes, and the frame never existed.
 
@@ -33,14 +34,15 @@ pub const SEQUENCE_END: u64 = 1 << 62;
 pub const FIRST: u8 = 1;
 /// The last part of a message.
 pub const LAST: u8 = 2;
-/// The checksum covers the header alone: a part of a message, on a connection that notices by itself what was changed (TLS).
+/// The checksum covers the header alone: a part of a message, on a connection that notices by itself what was
+/// changed (TLS).
 pub const UNSUMMED: u8 = 4;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
-    /// Who is here; the first frame of each side.
+pub enum FrameKind {
+    /// The host that speaks; the first frame of each side.
     Hello = 1,
     /// What the subscribers here want.
     Interest = 2,
@@ -64,44 +66,52 @@ pub enum Kind {
     Bye = 11,
 }
 
-impl Kind {
-    fn of(byte: u8) -> Option<Kind> {
-        const KINDS: [Kind; 11] = [
-            Kind::Hello,
-            Kind::Interest,
-            Kind::Open,
-            Kind::Opened,
-            Kind::Piece,
-            Kind::Credit,
-            Kind::End,
-            Kind::Resume,
-            Kind::Ping,
-            Kind::Pong,
-            Kind::Bye,
+impl FrameKind {
+    fn of(byte: u8) -> Option<FrameKind> {
+        const KINDS: [FrameKind; 11] = [
+            FrameKind::Hello,
+            FrameKind::Interest,
+            FrameKind::Open,
+            FrameKind::Opened,
+            FrameKind::Piece,
+            FrameKind::Credit,
+            FrameKind::End,
+            FrameKind::Resume,
+            FrameKind::Ping,
+            FrameKind::Pong,
+            FrameKind::Bye,
         ];
         KINDS.get(usize::from(byte).checked_sub(1)?).copied()
     }
 
     /// True: it speaks of one stream. False: of the link, and its stream is 0.
     fn of_stream(self) -> bool {
-        matches!(self, Kind::Open | Kind::Opened | Kind::Piece | Kind::Credit | Kind::End | Kind::Resume)
+        matches!(
+            self,
+            FrameKind::Open
+                | FrameKind::Opened
+                | FrameKind::Piece
+                | FrameKind::Credit
+                | FrameKind::End
+                | FrameKind::Resume
+        )
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FrameKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Kind::Hello => "hello",
-            Kind::Interest => "interest",
-            Kind::Open => "open",
-            Kind::Opened => "opened",
-            Kind::Piece => "piece",
-            Kind::Credit => "credit",
-            Kind::End => "end",
-            Kind::Resume => "resume",
-            Kind::Ping => "ping",
-            Kind::Pong => "pong",
-            Kind::Bye => "bye",
+            FrameKind::Hello => "hello",
+            FrameKind::Interest => "interest",
+            FrameKind::Open => "open",
+            FrameKind::Opened => "opened",
+            FrameKind::Piece => "piece",
+            FrameKind::Credit => "credit",
+            FrameKind::End => "end",
+            FrameKind::Resume => "resume",
+            FrameKind::Ping => "ping",
+            FrameKind::Pong => "pong",
+            FrameKind::Bye => "bye",
         })
     }
 }
@@ -112,7 +122,7 @@ pub struct Header {
     /// Bytes of the payload.
     pub length: u32,
     /// What it is for.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// [`FIRST`], [`LAST`], [`UNSUMMED`].
     pub flags: u8,
     /// Which stream; chosen by the sender of its messages. 0: the link itself.
@@ -128,7 +138,7 @@ pub struct Header {
 impl Header {
     /// Of a frame that carries no part of a message.
     #[must_use]
-    pub fn control(kind: Kind, stream: u32, sequence: u64, length: u32) -> Header {
+    pub fn control(kind: FrameKind, stream: u32, sequence: u64, length: u32) -> Header {
         Header { length, kind, flags: 0, stream, sequence, offset: 0, total: 0 }
     }
 
@@ -137,7 +147,7 @@ impl Header {
     pub fn piece(stream: u32, sequence: u64, offset: u32, length: u32, total: u32) -> Header {
         let first = if offset == 0 { FIRST } else { 0 };
         let last = if offset + length == total { LAST } else { 0 };
-        Header { length, kind: Kind::Piece, flags: first | last, stream, sequence, offset, total }
+        Header { length, kind: FrameKind::Piece, flags: first | last, stream, sequence, offset, total }
     }
 
     /// The same, with [`UNSUMMED`].
@@ -172,7 +182,7 @@ impl Header {
     pub fn decode(bytes: &[u8; HEADER]) -> Result<(Header, Checksum), FrameError> {
         let header = Header {
             length: u32_at(bytes, 0),
-            kind: Kind::of(bytes[4]).ok_or(FrameError::Kind { kind: bytes[4] })?,
+            kind: FrameKind::of(bytes[4]).ok_or(FrameError::FrameKind { kind: bytes[4] })?,
             flags: bytes[5],
             stream: u32_at(bytes, 8),
             sequence: u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes")),
@@ -191,7 +201,7 @@ impl Header {
 
     fn check(&self) -> Result<(), FrameError> {
         let Header { length, kind, .. } = *self;
-        let limit = if kind == Kind::Piece { PIECE_MAX } else { CONTROL_MAX };
+        let limit = if kind == FrameKind::Piece { PIECE_MAX } else { CONTROL_MAX };
         if length > limit {
             return Err(FrameError::TooLong { kind, length, limit });
         }
@@ -201,7 +211,7 @@ impl Header {
         if self.sequence >= SEQUENCE_END {
             return Err(FrameError::Sequence { sequence: self.sequence });
         }
-        let sound = if kind == Kind::Piece {
+        let sound = if kind == FrameKind::Piece {
             let end = u64::from(self.offset) + u64::from(length);
             let total = u64::from(self.total);
             let flags = (u8::from(self.offset == 0) * FIRST) | (u8::from(end == total) * LAST);
@@ -277,7 +287,7 @@ impl Checksum {
 pub enum FrameError {
     /// There is no such kind. Something else is connected, or the peer is damaged.
     #[error("a frame of kind {kind}, which there is not; look for what else connects here")]
-    Kind {
+    FrameKind {
         /// The number.
         kind: u8,
     },
@@ -288,7 +298,7 @@ pub enum FrameError {
     #[error("a {kind} frame of {length} bytes, {limit} are possible; the peer is damaged or hostile")]
     TooLong {
         /// What it is for.
-        kind: Kind,
+        kind: FrameKind,
         /// Bytes of its payload.
         length: u32,
         /// How many there may be.
@@ -298,7 +308,7 @@ pub enum FrameError {
     #[error("a {kind} frame with the stream {stream}; the peer is damaged or hostile")]
     Stream {
         /// What it is for.
-        kind: Kind,
+        kind: FrameKind,
         /// The stream.
         stream: u32,
     },
@@ -310,13 +320,14 @@ pub enum FrameError {
         /// The number.
         sequence: u64,
     },
-    /// The part does not lie in its message, is empty, or is marked as what it is not. The peer is damaged or hostile.
+    /// The part does not lie in its message, is empty, or is marked as what it is not. The peer is damaged or
+    /// hostile.
     #[error(
         "a {kind} frame with flags {flags} and bytes {offset}+{length} of {total}; the peer is damaged or hostile"
     )]
     Place {
         /// What it is for.
-        kind: Kind,
+        kind: FrameKind,
         /// Its flags.
         flags: u8,
         /// Where it begins.
@@ -326,8 +337,8 @@ pub enum FrameError {
         /// Bytes of the message.
         total: u32,
     },
-    /// A part of a message without a checksum, on a connection that does not notice by itself what was changed. The peer is damaged or
-    /// hostile.
+    /// A part of a message without a checksum, on a connection that does not notice by itself what was
+    /// changed. The peer is damaged or hostile.
     #[error("a part of a message without a checksum; the peer is damaged or hostile")]
     Unsummed,
     /// What came is not what was sent. Look at the network in between.
@@ -365,7 +376,7 @@ mod tests {
         let unsummed = (1..u32::MAX, 0..SEQUENCE_END)
             .prop_map(|(stream, sequence)| Header::piece(stream, sequence, 0, 0, 0).unsummed());
         let controls = (0..SEQUENCE_END, 0..1000u32)
-            .prop_map(|(sequence, length)| Header::control(Kind::Interest, 0, sequence, length));
+            .prop_map(|(sequence, length)| Header::control(FrameKind::Interest, 0, sequence, length));
         prop_oneof![pieces, unsummed, controls]
     }
 
@@ -414,7 +425,7 @@ mod tests {
         bytes[16] ^= 1;
         assert!(matches!(received(bytes, b"data"), Err(FrameError::Checksum { .. })));
         // Only parts of messages are so long that it matters.
-        let control = Header::control(Kind::Ping, 0, 0, 0).unsummed();
+        let control = Header::control(FrameKind::Ping, 0, 0, 0).unsummed();
         assert!(matches!(received(control.encode(&[]), &[]), Err(FrameError::Place { .. })));
     }
 
@@ -434,7 +445,7 @@ mod tests {
         assert!(matches!(refused(&|header| header.flags = LAST), FrameError::Place { .. }));
         assert!(matches!(refused(&|header| header.length = 0), FrameError::Place { .. }));
         let control = |change: &dyn Fn(&mut Header)| {
-            let mut header = Header::control(Kind::Ping, 0, 1, 0);
+            let mut header = Header::control(FrameKind::Ping, 0, 1, 0);
             change(&mut header);
             Header::decode(&header.encode(&[])).expect_err("refused")
         };
@@ -443,7 +454,7 @@ mod tests {
         assert!(matches!(control(&|header| header.total = 1), FrameError::Place { .. }));
         assert!(matches!(control(&|header| header.flags = 4), FrameError::Place { .. }));
         for (at, byte) in [(4, 0), (4, 12), (4, 255), (6, 1), (7, 1)] {
-            let mut bytes = Header::control(Kind::Ping, 0, 1, 0).encode(&[]);
+            let mut bytes = Header::control(FrameKind::Ping, 0, 1, 0).encode(&[]);
             bytes[at] = byte;
             assert!(Header::decode(&bytes).is_err());
         }

@@ -7,10 +7,11 @@
 //! +--------------+---------+----------------------------------+
 //! ```
 //!
-//! The magic and the version never change their place, so that peers of different versions can tell each other so. Both send at once
-//! and wait for nothing. After it the host knows which link a connection belongs to; before, it holds a frame of a peer that nobody knows and
-//! nothing else.
-#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+//! The magic and the version never change their place, so that peers of different versions can tell each
+//! other so. Both send at once and wait for nothing. After it the host knows which link a connection belongs
+//! to; before, it holds a frame of a peer that nobody knows and nothing else.
+// The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+#![allow(missing_docs)]
 
 use std::fmt;
 
@@ -20,12 +21,12 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::link::candidate::Candidate;
-use crate::link::frame::{Header, Kind};
+use crate::link::frame::{FrameKind, Header};
 use crate::name::is_host_name;
 
 /// The version of what links say. Hosts of different versions refuse each other in words.
-pub const VERSION: u32 = 2;
-/// The longest payload of a hello, in bytes: more is not read from somebody that nobody knows yet.
+pub const VERSION: u32 = 3;
+/// The longest payload of a hello, in bytes: more is not read from a peer that is unknown.
 pub const MAX_HELLO: u32 = 1024;
 
 const MAGIC: [u8; 4] = *b"HMlk";
@@ -40,7 +41,7 @@ pub enum Role {
     Leaf,
 }
 
-/// Who is at one end of a link.
+/// The host at one end of a link.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// What it is.
@@ -99,7 +100,7 @@ impl Hello {
         payload.extend_from_slice(&MAGIC);
         payload.extend_from_slice(&VERSION.to_le_bytes());
         payload.extend_from_slice(&archive);
-        let header = Header::control(Kind::Hello, 0, 0, payload.len() as u32);
+        let header = Header::control(FrameKind::Hello, 0, 0, payload.len() as u32);
         let mut frame = header.encode(&payload).to_vec();
         frame.extend_from_slice(&payload);
         frame
@@ -140,9 +141,11 @@ impl Hello {
     }
 }
 
-/// Two connections to one host: does the new one take the place of the old one? Both hosts come to the same answer.
+/// Two connections to one host: does the new one take the place of the old one? Both hosts come to the same
+/// answer.
 ///
-/// The one that was dialled by the host with the lower epoch stays. If one host dialled both it has given the old one up.
+/// The one that was dialled by the host with the lower epoch stays. If one host dialled both it has given the
+/// old one up.
 #[must_use]
 pub fn takes_over(our_epoch: u64, their_epoch: u64, old_is_ours: bool, new_is_ours: bool) -> bool {
     old_is_ours == new_is_ours || new_is_ours == (our_epoch < their_epoch)
@@ -170,6 +173,7 @@ impl fmt::Display for Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::{Contract, Kind};
     use crate::link::candidate::Via;
     use crate::link::frame::HEADER;
     use crate::name::MAX_HOST_NAME;
@@ -223,11 +227,8 @@ mod tests {
             publisher: EndId { node: 1, index: 1 },
             node: "node".parse().unwrap(),
             service: "service".parse().unwrap(),
-            fingerprint: 1,
-            schema: Vec::new(),
-            reliable: false,
-            history: 0,
-            capacity: 16,
+            kind: Kind { fingerprint: 1, schema: Vec::new() },
+            contract: Contract { capacity: 16, ..Contract::default() },
             via: via.map(|(host, leaf)| Via {
                 host: host.to_owned(),
                 leaf,

@@ -9,7 +9,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// From the texts of `/etc/passwd` and `/etc/group`; lines that are none are passed over, and the first of a name counts.
+    /// From the texts of `/etc/passwd` and `/etc/group`; lines that are none are passed over, and the first
+    /// of a name counts.
     #[must_use]
     pub fn parse(passwd: &str, group: &str) -> Accounts {
         let mut accounts = Accounts::default();

@@ -62,7 +62,8 @@ pub enum PolicyProblem {
         /// The option of `id` that shows the number.
         option: &'static str,
     },
-    /// A number that no user or group can have, or that stands for all whom the kernel cannot name. Write another one.
+    /// A number that no user or group can have, or that stands for all whom the kernel cannot name. Write
+    /// another one.
     #[error(
         "{number} is the number of no certain user or group; write another one, or 'anyone' if you mean everybody"
     )]

@@ -195,8 +195,8 @@ fn line() -> impl Strategy<Value = Line> {
 }
 
 proptest! {
-    /// The whole policy against its lines one by one: whatever is allowed is allowed by one of them, and adding lines takes
-    /// nothing away.
+    /// The whole policy against its lines one by one: whatever is allowed is allowed by one of them, and
+    /// adding lines takes nothing away.
     #[test]
     fn a_policy_is_the_sum_of_its_lines(lines in prop::collection::vec(line(), 0..6), user in 1..4u32, group in 1..4u32) {
         let text = |line: &Line| {

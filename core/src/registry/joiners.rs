@@ -13,30 +13,36 @@
 //!                                        its process is dead, or it has withdrawn itself
 //! ```
 //!
-//! The *joiners* of a publisher are the subscribers that match when it is offered. They are introduced like all others; what is added:
+//! The *joiners* of a publisher are the subscribers that match when it is offered. They are introduced like
+//! all others; what is added:
 //!
-//! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the publisher's node waits, for at
-//!   most [`JOINERS_PATIENCE`](crate::session::JOINERS_PATIENCE) after the last sign of progress. `Joined` leaves after the
-//!   `Attached` of the last joiner, so whatever dies then (the publisher, the root, both), the ring is with the subscriber.
-//! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten until then counts as lost.
-//! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands it to the joiners that are
-//!   left when the publisher is gone, and closes it when none is left. Nobody writes this ring any more, so no pin has to
-//!   count: the publisher has withdrawn it, or the kernel says that its process is dead. A socket that closed proves neither; until the
-//!   proof comes, a joiner that asks gets no answer.
+//! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the
+//!   publisher's node waits, for at most `hivemind_runtime::session::JOINERS_PATIENCE` after the
+//!   last sign of progress. `Joined` leaves after the `Attached` of the last joiner, so whatever dies then
+//!   (the publisher, the root, both), the ring is with the subscriber.
+//! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten
+//!   until then counts as lost.
+//! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands
+//!   it to the joiners that are left when the publisher is gone, and closes it when none is left. Nobody
+//!   writes this ring any more, so no pin has to count: the publisher has withdrawn it, or the kernel says
+//!   that its process is dead. A socket that closed proves neither; until the proof comes, a joiner that asks
+//!   gets no answer.
 //! - A node that did not answer its `Match` while a publisher waited is not awaited until it answers one; a
 //!   node of a user who does not own the hive, never again. It gets everything nevertheless. A publisher may
 //!   say so of nodes of its own user alone, unless it is the owner's.
-//! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher ends before
-//!   its joiners answer, they get nothing of it.
+//! - Rings that are lent are bounded, for all and for each guest. One too many is not kept: if its publisher
+//!   ends before its joiners answer, they get nothing of it.
 //!
-//! If the root's process dies, lent rings are lost with it. A publisher that has sent nothing yet begins anew at the next root.
+//! If the root's process dies, lent rings are lost with it. A publisher that has sent nothing yet begins anew
+//! at the next root.
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Action, Actions, Attachment, Carrier, ClientId, EndId, Joining, PUBLISHER_GONE, Pair, PairState,
-    Registry, Right, ServiceName, ToNode, attach_refused, send,
-};
-use crate::protocol::not_allowed;
+use super::Registry;
+use super::event::{Action, Actions, Attachment, ClientId, send};
+use super::pairs::{Pair, PairState};
+use crate::end::EndId;
+use crate::name::ServiceName;
+use crate::protocol::{Carrier, Joining, PUBLISHER_GONE, Right, ToNode, not_allowed};
 
 /// Users other than the owner that are remembered for not having answered; beyond this, no such user is
 /// awaited.
@@ -45,35 +51,35 @@ const GUESTS_MAX: usize = 1024;
 /// See the head of the module.
 #[derive(Debug, Default)]
 pub(super) struct Joiners {
-    pub(super) beginnings: BTreeMap<EndId, Beginning>,
+    beginnings: BTreeMap<EndId, Beginning>,
     /// Those of them whose publisher is gone.
-    pub(super) orphans: BTreeSet<EndId>,
+    orphans: BTreeSet<EndId>,
     /// Nodes that do not answer at the moment.
-    pub(super) unanswering: BTreeSet<ClientId>,
+    unanswering: BTreeSet<ClientId>,
     /// Users who do not own the hive, and of whom a node did not answer once.
     unanswering_guests: BTreeSet<u32>,
 }
 
 /// A publisher, and who was there before it and is not attached yet.
 #[derive(Debug)]
-pub(super) struct Beginning {
+struct Beginning {
     client: ClientId,
     user: u32,
     service: ServiceName,
     /// Never empty.
-    pub(super) joiners: BTreeMap<EndId, Joiner>,
+    joiners: BTreeMap<EndId, Joiner>,
     /// How many of them somebody waits for.
-    pub(super) awaited: usize,
+    awaited: usize,
     /// The publisher's node waits for `Joined`.
     waits: bool,
     /// The root has the ring.
-    pub(super) is_lent: bool,
+    is_lent: bool,
     life: Life,
 }
 
 #[derive(Debug)]
-pub(super) struct Joiner {
-    pub(super) is_awaited: bool,
+struct Joiner {
+    is_awaited: bool,
     /// It has asked for the ring of a publisher that is gone.
     asks: bool,
 }
@@ -88,22 +94,59 @@ enum Life {
     Over,
 }
 
+#[cfg(test)]
+impl Joiners {
+    pub(super) fn is_empty(&self) -> bool {
+        self.beginnings.is_empty() && self.orphans.is_empty() && self.unanswering.is_empty()
+    }
+
+    /// Publishers that have begun and are not done with it.
+    pub(super) fn beginnings(&self) -> usize {
+        self.beginnings.len()
+    }
+
+    /// Rings that publishers have lent.
+    pub(super) fn lent(&self) -> usize {
+        self.beginnings.values().filter(|beginning| beginning.is_lent).count()
+    }
+
+    /// What holds between any two events.
+    pub(super) fn assert_sound(&self, registry: &Registry) {
+        for (end, beginning) in &self.beginnings {
+            assert!(!beginning.joiners.is_empty(), "{end} waits for nobody");
+            let awaited = beginning.joiners.values().filter(|joiner| joiner.is_awaited).count();
+            assert_eq!(beginning.awaited, awaited);
+            let is_orphan = self.orphans.contains(end);
+            assert!(!is_orphan || beginning.is_lent, "nobody has the ring of {end}");
+            assert!(is_orphan || registry.ends.publisher(*end).is_some(), "{end} is gone and forgotten");
+            for subscriber in beginning.joiners.keys() {
+                assert!(registry.ends.subscriber(*subscriber).is_some(), "{subscriber} has gone");
+                let state = registry.pairs.state(Pair { publisher: *end, subscriber: *subscriber });
+                assert!(is_orphan || state.is_some_and(|state| !state.has_arrived()), "{state:?}");
+            }
+        }
+        assert!(self.orphans.iter().all(|end| self.beginnings.contains_key(end)));
+        assert!(self.unanswering.iter().all(|client| registry.clients.contains(*client)));
+    }
+}
+
 impl Registry {
     // ---- a publisher begins
 
     /// A publisher is offered, and `wanting` match. To be called before they are paired.
     pub(super) fn expect(&mut self, client: ClientId, end: EndId, service: &ServiceName, wanting: &[EndId]) {
-        let is_new = |subscriber: &&EndId| !self.subscribers[*subscriber].announced.contains_key(&end);
-        let joiner = |subscriber: &EndId| {
-            let is_awaited = !self.is_unanswering(self.subscribers[subscriber].client);
-            (*subscriber, Joiner { is_awaited, asks: false })
+        let joiner = |end_of_joiner: &EndId| {
+            let subscriber = self.ends.subscriber(*end_of_joiner)?;
+            let is_awaited = !self.is_unanswering(subscriber.client);
+            let is_new = !subscriber.announced.contains_key(&end);
+            is_new.then_some((*end_of_joiner, Joiner { is_awaited, asks: false }))
         };
-        let joiners: BTreeMap<EndId, Joiner> = wanting.iter().filter(is_new).map(joiner).collect();
+        let joiners: BTreeMap<EndId, Joiner> = wanting.iter().filter_map(joiner).collect();
         if joiners.is_empty() {
             return;
         }
         let awaited = joiners.values().filter(|joiner| joiner.is_awaited).count();
-        let user = self.clients[&client].credentials.user;
+        let user = self.clients.user(client);
         let (service, life) = (service.clone(), Life::Lives);
         let beginning =
             Beginning { client, user, service, joiners, awaited, waits: false, is_lent: false, life };
@@ -162,7 +205,7 @@ impl Registry {
         let has_room = self.has_room_for_ring(client);
         let is_guest = !self.rights(client).are_everything();
         // All have joined meanwhile; or it has been withdrawn.
-        if !self.publishers.contains_key(&end) {
+        if self.ends.publisher(end).is_none() {
             return;
         }
         let Some(beginning) = self.joiners.beginnings.get_mut(&end) else { return };
@@ -183,18 +226,18 @@ impl Registry {
         // It is not the turn of those that wait for room in their lane, or for the publisher.
         let is_to_blame = |subscriber: &EndId| {
             let pair = Pair { publisher: end, subscriber: *subscriber };
-            self.pairs.get(&pair) == Some(&PairState::Matched)
+            self.pairs.state(pair) == Some(PairState::Matched)
         };
         let awaited = beginning.joiners.iter().filter(|(_, joiner)| joiner.is_awaited).map(|(end, _)| end);
         let silent: BTreeSet<ClientId> =
-            awaited.filter(|end| is_to_blame(end)).map(|end| self.subscribers[end].client).collect();
+            awaited.filter(|end| is_to_blame(end)).filter_map(|end| self.ends.client_of(*end)).collect();
         let may_blame = |other: &ClientId| {
-            self.rights(client).are_everything()
-                || self.clients[other].credentials.user == self.clients[&client].credentials.user
+            self.rights(client).are_everything() || self.clients.user(*other) == self.clients.user(client)
         };
         let blamed: Vec<ClientId> = silent.into_iter().filter(may_blame).collect();
         if blamed.is_empty() {
-            // To look through all that begin takes long, and who says `Lend` again and again blames nobody but once.
+            // To look through all that begin takes long, and who says `Lend` again and again blames nobody
+            // but once.
             return;
         }
         for other in blamed {
@@ -204,7 +247,7 @@ impl Registry {
     }
 
     fn has_room_for_ring(&self, client: ClientId) -> bool {
-        let user = self.clients[&client].credentials.user;
+        let user = self.clients.user(client);
         let lent = || self.joiners.beginnings.values().filter(|beginning| beginning.is_lent);
         let is_guest = !self.rights(client).are_everything();
         let of_user = || lent().filter(|beginning| beginning.user == user).count();
@@ -213,21 +256,21 @@ impl Registry {
 
     fn is_unanswering(&self, client: ClientId) -> bool {
         let Joiners { unanswering, unanswering_guests: guests, .. } = &self.joiners;
-        let user = self.clients[&client].credentials.user;
+        let user = self.clients.user(client);
         let is_guest = || !self.rights(client).are_everything();
         unanswering.contains(&client)
             || (!guests.is_empty() && is_guest() && (guests.contains(&user) || guests.len() >= GUESTS_MAX))
     }
 
     fn does_not_answer(&mut self, client: ClientId) {
-        let (pid, user) = (self.clients[&client].pid, self.clients[&client].credentials.user);
+        let (pid, user) = (self.clients[client].pid, self.clients.user(client));
         let is_guest = !self.rights(client).are_everything();
         let is_news = self.joiners.unanswering.insert(client);
         if is_guest && self.joiners.unanswering_guests.len() < GUESTS_MAX {
             self.joiners.unanswering_guests.insert(user);
         }
         if is_news {
-            let node = self.name_of(client);
+            let node = self.clients.node(client).name.as_str();
             tracing::warn!(
                 node,
                 pid,
@@ -243,7 +286,8 @@ impl Registry {
         let mut silent = Vec::new();
         for (publisher, beginning) in &self.joiners.beginnings {
             let awaited = beginning.joiners.iter().filter(|(_, joiner)| joiner.is_awaited);
-            let of_silent = awaited.filter(|(end, _)| self.is_unanswering(self.subscribers[*end].client));
+            let is_silent = |client| self.is_unanswering(client);
+            let of_silent = awaited.filter(|(end, _)| self.ends.client_of(**end).is_some_and(is_silent));
             silent.extend(of_silent.map(|(subscriber, _)| (*publisher, *subscriber)));
         }
         for (publisher, subscriber) in silent {
@@ -266,15 +310,16 @@ impl Registry {
     /// A node withdraws its own publisher.
     pub(super) fn ends_in_order(&mut self, end: EndId) {
         if let Some(beginning) = self.joiners.beginnings.get_mut(&end)
-            && self.publishers.contains_key(&end)
+            && self.ends.publisher(end).is_some()
         {
             beginning.life = Life::Over;
         }
     }
 
-    /// An end is about to be forgotten. True: it is a publisher whose ring is kept for its joiners, all of whom are told of it.
+    /// An end is about to be forgotten. True: it is a publisher whose ring is kept for its joiners, all of
+    /// whom are told of it.
     pub(super) fn orphan(&mut self, end: EndId, actions: &mut Actions) -> bool {
-        if !self.publishers.contains_key(&end) {
+        if self.ends.publisher(end).is_none() {
             return false;
         }
         let Some(beginning) = self.joiners.beginnings.get(&end) else { return false };
@@ -285,11 +330,10 @@ impl Registry {
         let joiners: Vec<EndId> = beginning.joiners.keys().copied().collect();
         for subscriber in joiners {
             let pair = Pair { publisher: end, subscriber };
-            let state = self.pairs.get(&pair).copied();
+            let state = self.pairs.state(pair);
             if state == Some(PairState::Waiting) {
                 // Its lane ends with the publisher.
-                let client = self.subscribers[&subscriber].client;
-                actions.push(send(client, self.match_of(pair)));
+                actions.extend(self.match_of(pair));
             }
             let beginning = self.joiners.beginnings.get_mut(&end);
             if let Some(joiner) = beginning.and_then(|beginning| beginning.joiners.get_mut(&subscriber)) {
@@ -329,33 +373,36 @@ impl Registry {
         beginning.awaited = beginning.joiners.values().filter(|joiner| joiner.is_awaited).count();
         let (user, service) = (beginning.user, beginning.service.clone());
         for subscriber in asking {
-            let to = self.subscribers[&subscriber].client;
-            if !self.may_read(&subscriber, &service) {
-                let reader = self.clients[&to].credentials.user;
+            let Some(to) = self.ends.client_of(subscriber) else { continue };
+            if !self.rights(to).read(&service) {
+                let reader = self.clients.user(to);
                 let reason = not_allowed(self.policy.owner(), reader, Right::Subscribe, service.as_str());
-                actions.push(attach_refused(to, Pair { publisher: end, subscriber }, reason));
+                actions.push(Pair { publisher: end, subscriber }.refused(to, reason));
                 continue;
             }
+            let bells = self.clients.node(to).bells.clone();
+            let mut attachments = vec![Attachment::LentRing(end)];
+            attachments.extend((bells == Carrier::Descriptor).then_some(Attachment::BellsOf(to)));
+            attachments.push(Attachment::LentPidfd(end));
             let message = ToNode::Attached {
                 subscriber: subscriber.index,
                 publisher: end,
                 user,
                 start: 0,
                 ring: Carrier::Descriptor,
-                // Nobody rings any more, and no doorbells go to another user: those that it has itself stand in.
-                bells: self.bells_of(to),
-                is_stranger: self.clients[&to].credentials.user != user,
+                // Nobody rings any more, and no doorbells go to another user: those that it has itself stand
+                // in.
+                bells,
+                is_stranger: self.clients.user(to) != user,
                 gone: true,
             };
-            let mut attachments = vec![Attachment::LentRing(end)];
-            attachments.extend((self.bells_of(to) == Carrier::Descriptor).then_some(Attachment::BellsOf(to)));
-            attachments.push(Attachment::LentPidfd(end));
             actions.push(Action::Send { to, message, attachments });
         }
         self.end_if_empty(end, actions);
     }
 
-    /// A subscriber answers the `Match` of a publisher. True: that is gone, its ring is kept for this subscriber, and it gets it.
+    /// A subscriber answers the `Match` of a publisher. True: that is gone, its ring is kept for this
+    /// subscriber, and it gets it.
     pub(super) fn asks_for_orphan(&mut self, pair: Pair, actions: &mut Actions) -> bool {
         if !self.joiners.orphans.contains(&pair.publisher) {
             return false;
@@ -388,16 +435,17 @@ impl Registry {
         }
     }
 
-    /// A publisher of this number comes: the process of the one before has only lost its connection, or somebody else claims its number.
+    /// A publisher of this number comes: the process of the one before has only lost its connection, or
+    /// somebody else claims its number.
     pub(super) fn discard_orphan(&mut self, end: EndId, actions: &mut Actions) {
         if !self.joiners.orphans.contains(&end) {
             return;
         }
         let joiners = self.joiners.beginnings.get(&end).into_iter().flat_map(|beginning| &beginning.joiners);
         for (subscriber, _) in joiners.filter(|(_, joiner)| joiner.asks) {
-            let to = self.subscribers[subscriber].client;
             let pair = Pair { publisher: end, subscriber: *subscriber };
-            actions.push(attach_refused(to, pair, PUBLISHER_GONE.into()));
+            let to = self.ends.client_of(*subscriber);
+            actions.extend(to.map(|to| pair.refused(to, PUBLISHER_GONE.into())));
         }
         self.end_beginning(end, actions);
     }

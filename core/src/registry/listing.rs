@@ -1,14 +1,17 @@
 //! Pages of what the registry knows.
 //!
-//! A page ends before it outgrows a packet, and says with a cursor where to go on. The tables are ordered by key, so
-//! whatever lives during the whole listing appears exactly once, however the rest changes between two pages.
-use std::ops::Bound::{Excluded, Unbounded};
-
-use super::{ConnectionInfo, Cursor, EndId, PairState, Registry};
-use crate::protocol::{Entry, NodeInfo, PAGE_BYTES};
+//! A page ends before it outgrows a packet, and says with a cursor where to go on. The tables are ordered by
+//! key, so whatever lives during the whole listing appears exactly once, however the rest changes between two
+//! pages.
+use super::Registry;
+use super::ends::Stream;
+use super::pairs::{Pair, PairState};
+use crate::contract::{Author, Kind, SubscriberRole};
+use crate::end::EndId;
+use crate::protocol::{ArchivedEntry, Cursor, Entry, PAGE_BYTES};
 
 /// What an entry takes in a packet besides its texts.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = size_of::<ArchivedEntry>();
 
 struct Page {
     entries: Vec<Entry>,
@@ -19,17 +22,25 @@ impl Page {
     /// False: the page is full, the entry does not belong to it.
     fn add(&mut self, entry: Entry) -> bool {
         let texts = match &entry {
-            Entry::Node(node) => node.name.len(),
-            Entry::Service { service, schema, .. } => service.len() + schema.len(),
-            Entry::Publisher { service, stands_for, via, .. } => {
-                service.len()
-                    + stands_for.as_ref().map_or(0, |former| former.node_name.len())
-                    + via.as_ref().map_or(0, |via| via.host.len() + via.node_name.len())
+            Entry::Node { name, .. } => name.as_str().len(),
+            Entry::Service { service, kind, .. } => service.as_str().len() + kind.schema.len(),
+            Entry::Publisher { route, service, .. } => {
+                let author = match &route.author {
+                    Author::Own => 0,
+                    Author::Former(former) => former.node_name.as_str().len(),
+                    Author::Remote(remote) => remote.host.len() + remote.node_name.as_str().len(),
+                };
+                service.as_str().len() + route.node_name.as_str().len() + author
             }
-            Entry::Subscriber { filter, expected, .. } => {
-                filter.len() + expected.as_ref().map_or(0, |expected| expected.schema.len())
+            Entry::Subscriber { filter, asks, .. } => {
+                let schema = |kind: &Kind| kind.schema.len();
+                let group = match &asks.role {
+                    SubscriberRole::Member { group, .. } => group.as_str().len(),
+                    _ => 0,
+                };
+                filter.len() + asks.kind.as_ref().map_or(0, schema) + group
             }
-            Entry::Connection(_) => 0,
+            Entry::Connection { .. } => 0,
         };
         let bytes = ENTRY_BYTES + texts;
         // The first one always fits: a schema is shorter than a page.
@@ -68,34 +79,27 @@ impl Registry {
     }
 
     fn fill_nodes(&self, page: &mut Page, mut after: u64) -> Filled {
-        for (node, client) in self.nodes.range((Excluded(after), Unbounded)) {
-            let Some(admitted) = self.clients.get(client).and_then(|client| client.admitted.as_ref()) else {
-                continue;
+        for (client, node) in self.clients.after(after) {
+            let entry = Entry::Node {
+                name: node.name.clone(),
+                node: node.epoch,
+                pid: client.pid,
+                observer: node.observer,
+                hosts_root: node.hosts_root,
             };
-            let info = NodeInfo {
-                name: admitted.name.as_str().to_owned(),
-                node: *node,
-                pid: self.clients[client].pid,
-                observer: admitted.observer,
-                hosts_root: admitted.hosts_root,
-            };
-            if !page.add(Entry::Node(info)) {
+            if !page.add(entry) {
                 return Filled::Full(Cursor::Nodes(after));
             }
-            after = *node;
+            after = node.epoch;
         }
         Filled::Finished(Some(Cursor::Services(String::new())))
     }
 
     fn fill_services(&self, page: &mut Page, after: &str) -> Filled {
         let mut last = after;
-        for (name, service) in self.services.range::<str, _>((Excluded(after), Unbounded)) {
-            let Some(kind) = &service.kind else { continue };
-            let entry = Entry::Service {
-                service: name.as_str().to_owned(),
-                fingerprint: kind.fingerprint,
-                schema: kind.schema.clone(),
-            };
+        for (name, stream) in self.ends.services_after(after) {
+            let Stream { pattern, kind } = stream.clone();
+            let entry = Entry::Service { service: name.clone(), pattern, kind };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Services(last.to_owned()));
             }
@@ -105,52 +109,46 @@ impl Registry {
     }
 
     fn fill_publishers(&self, page: &mut Page, mut after: EndId) -> Filled {
-        for (end, publisher) in self.publishers.range((Excluded(after), Unbounded)) {
+        for (end, publisher) in self.ends.publishers_after(after) {
+            let writer = publisher.former().unwrap_or(end);
             let entry = Entry::Publisher {
-                end: *end,
-                service: publisher.service.as_str().to_owned(),
-                reliable: publisher.reliable,
-                history: publisher.history,
-                capacity: publisher.capacity,
-                retained: publisher.retained,
-                keepers: self
-                    .keepers_of(publisher.stands_for.as_ref().map_or(*end, |former| former.publisher)),
-                stands_for: publisher.stands_for.clone(),
-                via: publisher.via.clone(),
+                route: self.route_to(end, publisher),
+                service: publisher.service.clone(),
+                contract: publisher.contract,
+                keepers: self.keepers_of(writer),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Publishers(after));
             }
-            after = *end;
+            after = end;
         }
         Filled::Finished(Some(Cursor::Subscribers(EndId::FIRST)))
     }
 
     fn fill_subscribers(&self, page: &mut Page, mut after: EndId) -> Filled {
-        for (end, subscriber) in self.subscribers.range((Excluded(after), Unbounded)) {
+        for (end, subscriber) in self.ends.subscribers_after(after) {
             let entry = Entry::Subscriber {
-                end: *end,
+                end,
                 filter: subscriber.filter.as_str().to_owned(),
-                expected: subscriber.expected.clone(),
-                link: subscriber.link,
+                asks: subscriber.asks.clone(),
             };
             if !page.add(entry) {
                 return Filled::Full(Cursor::Subscribers(after));
             }
-            after = *end;
+            after = end;
         }
         Filled::Finished(Some(Cursor::Connections(EndId::FIRST, EndId::FIRST)))
     }
 
     fn fill_connections(&self, page: &mut Page, publisher: EndId, subscriber: EndId) -> Filled {
-        let mut after = super::Pair { publisher, subscriber };
-        for (pair, state) in self.pairs.range((Excluded(after), Unbounded)) {
-            let PairState::Connected { seat } = *state else { continue };
-            let info = ConnectionInfo { publisher: pair.publisher, subscriber: pair.subscriber, seat };
-            if !page.add(Entry::Connection(info)) {
+        let mut after = Pair { publisher, subscriber };
+        for (pair, state) in self.pairs.after(after) {
+            let PairState::Connected { seat } = state else { continue };
+            let Pair { publisher, subscriber } = pair;
+            if !page.add(Entry::Connection { publisher, subscriber, seat }) {
                 return Filled::Full(Cursor::Connections(after.publisher, after.subscriber));
             }
-            after = *pair;
+            after = pair;
         }
         Filled::Finished(None)
     }

@@ -8,39 +8,90 @@
 //!                            another is asked                       (nothing)                         Keep: another keeper
 //! ```
 //!
-//! A *keeper* is a node that holds a descriptor of the ring. When the publisher is gone it offers the ring as a publisher of its own
-//! (`stands_for`), so matching, attaching, policy and listing know nothing of all this. Each keeper does: who wants the messages is matched
-//! with each of them, takes the first and declines the others.
+//! A *keeper* is a node that holds a descriptor of the ring. When the publisher is gone it offers the ring as
+//! a publisher of its own (`stands_for`), so matching, attaching, policy and listing know nothing of all
+//! this. Each keeper does: who wants the messages is matched with each of them, takes the first and declines
+//! the others.
 //!
-//! - A publisher that retains is accepted when one keeper has its ring, or nobody can keep it: what it sends after that survives it.
-//! - Keepers are nodes of the publisher's user, in processes other than its own and each other's. When one goes another is asked, as long
-//!   as anybody has the ring; when there are too many (a new root hears of them one by one) the last is released.
+//! - A publisher that retains is accepted when one keeper has its ring, or nobody can keep it: what it sends
+//!   after that survives it.
+//! - Keepers are nodes of the publisher's user, in processes other than its own and each other's. When one
+//!   goes another is asked, as long as anybody has the ring; when there are too many (a new root hears of
+//!   them one by one) the last is released.
 //! - That a publisher is gone is not judged here: keepers ask the kernel, and look at the ring.
-//! - Of one service and one name of a node the latest life stays, of one service at most [`FORMER_MAX`] names.
+//! - Of one service and one name of a node the latest life stays, of one service at most [`FORMER_MAX`]
+//!   names.
 //! - The types of those that are gone hold up no publisher that comes.
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Action, Actions, Attachment, ClientId, EndId, Offer, Publisher, Refusal, Registry, ServiceName, Table,
-    ToNode, check_limit, send,
-};
-use crate::protocol::Former;
+use super::Registry;
+use super::clients::Holdings;
+use super::ends::{Publisher, Stream};
+use super::event::{Action, Actions, Attachment, ClientId, check_limit, send};
+use crate::contract::{Author, Former};
+use crate::end::EndId;
+use crate::name::ServiceName;
+use crate::protocol::{Offer, Refusal, Table, ToNode};
 
 /// Nodes that keep the ring of each publisher that retains messages.
 const KEEPERS: usize = 2;
 /// Publishers of one service that are gone, and of which something is kept.
 const FORMER_MAX: usize = 16;
 
-/// The keepers of one publisher, living or gone.
+/// Publishers that retain messages, living and gone.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
-    pub(super) keepers: BTreeMap<ClientId, Keeping>,
-    /// Who is to be told that its offer stands, as soon as somebody keeps the ring.
+    rings: BTreeMap<EndId, Keepers>,
+}
+
+/// The keepers of one publisher, living or gone.
+#[derive(Debug, Default)]
+struct Keepers {
+    nodes: BTreeMap<ClientId, Keeping>,
+    /// The publisher's node and request, to be answered as soon as somebody keeps the ring.
     unanswered: Option<(ClientId, u64)>,
 }
 
+impl Retained {
+    fn standing(&self, end: EndId) -> usize {
+        let nodes = self.rings.get(&end).into_iter().flat_map(|keepers| keepers.nodes.values());
+        nodes.filter(|keeping| matches!(keeping, Keeping::StandsFor(_))).count()
+    }
+}
+
+#[cfg(test)]
+impl Retained {
+    pub(super) fn len(&self) -> usize {
+        self.rings.len()
+    }
+
+    pub(super) fn contains(&self, end: EndId) -> bool {
+        self.rings.contains_key(&end)
+    }
+
+    /// What holds between any two events.
+    pub(super) fn assert_sound(&self, registry: &Registry) {
+        for (end, ring) in &self.rings {
+            let is_known = !ring.nodes.is_empty() || registry.ends.publisher(*end).is_some();
+            assert!(is_known, "nobody knows {end} any more");
+            for (keeper, keeping) in &ring.nodes {
+                let keeps = registry.clients.node(*keeper).holdings.keeps();
+                assert!(keeps.contains(end), "{keeper} does not know that it keeps {end}");
+                if let Keeping::StandsFor(offered) = keeping {
+                    assert_eq!(registry.ends.client_of(*offered), Some(*keeper));
+                }
+            }
+        }
+        for (client, known) in registry.clients.iter() {
+            for end in known.node.iter().flat_map(|node| node.holdings.keeps()) {
+                assert!(self.rings[end].nodes.contains_key(&client), "{client} keeps {end} for nobody");
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keeping {
+enum Keeping {
     Asked,
     Kept,
     /// As this publisher.
@@ -48,38 +99,38 @@ pub(super) enum Keeping {
 }
 
 impl Registry {
-    /// Whether there is room for one more that retains.
+    /// Checks that there is room for one more publisher that retains.
     pub(super) fn check_retained(&self, client: ClientId, offer: &Offer) -> Result<(), Refusal> {
-        let what = match &offer.stands_for {
+        let what = match offer.author.former() {
             Some(former) => former.publisher,
-            None if offer.retained > 0 => {
-                let own = |end: &&u32| {
-                    let end = EndId { node: self.admitted(client).node, index: **end };
-                    self.publishers.get(&end).is_some_and(|publisher| publisher.retained > 0)
+            None if offer.contract.retained > 0 => {
+                let retains = |index: &&u32| {
+                    let publisher = self.ends.publisher(self.clients.end(client, **index));
+                    publisher.is_some_and(|publisher| publisher.contract.retained > 0)
                 };
-                let count = self.admitted(client).ends.iter().filter(own).count();
+                let count = self.clients.node(client).holdings.ends().iter().filter(retains).count();
                 check_limit(Table::RetainedOfNode, count, self.limits.retained_of_node)?;
-                self.end(client, offer.index)
+                self.clients.end(client, offer.index)
             }
             None => return Ok(()),
         };
-        if self.retained.contains_key(&what) {
+        if self.retained.rings.contains_key(&what) {
             return Ok(());
         }
-        check_limit(Table::Retained, self.retained.len(), self.limits.retained)
+        check_limit(Table::Retained, self.retained.rings.len(), self.limits.retained)
     }
 
     /// Nobody but publishers that are gone fixes the type of this service: they give way to one that lives.
     pub(super) fn gives_way(&self, service: &ServiceName, offer: &Offer) -> bool {
-        let Some(entry) = self.services.get(service) else { return false };
-        let is_former = |end: &EndId| self.publishers[end].stands_for.is_some();
-        offer.stands_for.is_none() && entry.publishers.iter().all(is_former)
+        let mut publishers = self.ends.publishers_of(service).peekable();
+        publishers.peek().is_some()
+            && offer.author.former().is_none()
+            && publishers.all(|(_, publisher)| publisher.former().is_some())
     }
 
-    /// Forgets those that are gone, if they have another type than this.
-    pub(super) fn make_way(&mut self, service: &ServiceName, fingerprint: u128, actions: &mut Actions) {
-        let kind = self.services.get(service).and_then(|service| service.kind.as_ref());
-        if kind.is_some_and(|kind| kind.fingerprint != fingerprint) {
+    /// Forgets those that are gone, if they have sent something else than this.
+    pub(super) fn make_way(&mut self, service: &ServiceName, comes: &Stream, actions: &mut Actions) {
+        if self.ends.stream(service).is_some_and(|stream| !stream.is_same(comes)) {
             for (former, _) in self.former_of(service) {
                 self.release_retained(former, actions);
             }
@@ -94,17 +145,18 @@ impl Registry {
         request: u64,
         actions: &mut Actions,
     ) {
-        let user = self.clients[&client].credentials.user;
+        let user = self.clients.user(client);
         // Nodes may have told of it before it came: who is not of its user has been mistaken, or lies.
         let clients = &self.clients;
-        let entry = self.retained.entry(end).or_default();
-        entry.keepers.retain(|keeper, _| clients[keeper].credentials.user == user);
+        let entry = self.retained.rings.entry(end).or_default();
+        entry.nodes.retain(|keeper, _| clients.user(*keeper) == user);
         entry.unanswered = Some((client, request));
         self.recruit(end, None, actions);
         self.answer_if_settled(end, actions);
     }
 
-    /// A publisher that is gone, as one of its keepers offers it. False: a later life of it is known, and this is forgotten.
+    /// A publisher that is gone, as one of its keepers offers it. False: a later life of it is known, and
+    /// this is forgotten.
     pub(super) fn may_stand_for(
         &mut self,
         client: ClientId,
@@ -112,12 +164,12 @@ impl Registry {
         offer: &Offer,
         actions: &mut Actions,
     ) -> bool {
-        let Some(former) = &offer.stands_for else { return true };
+        let Some(former) = offer.author.former() else { return true };
         let others = self.former_of(service);
         let is_of_same_name = |end: &EndId| {
-            let other =
-                self.publishers.values().find_map(|p| p.stands_for.as_ref().filter(|f| f.publisher == *end));
-            other.is_some_and(|other| other.node_name == former.node_name)
+            let others = self.ends.publishers().filter_map(|(_, publisher)| publisher.author.former());
+            let mut other = others.filter(|other| other.publisher == *end);
+            other.next().is_some_and(|other| other.node_name == former.node_name)
         };
         let same_name: Vec<(EndId, u64)> = others
             .iter()
@@ -149,11 +201,10 @@ impl Registry {
         former: EndId,
         actions: &mut Actions,
     ) -> bool {
-        let entry = self.retained.entry(former).or_default();
-        entry.keepers.insert(client, Keeping::StandsFor(end));
-        self.admitted_mut(client).keeps.insert(former);
-        let stand = |keeping: &&Keeping| matches!(keeping, Keeping::StandsFor(_));
-        if self.retained[&former].keepers.values().filter(stand).count() > KEEPERS {
+        let entry = self.retained.rings.entry(former).or_default();
+        entry.nodes.insert(client, Keeping::StandsFor(end));
+        self.clients.holdings(client).keep(former);
+        if self.retained.standing(former) > KEEPERS {
             // Another was asked before this one had told a new root that it has the ring.
             self.is_surplus(client, former, actions);
             self.withdraw(client, end.index, actions);
@@ -170,11 +221,8 @@ impl Registry {
 
     /// The publishers that are gone and stood for on this service, and when they were born.
     fn former_of(&self, service: &ServiceName) -> Vec<(EndId, u64)> {
-        let ends = self.services.get(service).into_iter().flat_map(|service| &service.publishers);
-        let former = ends.filter_map(|end| {
-            let publisher = &self.publishers[end];
-            Some((publisher.stands_for.as_ref()?.publisher, publisher.born))
-        });
+        let former = self.ends.publishers_of(service);
+        let former = former.filter_map(|(_, publisher)| Some((publisher.former()?, publisher.born)));
         former.collect::<BTreeMap<EndId, u64>>().into_iter().collect()
     }
 
@@ -197,84 +245,73 @@ impl Registry {
         offer: Offer,
         actions: &mut Actions,
     ) {
-        let Some(entry) = self.retained.get_mut(&end) else { return };
-        entry.keepers.insert(keeper, Keeping::Asked);
-        self.admitted_mut(keeper).keeps.insert(end);
-        let from = self.publishers[&source].client;
+        let ring = self.retained.rings.get_mut(&end);
+        let (Some(ring), Some(from)) = (ring, self.ends.client_of(source)) else { return };
+        ring.nodes.insert(keeper, Keeping::Asked);
+        self.clients.holdings(keeper).keep(end);
         let message = ToNode::Keep { source, offer: Box::new(offer) };
         actions.push(Action::Send { to: keeper, message, attachments: vec![Attachment::PidfdOf(from)] });
     }
 
-    /// Who has the ring, and what is known of it.
+    /// An end that has the ring, and the offer a keeper would make of it.
     fn source_of(&self, end: EndId, except: Option<ClientId>) -> Option<(EndId, Offer)> {
-        let is_living =
-            |end: &EndId| self.publishers.get(end).is_some_and(|publisher| publisher.retained > 0);
-        let standing = self.retained.get(&end)?.keepers.values().filter_map(|keeping| match keeping {
-            Keeping::StandsFor(end) => Some(*end),
-            Keeping::Asked | Keeping::Kept => None,
+        let from = |end: EndId| self.ends.publisher(end).filter(|publisher| Some(publisher.client) != except);
+        let own = from(end).filter(|publisher| publisher.contract.retained > 0).map(|own| (end, own));
+        let keepers = self.retained.rings.get(&end)?.nodes.values();
+        let standing = || {
+            keepers.into_iter().find_map(|keeping| match keeping {
+                Keeping::StandsFor(end) => Some((*end, from(*end)?)),
+                Keeping::Asked | Keeping::Kept => None,
+            })
+        };
+        let (source, publisher) = own.or_else(standing)?;
+        let former = publisher.author.former().cloned().unwrap_or_else(|| {
+            let node_name = self.clients.node(publisher.client).name.clone();
+            Former { publisher: end, node_name }
         });
-        let sources = Some(end).filter(is_living).into_iter().chain(standing);
-        let source = sources
-            .into_iter()
-            .find(|end| self.publishers.get(end).is_some_and(|publisher| Some(publisher.client) != except))?;
-        let publisher = &self.publishers[&source];
-        let kind =
-            self.services[&publisher.service].kind.clone().expect("a service with a publisher has a type");
-        let former = publisher
-            .stands_for
-            .clone()
-            .unwrap_or_else(|| Former { publisher: end, node_name: self.name_of(publisher.client) });
         let offer = Offer {
             index: 0,
             service: publisher.service.as_str().to_owned(),
-            fingerprint: kind.fingerprint,
-            schema: kind.schema,
-            reliable: publisher.reliable,
-            history: publisher.history.max(publisher.retained),
-            capacity: publisher.capacity,
-            retained: 0,
+            kind: self.ends.stream_of(publisher).kind.clone(),
+            contract: publisher.contract.of_former(),
             born: publisher.born,
-            stands_for: Some(former),
-            via: None,
+            author: Author::Former(former),
             begins: false,
         };
         Some((source, offer))
     }
 
-    /// Who is asked next: rather a node without the root, and among these who came first.
+    /// The node to ask next: preferably one that does not host the root, the earliest among equals.
     fn candidate(&self, end: EndId, source: EndId, except: Option<ClientId>) -> Option<ClientId> {
-        let is_enough = self.retained.get(&end)?.keepers.len() >= KEEPERS;
-        let hosts_root = |client: &ClientId| self.admitted(*client).hosts_root;
-        let candidates = self
-            .clients
-            .keys()
-            .copied()
-            .filter(|client| Some(*client) != except && self.can_keep(*client, end, source));
-        candidates.filter(|_| !is_enough).min_by_key(|client| (hosts_root(client), *client))
+        if self.retained.rings.get(&end)?.nodes.len() >= KEEPERS {
+            return None;
+        }
+        let able = self.clients.iter().map(|(client, _)| client);
+        let able = able.filter(|client| Some(*client) != except && self.can_keep(*client, end, source));
+        able.min_by_key(|client| (self.clients.node(*client).hosts_root, *client))
     }
 
     /// Whether a node could be one more keeper of this ring.
     fn can_keep(&self, client: ClientId, end: EndId, source: EndId) -> bool {
-        let (Some(entry), Some(source)) = (self.retained.get(&end), self.publishers.get(&source)) else {
+        let (Some(ring), Some(from)) = (self.retained.rings.get(&end), self.ends.client_of(source)) else {
             return false;
         };
-        let (candidate, from) = (&self.clients[&client], source.client);
-        let Some(admitted) = &candidate.admitted else { return false };
+        let candidate = &self.clients[client];
+        let Some(node) = &candidate.node else { return false };
         // Two in one process die together. (0: a process that this one cannot see.)
         let is_elsewhere = |other: &ClientId| {
-            *other != client && (candidate.pid == 0 || self.clients[other].pid != candidate.pid)
+            *other != client && (candidate.pid == 0 || self.clients[*other].pid != candidate.pid)
         };
-        !admitted.observer
-            && !admitted.keeps_no_more
-            && admitted.keeps.len() < self.limits.kept_of_node
-            && candidate.credentials.user == self.clients[&from].credentials.user
+        !node.observer
+            && node.holdings.can_keep(self.limits.kept_of_node)
+            && !self.clients.are_strangers(client, from)
             && is_elsewhere(&from)
-            && entry.keepers.keys().all(is_elsewhere)
+            && ring.nodes.keys().all(is_elsewhere)
     }
 
     /// A node that may keep what too few keep.
     pub(super) fn welcome_keeper(&mut self, client: ClientId, actions: &mut Actions) {
-        let short = self.retained.iter().filter(|(_, entry)| entry.keepers.len() < KEEPERS);
+        let short = self.retained.rings.iter().filter(|(_, ring)| ring.nodes.len() < KEEPERS);
         let short: Vec<EndId> = short.map(|(end, _)| *end).collect();
         for end in short {
             let Some((source, offer)) = self.source_of(end, None) else { continue };
@@ -286,19 +323,18 @@ impl Registry {
 
     /// A node has a ring: it was asked to keep it, or tells a new root.
     pub(super) fn kept(&mut self, client: ClientId, end: EndId, actions: &mut Actions) {
-        let is_known = self.retained.contains_key(&end);
-        let has_room = self.admitted(client).keeps.len() < self.limits.kept_of_node;
-        let is_keeper = self.admitted(client).keeps.contains(&end);
-        let is_same_user = |publisher: &Publisher| {
-            self.clients[&publisher.client].credentials.user == self.clients[&client].credentials.user
-        };
-        let is_apt = self.publishers.get(&end).is_none_or(is_same_user);
-        if !is_apt || (!is_keeper && !has_room) || (!is_known && self.retained.len() >= self.limits.retained)
-        {
+        let keeps = self.clients.node(client).holdings.keeps();
+        let (is_keeper, has_room) = (keeps.contains(&end), keeps.len() < self.limits.kept_of_node);
+        let is_known = self.retained.rings.contains_key(&end);
+        let is_same_user = |publisher: &Publisher| !self.clients.are_strangers(publisher.client, client);
+        let is_apt = self.ends.publisher(end).is_none_or(is_same_user);
+        let is_full = self.retained.rings.len() >= self.limits.retained;
+        if !is_apt || (!is_keeper && !has_room) || (!is_known && is_full) {
             return actions.push(send(client, ToNode::Release { publisher: end }));
         }
-        self.admitted_mut(client).keeps.insert(end);
-        let keeping = self.retained.entry(end).or_default().keepers.entry(client).or_insert(Keeping::Kept);
+        self.clients.holdings(client).keep(end);
+        let ring = self.retained.rings.entry(end).or_default();
+        let keeping = ring.nodes.entry(client).or_insert(Keeping::Kept);
         if *keeping == Keeping::Asked {
             *keeping = Keeping::Kept;
         }
@@ -314,18 +350,15 @@ impl Registry {
         let Some(was) = self.forget_keeper(end, client) else { return };
         // The ring is there, so it lacks something.
         if was == Keeping::Asked && self.source_of(end, None).is_some() {
-            self.admitted_mut(client).keeps_no_more = true;
+            self.clients.holdings(client).keep_no_more();
         }
         self.lost_a_keeper(end, None, actions);
     }
 
-    /// A node goes: it keeps nothing, and is given nothing to keep. To be followed by [`Registry::replace_keeper`].
+    /// A node goes: it keeps nothing, and is given nothing to keep. To be followed by
+    /// [`Registry::replace_keeper`].
     pub(super) fn stop_keeping(&mut self, client: ClientId) -> BTreeSet<EndId> {
-        let Some(admitted) = self.clients.get_mut(&client).and_then(|client| client.admitted.as_mut()) else {
-            return BTreeSet::new();
-        };
-        admitted.keeps_no_more = true;
-        std::mem::take(&mut admitted.keeps)
+        self.clients.holdings_if_any(client).map(Holdings::take_kept).unwrap_or_default()
     }
 
     /// Finds others in place of one that has gone.
@@ -346,25 +379,25 @@ impl Registry {
     fn lost_a_keeper(&mut self, end: EndId, except: Option<ClientId>, actions: &mut Actions) {
         self.recruit(end, except, actions);
         self.answer_if_settled(end, actions);
-        let is_empty = |entry: &Retained| entry.keepers.is_empty() && entry.unanswered.is_none();
-        if self.retained.get(&end).is_some_and(is_empty) && !self.publishers.contains_key(&end) {
-            self.retained.remove(&end);
+        let is_empty = |ring: &Keepers| ring.nodes.is_empty() && ring.unanswered.is_none();
+        if self.retained.rings.get(&end).is_some_and(is_empty) && self.ends.publisher(end).is_none() {
+            self.retained.rings.remove(&end);
         }
     }
 
     /// `None`: it was none.
     fn forget_keeper(&mut self, end: EndId, client: ClientId) -> Option<Keeping> {
-        if let Some(admitted) = self.clients.get_mut(&client).and_then(|client| client.admitted.as_mut()) {
-            admitted.keeps.remove(&end);
+        if let Some(holdings) = self.clients.holdings_if_any(client) {
+            holdings.let_go(end);
         }
-        self.retained.get_mut(&end)?.keepers.remove(&client)
+        self.retained.rings.get_mut(&end)?.nodes.remove(&client)
     }
 
     /// The offer stands when somebody has the ring, or nobody is left who was asked.
     fn answer_if_settled(&mut self, end: EndId, actions: &mut Actions) {
-        let Some(entry) = self.retained.get_mut(&end) else { return };
+        let Some(entry) = self.retained.rings.get_mut(&end) else { return };
         let is_settled =
-            entry.keepers.is_empty() || entry.keepers.values().any(|keeping| *keeping != Keeping::Asked);
+            entry.nodes.is_empty() || entry.nodes.values().any(|keeping| *keeping != Keeping::Asked);
         if is_settled && let Some((client, request)) = entry.unanswered.take() {
             self.accept(client, end, request, actions);
         }
@@ -374,13 +407,13 @@ impl Registry {
 
     /// A publisher that retains is gone, or has left this root. Its keepers find out which.
     pub(super) fn has_ended(&mut self, end: EndId, actions: &mut Actions) {
-        let Some(entry) = self.retained.get_mut(&end) else { return };
+        let Some(entry) = self.retained.rings.get_mut(&end) else { return };
         entry.unanswered = None;
-        if entry.keepers.is_empty() {
-            self.retained.remove(&end);
+        if entry.nodes.is_empty() {
+            self.retained.rings.remove(&end);
             return;
         }
-        for (keeper, keeping) in &entry.keepers {
+        for (keeper, keeping) in &entry.nodes {
             if !matches!(keeping, Keeping::StandsFor(_)) {
                 actions.push(send(*keeper, ToNode::Gone { publisher: end }));
             }
@@ -389,10 +422,10 @@ impl Registry {
 
     /// What this publisher retained is not wanted any more.
     fn release_retained(&mut self, end: EndId, actions: &mut Actions) {
-        let Some(entry) = self.retained.remove(&end) else { return };
-        for (keeper, keeping) in entry.keepers {
+        let Some(entry) = self.retained.rings.remove(&end) else { return };
+        for (keeper, keeping) in entry.nodes {
             actions.push(send(keeper, ToNode::Release { publisher: end }));
-            self.admitted_mut(keeper).keeps.remove(&end);
+            self.clients.holdings(keeper).let_go(end);
             if let Keeping::StandsFor(end) = keeping {
                 self.withdraw(keeper, end.index, actions);
             }
@@ -401,7 +434,7 @@ impl Registry {
 
     /// How many nodes have the ring.
     pub(super) fn keepers_of(&self, end: EndId) -> u32 {
-        let keepers = self.retained.get(&end).into_iter().flat_map(|entry| entry.keepers.values());
+        let keepers = self.retained.rings.get(&end).into_iter().flat_map(|entry| entry.nodes.values());
         keepers.filter(|keeping| **keeping != Keeping::Asked).count() as u32
     }
 }

@@ -1,9 +1,9 @@
 //! Types in words: the text under the fingerprint, and type names for people.
 //!
 //! The text gives each named type a number in the order in which they are first met, and refers to it by that
-//! number. So it does not depend on the order of the table, two types of the same name in different modules stay
-//! apart, and recursion ends. Names contain no punctuation (see `wire::check`), so two different tables cannot give
-//! the same text.
+//! number. So it does not depend on the order of the table, two types of the same name in different modules
+//! stay apart, and recursion ends. Names contain no punctuation (see `wire::check`), so two different tables
+//! cannot give the same text.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,7 +14,8 @@ use super::{Argument, Fields, Schema, TypeDef, TypeRef};
 /// Type names for people are cut at this length, in bytes.
 const MAX_TYPE_NAME_BYTES: usize = 400;
 
-/// The text under the fingerprint. Bounded, since `wire::check` bounds the number of types in all expressions.
+/// The text under the fingerprint. Bounded, since `wire::check` bounds the number of types in all
+/// expressions.
 pub(super) fn text(schema: &Schema) -> String {
     let mut text = Text {
         types: &schema.types,
@@ -157,7 +158,8 @@ fn brackets(def: &TypeDef) -> (&'static str, String) {
     (before, after.to_owned())
 }
 
-/// The name of a type for people, such as `Vec<Stamped<Pose>>`. Every reference must exist and expressions must end.
+/// The name of a type for people, such as `Vec<Stamped<Pose>>`. Every reference must exist and expressions
+/// must end.
 pub(super) fn type_name(types: &[TypeDef], of: TypeRef) -> String {
     let mut name = String::new();
     push_name(types, of, &mut name);

@@ -1,9 +1,9 @@
 //! From a Rust type to a table: [`Describe`] and the builder it writes to.
 //!
-//! A named type (struct, enum) takes its place in the table before its fields are described, so a field that leads
-//! back to it finds that place. It is recognised by its [`TypeId`]. A type without a name of its own (`Vec<T>`,
-//! tuples) is described after its parts and recognised by its content. Rust allows recursion only through a named
-//! type, so this ends.
+//! A named type (struct, enum) takes its place in the table before its fields are described, so a field that
+//! leads back to it finds that place. It is recognised by its [`TypeId`]. A type without a name of its own
+//! (`Vec<T>`, tuples) is described after its parts and recognised by its content. Rust allows recursion only
+//! through a named type, so this ends.
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use super::{Argument, EnumDef, Field, Fields, Primitive, StructDef, TypeDef, TypeRef, Variant};
 
-/// A type that can be a message or a part of one. `#[message]` implements it; there is seldom a reason to do so by
-/// hand.
+/// A type that can be a message or a part of one. `#[message]` implements it; there is seldom a reason to do
+/// so by hand.
 ///
-/// An implementation must describe the archived form that rkyv gives the type, field by field: readers of strange
-/// types rely on it. (A wrong description can make them print nonsense or report corruption, never misbehave.)
+/// An implementation must describe the archived form that rkyv gives the type, field by field: readers of
+/// strange types rely on it. (A wrong description can make them print nonsense or report corruption, never
+/// misbehave.)
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a message",
     label = "neither a message nor a type that messages can contain",
@@ -47,8 +48,8 @@ impl SchemaBuilder {
         (root, types)
     }
 
-    /// Enters a struct. The closures say what its generic parameters stand for and what its fields are; each is
-    /// called at most once.
+    /// Enters a struct. The closures say what its generic parameters stand for and what its fields are; each
+    /// is called at most once.
     pub fn structure<T: Describe + ?Sized>(
         &mut self,
         name: &str,
@@ -61,8 +62,8 @@ impl SchemaBuilder {
         })
     }
 
-    /// Enters an enum. The closures say what its generic parameters stand for and what its variants are; each is
-    /// called at most once.
+    /// Enters an enum. The closures say what its generic parameters stand for and what its variants are; each
+    /// is called at most once.
     pub fn enumeration<T: Describe + ?Sized>(
         &mut self,
         name: &str,
@@ -118,8 +119,8 @@ impl SchemaBuilder {
     }
 
     fn next_place(&self) -> TypeRef {
-        // A program with 2^32 types does not exist; the bound that matters, `MAX_TYPES`, is checked on the whole
-        // table.
+        // A program with 2^32 types does not exist; the bound that matters, `MAX_TYPES`, is checked on the
+        // whole table.
         TypeRef::new(u32::try_from(self.types.len()).expect("fewer than 2^32 types"))
     }
 }
@@ -196,8 +197,8 @@ impl<T: Describe, H: 'static> Describe for HashSet<T, H> {
 impl<T: Describe, const N: usize> Describe for [T; N] {
     fn describe(builder: &mut SchemaBuilder) -> TypeRef {
         let element = T::describe(builder);
-        // Saturates: a longer array is refused with the whole table, by its size, except one of empty elements,
-        // whose length says nothing.
+        // Saturates: a longer array is refused with the whole table, by its size, except one of empty
+        // elements, whose length says nothing.
         builder.unnamed_type(TypeDef::Array(element, u32::try_from(N).unwrap_or(u32::MAX)))
     }
 }

@@ -1,8 +1,8 @@
 //! The first difference between two types, for the text of an error.
 //!
-//! Both tables are walked side by side, nearest differences first. A pair of types is compared once, so this ends
-//! after at most as many steps as there are pairs of types that face each other, and after [`MAX_PAIRS`] at the
-//! latest, which only tables made for it reach.
+//! Both tables are walked side by side, nearest differences first. A pair of types is compared once, so this
+//! ends after at most as many steps as there are pairs of types that face each other, and after [`MAX_PAIRS`]
+//! at the latest, which only tables made for it reach.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -20,8 +20,8 @@ pub(super) fn first(here: &Schema, there: &Schema) -> Option<String> {
             return Some(difference);
         }
     }
-    // All pairs that were compared agree. What is left is sharing (one type there stands for two of that name here),
-    // or what lies beyond the bound.
+    // All pairs that were compared agree. What is left is sharing (one type there stands for two of that name
+    // here), or what lies beyond the bound.
     (here.text() != there.text())
         .then(|| format!("{}: other types of the same names here and there", here.type_name()))
 }
@@ -166,8 +166,8 @@ impl Comparison<'_> {
         if !same {
             return Some(self.plainly(pair));
         }
-        // Two expressions whose names differ are shown whole, `Vec<f64> here, Vec<f32> there`. Equal names may still
-        // hide different fields.
+        // Two expressions whose names differ are shown whole, `Vec<f64> here, Vec<f32> there`. Equal names
+        // may still hide different fields.
         if self.name_here(pair) != self.name_there(pair) {
             return Some(self.plainly(pair));
         }

@@ -8,15 +8,15 @@ pub const MAX_SCHEMA_BYTES: usize = 32 * 1024;
 pub const MAX_TYPES: usize = 2048;
 /// The longest name of a type, field or variant, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
-/// How deep types may be nested in each other by value, and how deep a type expression such as `Vec<Option<..>>` may
-/// be.
+/// How deep types may be nested in each other by value, and how deep a type expression such as
+/// `Vec<Option<..>>` may be.
 pub const MAX_NESTING: usize = 128;
-/// The most types that all type expressions of a schema may be written with, together. Keeps the text under the
-/// fingerprint short.
+/// The most types that all type expressions of a schema may be written with, together. Keeps the text under
+/// the fingerprint short.
 pub const MAX_EXPRESSION_NODES: usize = 64 * 1024;
 
-/// Why a schema is refused. None of these can happen between programs built with the same version of hivemind: the
-/// peer is of another version, or faulty.
+/// Why a schema is refused. None of these can happen between programs built with the same version of
+/// hivemind: the peer is of another version, or faulty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
@@ -67,8 +67,8 @@ pub enum SchemaError {
         /// How many types there are.
         count: usize,
     },
-    /// A name that no Rust type, field or variant can have, or a longer one than [`MAX_NAME_BYTES`]. Check what the
-    /// peer runs, or shorten the name.
+    /// A name that no Rust type, field or variant can have, or a longer one than [`MAX_NAME_BYTES`]. Check
+    /// what the peer runs, or shorten the name.
     #[error(
         "the name {name:?} in the schema is no identifier of at most {limit} bytes; check what the peer runs, or shorten the name"
     )]

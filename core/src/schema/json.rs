@@ -1,9 +1,9 @@
 //! A message as JSON, by its schema alone.
 //!
-//! The archive comes from a stranger, and may say anything. Every read is checked against its end; a pointer may
-//! lead anywhere within it, also back, so three bounds end what could go on for ever: the depth, the length of the
-//! output, and the number of steps. A step is one value visited or one group of control bytes of a hash map
-//! scanned, so each takes a bounded time. Nothing is allocated but the output.
+//! The archive comes from a stranger, and may say anything. Every read is checked against its end; a pointer
+//! may lead anywhere within it, also back, so three bounds end what could go on for ever: the depth, the
+//! length of the output, and the number of steps. A step is one value visited or one group of control bytes
+//! of a hash map scanned, so each takes a bounded time. Nothing is allocated but the output.
 //!
 //! The root lies at the end of the archive. See [`layout`](super::layout) for where its parts are.
 
@@ -12,126 +12,23 @@ use std::fmt::{self, Write as _};
 use super::layout::{self, Layout, TREE_ENTRIES, TreeNode};
 use super::{Fields, Primitive, Schema, TypeDef, TypeRef};
 
-/// How deep values may be nested, counting every struct, enum, option, box and collection.
-pub const MAX_DEPTH: u32 = 256;
-/// The longest JSON text of one message, in bytes.
-pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
-/// The most steps for one message.
-pub const MAX_STEPS: u64 = 16 * 1024 * 1024;
+pub use self::bounds::{JsonBounds, MAX_DEPTH, MAX_JSON_BYTES, MAX_STEPS};
+use self::error::corrupt;
+pub use self::error::{Corruption, DecodeError};
+
+mod bounds;
+mod error;
+#[cfg(test)]
+mod tests;
 
 /// How many bytes of a byte sequence are shown.
 const FIRST_BYTES: u64 = 32;
-/// A path in an error is cut at this length, in bytes.
-const MAX_PATH_BYTES: usize = 400;
 /// The height of a B-tree of 2^32 entries is 13.
 const MAX_TREE_HEIGHT: u32 = 16;
 /// Control bytes of a hash map that are scanned in one step.
 const CONTROL_GROUP: u64 = 16;
 /// Strings up to this length lie in place of the pointer, in bytes.
 const INLINE_STRING: u64 = 8;
-
-/// How much [`Schema::to_json_within`] may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JsonBounds {
-    /// How deep values may be nested. Each level takes a few hundred bytes of stack.
-    pub depth: u32,
-    /// The longest text that may be appended, in bytes.
-    pub bytes: usize,
-    /// The most steps: values visited, groups of hash map control bytes scanned.
-    pub steps: u64,
-}
-
-impl Default for JsonBounds {
-    /// [`MAX_DEPTH`], [`MAX_JSON_BYTES`], [`MAX_STEPS`].
-    fn default() -> JsonBounds {
-        JsonBounds { depth: MAX_DEPTH, bytes: MAX_JSON_BYTES, steps: MAX_STEPS }
-    }
-}
-
-/// Why a message has no JSON.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// The bytes are no archive of this type: damaged, or of another type. Check that publisher and schema belong
-    /// together.
-    #[error(
-        "{path}: {corruption} at byte {at}; the message is damaged or of another type than its schema says"
-    )]
-    Corrupt {
-        /// Where in the message: `Pose.frame`.
-        path: String,
-        /// The offset in the archive, in bytes.
-        at: u64,
-        /// What is wrong there.
-        corruption: Corruption,
-    },
-    /// Values are nested deeper than the bound. Read this message with its Rust type.
-    #[error("{path}: nested more than {limit} deep; read this message with its Rust type")]
-    TooDeep {
-        /// Where in the message.
-        path: String,
-        /// [`JsonBounds::depth`].
-        limit: u32,
-    },
-    /// The text would be longer than the bound. Allow more with [`Schema::to_json_within`], or read this message
-    /// with its Rust type.
-    #[error("the message is longer than {limit} bytes as JSON; read it with its Rust type")]
-    TooLong {
-        /// [`JsonBounds::bytes`].
-        limit: usize,
-    },
-    /// Reading took more steps than the bound. Allow more with [`Schema::to_json_within`], or read this message with
-    /// its Rust type.
-    #[error("the message takes more than {limit} steps to read; read it with its Rust type")]
-    TooManySteps {
-        /// [`JsonBounds::steps`].
-        limit: u64,
-    },
-}
-
-/// What is wrong with an archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Corruption {
-    /// Something begins before the first byte or ends behind the last one.
-    #[error("{needed} bytes do not fit in a message of {length}")]
-    OutOfBounds {
-        /// How many bytes were to be read.
-        needed: u64,
-        /// How many the archive has.
-        length: u64,
-    },
-    /// A pointer leads before the first byte or behind the last one.
-    #[error("a pointer leads {offset} bytes away, out of the message")]
-    Pointer {
-        /// The offset it holds.
-        offset: i32,
-    },
-    /// An enum, option or bool begins with a byte that stands for nothing.
-    #[error("{found} is none of the variants")]
-    Tag {
-        /// The byte.
-        found: u8,
-    },
-    /// A char holds a number that is none.
-    #[error("{found:#x} is no char")]
-    Char {
-        /// The number.
-        found: u32,
-    },
-    /// A string is not UTF-8.
-    #[error("a string is not UTF-8")]
-    Utf8,
-    /// A string of at most 8 bytes is stored as a longer one.
-    #[error("a string is stored in the wrong form")]
-    StringForm,
-    /// The length or capacity of a map disagrees with its contents.
-    #[error("a map does not have the length it claims")]
-    MapLength,
-    /// A map is stored as a tree that is too high or has a node of no known kind.
-    #[error("the tree of a map is damaged")]
-    Tree,
-}
 
 type Outcome<T> = Result<T, Box<DecodeError>>;
 
@@ -382,8 +279,8 @@ impl<'a> Walk<'a> {
             Primitive::I128 => self.quoted(i128::from_le_bytes(self.array(at)?)),
             Primitive::F32 => {
                 let value = f32::from_le_bytes(self.array(at)?);
-                // Debug, not Display: the shortest text that reads back as the same number, with an exponent where
-                // that is shorter.
+                // Debug, not Display: the shortest text that reads back as the same number, with an exponent
+                // where that is shorter.
                 if value.is_finite() { self.format(format_args!("{value:?}")) } else { self.quoted(value) }
             }
             Primitive::F64 => {
@@ -408,9 +305,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// An `ArchivedString`. The two highest bits of its first byte are 10, which no UTF-8 text begins with, when it
-    /// is stored elsewhere; then those bits are spliced into the length, behind its lowest six. Else the text lies
-    /// here, and 0xff follows when it is shorter than 8 bytes.
+    /// An `ArchivedString`. The two highest bits of its first byte are 10, which no UTF-8 text begins with,
+    /// when it is stored elsewhere; then those bits are spliced into the length, behind its lowest six. Else
+    /// the text lies here, and 0xff follows when it is shorter than 8 bytes.
     fn string(&self, at: u64) -> Outcome<&'a str> {
         let here: [u8; INLINE_STRING as usize] = self.array(at)?;
         if here[0] & 0xc0 != 0x80 {
@@ -538,8 +435,8 @@ impl<'a> Walk<'a> {
         self.tree_node(entries, child, written, length, depth, height + 1)
     }
 
-    /// An `ArchivedHashMap`: offset of the control bytes, number of entries, capacity. Entry i lies i + 1 entries
-    /// before the control bytes, and exists when control byte i has its highest bit clear.
+    /// An `ArchivedHashMap`: offset of the control bytes, number of entries, capacity. Entry i lies i + 1
+    /// entries before the control bytes, and exists when control byte i has its highest bit clear.
     fn table(&mut self, entries: Entries, at: u64, depth: u32) -> Outcome<()> {
         let (length, capacity) = (u64::from(self.u32(at + 4)?), u64::from(self.u32(at + 8)?));
         let (open, close) = entries.style.brackets();
@@ -588,8 +485,8 @@ impl<'a> Walk<'a> {
         self.archive.len() as u64
     }
 
-    /// The only place where the archive is read. `at` and `length` stay far below 2^63: they are sums of a few
-    /// 32-bit numbers and products of two.
+    /// The only place where the archive is read. `at` and `length` stay far below 2^63: they are sums of a
+    /// few 32-bit numbers and products of two.
     fn bytes(&self, at: u64, length: u64) -> Outcome<&'a [u8]> {
         let end = at.checked_add(length).filter(|end| *end <= self.length());
         let Some(end) = end else {
@@ -616,8 +513,8 @@ impl<'a> Walk<'a> {
         self.array(at).map(i32::from_le_bytes)
     }
 
-    /// Where the pointer at `pointer_at` leads, counted from `base`. Up to the end of the archive, where nothing can
-    /// be read any more.
+    /// Where the pointer at `pointer_at` leads, counted from `base`. Up to the end of the archive, where
+    /// nothing can be read any more.
     fn target(&self, pointer_at: u64, base: u64) -> Outcome<u64> {
         let offset = self.offset(pointer_at)?;
         let target = base.checked_add_signed(i64::from(offset)).filter(|target| *target <= self.length());
@@ -665,8 +562,8 @@ impl<'a> Walk<'a> {
         self.format(format_args!("\"{value}\""))
     }
 
-    /// A JSON string. Escapes what JSON demands, and all other control characters too: the text may end up on a
-    /// terminal.
+    /// A JSON string. Escapes what JSON demands, and all other control characters too: the text may end up on
+    /// a terminal.
     fn text(&mut self, text: &str) -> Outcome<()> {
         if self.is_silent {
             return Ok(());
@@ -692,275 +589,5 @@ impl<'a> Walk<'a> {
         }
         self.push(rest)?;
         self.push("\"")
-    }
-}
-
-fn corrupt(at: u64, corruption: Corruption) -> Box<DecodeError> {
-    Box::new(DecodeError::Corrupt { path: String::new(), at, corruption })
-}
-
-impl DecodeError {
-    /// Puts one more step in front of the path, on the way out.
-    fn within(mut self: Box<Self>, step: &str) -> Box<Self> {
-        if let DecodeError::Corrupt { path, .. } | DecodeError::TooDeep { path, .. } = &mut *self {
-            if path.len() < MAX_PATH_BYTES {
-                path.insert_str(0, step);
-            } else if !path.starts_with('…') {
-                path.insert(0, '…');
-            }
-        }
-        self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    fn of<T: crate::schema::Describe>() -> Schema {
-        Schema::of::<T>()
-    }
-
-    /// What is no archive has no JSON either, and the other way round.
-    fn json(schema: &Schema, archive: &[u8]) -> Result<String, DecodeError> {
-        let mut out = String::new();
-        let written = schema.to_json(archive, &mut out).map(|()| out);
-        let checked = schema.check_archive(archive);
-        match &written {
-            Ok(_) => assert_eq!(checked, Ok(())),
-            Err(error @ DecodeError::Corrupt { .. }) => assert_eq!(checked.as_ref(), Err(error)),
-            Err(_) => {}
-        }
-        written
-    }
-
-    fn corruption(schema: &Schema, archive: &[u8]) -> Corruption {
-        match json(schema, archive) {
-            Err(DecodeError::Corrupt { corruption, .. }) => corruption,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Little-endian words, as archives are made of them.
-    fn words(words: &[i32]) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-
-    #[test]
-    fn an_archive_shorter_than_its_root_is_corrupt() {
-        let too_short = Corruption::OutOfBounds { needed: 8, length: 7 };
-        assert_eq!(corruption(&of::<u64>(), &[0; 7]), too_short);
-        assert_eq!(corruption(&of::<u64>(), &[]), Corruption::OutOfBounds { needed: 8, length: 0 });
-    }
-
-    #[test]
-    fn a_pointer_out_of_the_archive_is_corrupt() {
-        for offset in [-1, 13, i32::MIN, i32::MAX] {
-            let archive = words(&[0, offset, 1]);
-            let expected = match offset {
-                13 | i32::MIN | i32::MAX => Corruption::Pointer { offset },
-                // Back into the archive, to a byte that is there.
-                _ => {
-                    assert!(json(&of::<Vec<bool>>(), &archive).is_ok());
-                    continue;
-                }
-            };
-            assert_eq!(corruption(&of::<Vec<bool>>(), &archive), expected);
-        }
-    }
-
-    #[test]
-    fn what_begins_inside_and_ends_outside_is_corrupt() {
-        let out_of_bounds = Corruption::OutOfBounds { needed: 16, length: 12 };
-        assert_eq!(corruption(&of::<Vec<u64>>(), &words(&[0, -4, 2])), out_of_bounds);
-        let huge = Corruption::OutOfBounds { needed: u64::from(u32::MAX) * 16, length: 8 };
-        assert_eq!(corruption(&of::<Vec<u128>>(), &words(&[0, -1])), huge);
-    }
-
-    #[test]
-    fn the_pointer_of_an_empty_sequence_is_not_followed() {
-        assert_eq!(json(&of::<Vec<u64>>(), &words(&[i32::MAX, 0])).unwrap(), "[]");
-        assert_eq!(json(&of::<Box<str>>(), &words(&[i32::MAX, 0])).unwrap(), "\"\"");
-    }
-
-    #[test]
-    fn bytes_that_stand_for_nothing_are_corrupt() {
-        assert_eq!(corruption(&of::<bool>(), &[2]), Corruption::Tag { found: 2 });
-        assert_eq!(corruption(&of::<Option<u8>>(), &[9, 0]), Corruption::Tag { found: 9 });
-        assert_eq!(corruption(&of::<char>(), &words(&[0xd800])), Corruption::Char { found: 0xd800 });
-        assert_eq!(corruption(&of::<String>(), &[b'a', 0xc3, 0xff, 0, 0, 0, 0, 0]), Corruption::Utf8);
-        // 8 bytes elsewhere, which rkyv would have stored in place.
-        assert_eq!(corruption(&of::<String>(), &words(&[0x88, -8])), Corruption::StringForm);
-    }
-
-    #[test]
-    fn an_error_says_where_in_the_message() {
-        #[hivemind_derive::message(crate = crate::schema::tests)]
-        #[derive(Debug)]
-        struct Robot {
-            arms: Vec<Arm>,
-        }
-        #[hivemind_derive::message(crate = crate::schema::tests)]
-        #[derive(Debug)]
-        enum Arm {
-            Missing,
-            Present { joints: [Option<bool>; 2] },
-        }
-        let joints = [Some(true), Some(false)];
-        let robot = Robot { arms: vec![Arm::Missing, Arm::Present { joints }] };
-        let mut archive = rkyv::to_bytes::<rkyv::rancor::Error>(&robot).unwrap().to_vec();
-        assert_eq!(json(&of::<Robot>(), &archive).unwrap().matches("joints").count(), 1);
-        // The second arm: tag, then twice a tag and a bool.
-        archive[5 + 4] = 7;
-        let error = json(&of::<Robot>(), &archive).unwrap_err();
-        assert!(error.to_string().starts_with("Robot.arms[1]::Present.joints[1]: 7 is none of"), "{error}");
-    }
-
-    #[test]
-    fn an_error_leaves_the_output_as_it_was() {
-        let mut out = "before".to_owned();
-        let corrupt = [1, 0, 2];
-        assert!(of::<[bool; 3]>().to_json(&corrupt, &mut out).is_err());
-        assert_eq!(out, "before");
-    }
-
-    /// A box that points at itself: Rust's types cannot build it, a stranger can.
-    #[test]
-    fn a_value_that_contains_itself_is_too_deep() {
-        #[hivemind_derive::message(crate = crate::schema::tests)]
-        struct Chain(Box<Chain>);
-        #[hivemind_derive::message(crate = crate::schema::tests)]
-        struct Bush(Vec<Bush>);
-
-        for (schema, archive) in [(of::<Chain>(), words(&[0])), (of::<Bush>(), words(&[0, 1]))] {
-            let error = json(&schema, &archive).unwrap_err();
-            assert!(matches!(error, DecodeError::TooDeep { limit: MAX_DEPTH, .. }), "{error}");
-            assert!(error.to_string().len() < 2 * MAX_PATH_BYTES, "{error}");
-        }
-    }
-
-    /// Four thousand million units take no bytes in the archive, and would take five times as many as text.
-    #[test]
-    fn elements_without_size_are_bounded_by_their_text() {
-        let error = json(&of::<Vec<()>>(), &words(&[0, -1])).unwrap_err();
-        assert_eq!(error, DecodeError::TooLong { limit: MAX_JSON_BYTES });
-    }
-
-    /// Many maps share one long run of control bytes that say "empty" until the last: little text, much to scan.
-    #[test]
-    fn what_takes_long_and_writes_little_is_bounded_by_its_steps() {
-        let maps = 200;
-        let controls = 100_000;
-        let mut archive = vec![0; 4 + controls];
-        archive.extend(vec![0xff; controls - 1]);
-        archive.push(0);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        let controls_at = 4 + controls;
-        let first = archive.len();
-        for map in 0..maps {
-            let at = first + map * 12;
-            let offset = controls_at as i32 - at as i32;
-            archive.extend(words(&[offset, 1, controls as i32]));
-        }
-        archive.extend(words(&[-12 * maps as i32, maps as i32]));
-        let sets = of::<Vec<std::collections::HashSet<u8>>>();
-        assert!(json(&sets, &archive).is_ok());
-        let bounds = JsonBounds { steps: 1_000_000, ..JsonBounds::default() };
-        let error = sets.to_json_within(&archive, &bounds, &mut String::new()).unwrap_err();
-        assert_eq!(error, DecodeError::TooManySteps { limit: 1_000_000 });
-    }
-
-    #[test]
-    fn a_map_has_the_length_it_claims() {
-        // Three entries, last first, three control bytes (0 is full, 0xff empty), then the map.
-        let table = |controls: [u8; 3], length, capacity| {
-            let mut table = vec![7, 6, 5];
-            table.extend(controls);
-            table.extend([0xff; 2]);
-            table.extend(words(&[-5, length, capacity]));
-            table
-        };
-        let set = of::<std::collections::HashSet<u8>>();
-        assert_eq!(json(&set, &table([0, 0xff, 0], 2, 3)).unwrap(), "[5,7]");
-        for (controls, length, capacity) in [([0, 0xff, 0xff], 2, 3), ([0, 0, 0xff], 1, 3), ([0, 0, 0], 3, 3)]
-        {
-            assert_eq!(corruption(&set, &table(controls, length, capacity)), Corruption::MapLength);
-        }
-        // A leaf of two entries, the map says one or three.
-        for length in [1, 3] {
-            let mut tree = vec![0, 1, 2, 0, 0, 0, 0, 0];
-            tree.extend(words(&[2, -12, length]));
-            assert_eq!(corruption(&of::<std::collections::BTreeSet<u8>>(), &tree), Corruption::MapLength);
-        }
-    }
-
-    /// Its entries lie before its control bytes; these would begin before the first byte of the message.
-    #[test]
-    fn a_table_has_room_for_its_entries() {
-        let set = of::<std::collections::HashSet<u64>>();
-        let mut table = vec![0; 8];
-        table.extend([0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        table.extend(words(&[-8, 1, 2]));
-        assert_eq!(corruption(&set, &table), Corruption::MapLength);
-    }
-
-    #[test]
-    fn a_leaf_has_no_more_entries_than_fit() {
-        let mut tree = vec![0; 8];
-        tree.extend(words(&[6, -12, 6]));
-        assert_eq!(corruption(&of::<std::collections::BTreeSet<u8>>(), &tree), Corruption::Tree);
-    }
-
-    #[test]
-    fn a_tree_is_not_climbed_for_ever() {
-        // An inner node whose first child is itself.
-        let mut tree = vec![1, 0, 0, 0, 0, 0, 0, 0];
-        tree.extend(words(&[-8, 1, 1, 1, 1, 1]));
-        tree.extend(words(&[-32, 1000]));
-        assert_eq!(corruption(&of::<std::collections::BTreeSet<u8>>(), &tree), Corruption::Tree);
-        tree[0] = 2;
-        assert_eq!(corruption(&of::<std::collections::BTreeSet<u8>>(), &tree), Corruption::Tree);
-    }
-
-    #[test]
-    fn numbers_keep_all_their_digits() {
-        assert_eq!(json(&of::<u64>(), &[0xff; 8]).unwrap(), "18446744073709551615");
-        assert_eq!(json(&of::<i64>(), &i64::MIN.to_le_bytes()).unwrap(), "-9223372036854775808");
-        let widest = "\"340282366920938463463374607431768211455\"";
-        assert_eq!(json(&of::<u128>(), &[0xff; 16]).unwrap(), widest);
-        assert_eq!(json(&of::<i128>(), &[0xff; 16]).unwrap(), "\"-1\"");
-        assert_eq!(json(&of::<f32>(), &0.1f32.to_le_bytes()).unwrap(), "0.1");
-        assert_eq!(json(&of::<f64>(), &f64::MAX.to_le_bytes()).unwrap(), "1.7976931348623157e308");
-        assert_eq!(json(&of::<f64>(), &(-0.0f64).to_le_bytes()).unwrap(), "-0.0");
-    }
-
-    #[test]
-    fn numbers_that_json_lacks_are_strings() {
-        for (value, expected) in
-            [(f64::NAN, "\"NaN\""), (f64::INFINITY, "\"inf\""), (f64::NEG_INFINITY, "\"-inf\"")]
-        {
-            assert_eq!(json(&of::<f64>(), &value.to_le_bytes()).unwrap(), expected);
-            assert_eq!(json(&of::<f32>(), &(value as f32).to_le_bytes()).unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn text_cannot_steer_a_terminal() {
-        let text: Box<str> = "a\"b\\c\n\r\t\u{0}\u{1b}[2J\u{7f}\u{9b}ä".into();
-        let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&text).unwrap();
-        let json = json(&of::<Box<str>>(), &archive).unwrap();
-        assert_eq!(json, r#""a\"b\\c\n\r\t\u0000\u001b[2J\u007f\u009bä""#);
-        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), *text);
-    }
-
-    #[test]
-    fn bytes_show_how_many_they_are_and_how_they_begin() {
-        assert_eq!(json(&Schema::of::<[u8]>(), b"\x00\xff").unwrap(), r#"{"bytes":2,"first":"00ff"}"#);
-        assert_eq!(json(&Schema::of::<[u8]>(), b"").unwrap(), r#"{"bytes":0,"first":""}"#);
-        let frame = vec![0xab; 1 << 20];
-        let shown = format!(r#"{{"bytes":1048576,"first":"{}"}}"#, "ab".repeat(32));
-        assert_eq!(json(&Schema::of::<[u8]>(), &frame).unwrap(), shown);
-        let archive = rkyv::to_bytes::<rkyv::rancor::Error>(&frame).unwrap();
-        assert_eq!(json(&of::<Vec<u8>>(), &archive).unwrap(), shown);
-        assert_eq!(json(&of::<[u8; 3]>(), &[1, 2, 3]).unwrap(), r#"{"bytes":3,"first":"010203"}"#);
     }
 }

@@ -1,7 +1,7 @@
 //! Where rkyv puts things: the archived size and alignment of every type, and the offsets of fields.
 //!
-//! rkyv 0.8 with the features `little_endian`, `pointer_width_32`, aligned. Checked against its sources, and by
-//! tests against `size_of` and real archives:
+//! rkyv 0.8 with the features `little_endian`, `pointer_width_32`, aligned. Checked against its sources, and
+//! by tests against `size_of` and real archives:
 //!
 //! | type                          | archived as                                                                               |
 //! | ----------------------------- | ----------------------------------------------------------------------------------------- |
@@ -18,15 +18,15 @@
 use super::error::{MAX_NESTING, SchemaError};
 use super::{Fields, Primitive, TypeDef, TypeRef, canonical};
 
-/// The largest archived size of a type, in bytes, without what it points to: offsets in archives are 32 bits with a
-/// sign.
+/// The largest archived size of a type, in bytes, without what it points to: offsets in archives are 32 bits
+/// with a sign.
 pub const MAX_ARCHIVED_SIZE: u64 = i32::MAX as u64;
 
 /// Entries in a node of an archived B-tree.
 pub(super) const TREE_ENTRIES: u64 = 5;
 
-/// Size and alignment in bytes. The alignment is a power of two up to 16, the size at most [`MAX_ARCHIVED_SIZE`],
-/// so that sums and products of a few of them do not overflow 64 bits.
+/// Size and alignment in bytes. The alignment is a power of two up to 16, the size at most
+/// [`MAX_ARCHIVED_SIZE`], so that sums and products of a few of them do not overflow 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) size: u64,
@@ -41,8 +41,8 @@ impl Layout {
         Layout { size, align }
     }
 
-    /// Puts `next` behind what is there, as `repr(C)` does, and gives its offset. The size is not yet rounded up to
-    /// the alignment.
+    /// Puts `next` behind what is there, as `repr(C)` does, and gives its offset. The size is not yet rounded
+    /// up to the alignment.
     pub(super) fn append(&mut self, next: Layout) -> u64 {
         let offset = self.size.next_multiple_of(next.align);
         self.size = offset + next.size;

@@ -152,9 +152,9 @@ fn check_arguments(arguments: &[Argument]) -> Result<(), SchemaError> {
     })
 }
 
-/// A name consists of what Rust allows in identifiers, roughly: no ASCII but letters, digits and `_`, no white
-/// space, nothing that steers a terminal. So the text under the fingerprint is unambiguous, and names can be
-/// printed as they are.
+/// A name consists of what Rust allows in identifiers, roughly: no ASCII but letters, digits and `_`, no
+/// white space, nothing that steers a terminal. So the text under the fingerprint is unambiguous, and names
+/// can be printed as they are.
 fn check_name(name: &str) -> Result<(), SchemaError> {
     let allowed = |c: char| match c {
         _ if c.is_ascii() => c.is_ascii_alphanumeric() || c == '_',
@@ -167,8 +167,8 @@ fn check_name(name: &str) -> Result<(), SchemaError> {
     Err(SchemaError::BadName { name: name.chars().take(MAX_NAME_BYTES).collect(), limit: MAX_NAME_BYTES })
 }
 
-/// Type expressions must end, must not be too deep, and must not be too long when written out (sharing in the table
-/// could make them so).
+/// Type expressions must end, must not be too deep, and must not be too long when written out (sharing in the
+/// table could make them so).
 fn check_expressions(types: &[TypeDef]) -> Result<(), SchemaError> {
     let mut weights = vec![Weight::Unknown; types.len()];
     let mut total: usize = 0;
@@ -393,7 +393,8 @@ mod tests {
         assert!(matches!(refused(chain(structs, 200)), SchemaError::TooDeep { .. }));
     }
 
-    /// Each type holds the one before it twice, so written out they double: 2^40 parts from 41 entries of the table.
+    /// Each type holds the one before it twice, so written out they double: 2^40 parts from 41 entries of the
+    /// table.
     #[test]
     fn types_that_explode_when_written_out_are_refused() {
         let double = |next| TypeDef::Tuple(vec![TypeRef::new(next); 2]);

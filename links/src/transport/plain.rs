@@ -1,4 +1,5 @@
-//! Plain TCP and Unix sockets: what everything else runs over, and what a link uses that is told to do without encryption.
+//! Plain TCP and Unix sockets: what everything else runs over, and what a link uses that is told to do
+//! without encryption.
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,7 +14,8 @@ use nix::{libc, setsockopt_impl, sockopt_impl};
 
 use super::{Address, Peer, Transport};
 
-/// Bytes that a TCP socket takes beyond what it has on the way. More would only wait there, grow old, and keep what comes after them waiting.
+/// Bytes that a TCP socket takes beyond what it has on the way. More would only wait there, grow old, and
+/// keep what comes after them waiting.
 const UNSENT: u32 = 256 * 1024;
 
 sockopt_impl!(
@@ -219,7 +221,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// A socket on which nobody listens any more is in the way; one on which somebody does stays.
+/// Removes a socket without a listener, which is in the way. One with a listener stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && is_dead(path)? {
@@ -239,7 +241,7 @@ fn is_dead(path: &Path) -> io::Result<bool> {
     Ok(matches!(connect(probe.as_raw_fd(), &address), Err(Errno::ECONNREFUSED)))
 }
 
-/// A socket as it is: nothing is encrypted, nobody is authenticated.
+/// A bare socket: unencrypted and unauthenticated.
 #[derive(Debug)]
 pub struct Plain {
     stream: Stream,

@@ -1,9 +1,11 @@
 //! TLS 1.3 over a socket, with keys of the hive on both sides ([`crate::keys`]).
 //!
-//! Each host has a certificate of the hive's own authority and accepts no other; the name in it is the name of the host. Nothing else is
-//! believed: no authority of the system, no name of the network. The handshake has a time limit, and holds what `rustls` holds.
+//! Each host has a certificate of the hive's own authority and accepts no other; the name in it is the name
+//! of the host. Nothing else is believed: no authority of the system, no name of the network. The handshake
+//! has a time limit, and holds what `rustls` holds.
 //!
-//! Bytes to be sent wait in `rustls`, up to half a MiB; then [`Transport::write`] takes no more until the socket does.
+//! Bytes to be sent wait in `rustls`, up to half a MiB; then [`Transport::write`] takes no more until the
+//! socket does.
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,9 +27,10 @@ use crate::keys::{HostKey, KeyError};
 
 /// Encrypted bytes that may wait for the socket.
 const QUEUE: usize = 512 * 1024;
-/// What is given to `rustls` at once, if a piece has so much: more than one record, and little enough that they lie in a near cache when the socket
+/// Bytes that are given to `rustls` at once: more than one record, and few enough that they still lie in a
+/// near cache when the socket takes them.
 const CHUNK: usize = 128 * 1024;
-/// Pieces that are given to `rustls` at once.
+/// Most pieces that are given to `rustls` at once.
 const PIECES: usize = 16;
 
 /// What a host needs to speak TLS with others of its hive.
@@ -63,14 +66,15 @@ impl TlsKeys {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(key.chain(), key.private())
             .map_err(|error| KeyError::unfit(&error))?;
-        // Whether somebody was here before is nobody's business, and a session that is resumed proves no certificate anew.
+        // A session that is resumed proves no certificate anew, and tells that the host was here before.
         client.resumption = rustls::client::Resumption::disabled();
         Ok(TlsKeys { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
-/// Accepts a server whose certificate is of the hive's authority, whatever its name: hosts are reached at addresses that no certificate knows.
-/// Who it is, the name in the certificate says, and the greeting compares.
+/// Accepts a server whose certificate is of the hive's authority, whatever its name: hosts are reached at
+/// addresses that no certificate knows. The name in the certificate is the name of the host; the greeting
+/// compares it.
 #[derive(Debug)]
 struct OfTheHive {
     roots: Arc<rustls::RootCertStore>,
@@ -281,7 +285,8 @@ impl Transport for Tls {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             match self.connection.read_tls(&mut self.stream) {
-                // Without its farewell the other end may have been cut off: the next look at the reader says so.
+                // Without its farewell the other end may have been cut off: the next look at the reader says
+                // so.
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
                 Err(error) => return Err(error),

@@ -9,8 +9,8 @@
 //!                                impl ::hivemind::schema::Describe for Pose { .. }
 //! ```
 //!
-//! The description must agree with the archive that rkyv makes, so whatever would change that archive is refused
-//! with a sentence.
+//! The description must agree with the archive that rkyv makes, so whatever would change that archive is
+//! refused with a sentence.
 
 mod attributes;
 mod check;
@@ -25,19 +25,19 @@ use self::attributes::{Arguments, UserAttributes};
 
 /// Makes a struct or an enum a message, or a part of one.
 ///
-/// The type gets an rkyv archive (`Archive`, `Serialize`, `Deserialize`, and `Debug` for its archived form) and a
-/// description with a fingerprint (`hivemind::schema::Describe`). Its fields must be messages themselves, or types
-/// that hivemind knows: integers of fixed size, floats, `bool`, `char`, `String`, `Box<str>`, `()`, `Option`,
-/// `Box`, `Vec`, `Box<[T]>`, arrays, tuples up to 8, `BTreeMap`, `BTreeSet`, `HashMap`, `HashSet`, `Duration`. Type
-/// parameters must be messages, lifetimes are not possible. A type that contains itself (`Option<Box<Self>>`,
-/// `Vec<Node>` in `Node`) just works; for two types that contain each other, write `#[rkyv(omit_bounds)]` on the
-/// fields by which they do.
+/// The type gets an rkyv archive (`Archive`, `Serialize`, `Deserialize`, and `Debug` for its archived form)
+/// and a description with a fingerprint (`hivemind::schema::Describe`). Its fields must be messages
+/// themselves, or types that hivemind knows: integers of fixed size, floats, `bool`, `char`, `String`,
+/// `Box<str>`, `()`, `Option`, `Box`, `Vec`, `Box<[T]>`, arrays, tuples up to 8, `BTreeMap`, `BTreeSet`,
+/// `HashMap`, `HashSet`, `Duration`. Type parameters must be messages, lifetimes are not possible. A type
+/// that contains itself (`Option<Box<Self>>`, `Vec<Node>` in `Node`) just works; for two types that contain
+/// each other, write `#[rkyv(omit_bounds)]` on the fields by which they do.
 ///
-/// Further attributes stay, `#[derive(Debug, Clone, PartialEq)]` as well as `#[rkyv(compare(PartialEq))]`; those
-/// that would change the archive (`with`, `niche`, `as`, `remote`) are refused.
+/// Further attributes stay, `#[derive(Debug, Clone, PartialEq)]` as well as `#[rkyv(compare(PartialEq))]`;
+/// those that would change the archive (`with`, `niche`, `as`, `remote`) are refused.
 ///
-/// Where `missing_docs` is a warning, an enum whose variants have named fields gets one about code of rkyv, which only
-/// `#![allow(missing_docs)]` on the module around it silences.
+/// Where `missing_docs` is a warning, an enum whose variants have named fields gets one about code of rkyv,
+/// which only `#![allow(missing_docs)]` on the module around it silences.
 ///
 /// `#[message(crate = path)]` names the crate `hivemind` when it is reached by another path.
 #[proc_macro_attribute]

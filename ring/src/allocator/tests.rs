@@ -4,8 +4,8 @@ use super::*;
 use proptest::prelude::*;
 
 impl ChunkAllocator {
-    /// The blocks in memory order: offset, length, free?; checked on the way against every rule of the module's
-    /// head.
+    /// The blocks in memory order: offset, length, free?; checked on the way against every rule of the
+    /// module's head.
     fn walk(&self) -> Vec<(u64, u64, bool)> {
         let mut index = self.last;
         let mut end = self.committed_units;
@@ -154,8 +154,8 @@ fn what_was_freed_last_is_handed_out_first() {
     assert_eq!(allocator.allocate(5000).unwrap().offset(), early_offset);
 }
 
-// The publisher of a ring of 64 slots frees the chunk that left the ring and takes one for the new message, sizes
-// changing freely. The tables must reach their size in the first rounds and keep it.
+// The publisher of a ring of 64 slots frees the chunk that left the ring and takes one for the new message,
+// sizes changing freely. The tables must reach their size in the first rounds and keep it.
 #[test]
 fn the_steady_state_of_a_publisher_does_not_grow_the_tables() {
     let mut allocator = ChunkAllocator::new(1 << 28);
@@ -178,8 +178,8 @@ fn the_steady_state_of_a_publisher_does_not_grow_the_tables() {
     assert!(allocator.blocks.len() <= 2 * 65 + 1, "{} blocks", allocator.blocks.len());
 }
 
-// Every second chunk is free, so nothing coalesces and no free block is longer than what is asked for. A search
-// that only took bins in which everything fits would overlook all of them.
+// Every second chunk is free, so nothing coalesces and no free block is longer than what is asked for. A
+// search that only took bins in which everything fits would overlook all of them.
 #[test]
 fn freed_chunks_are_found_again_even_when_their_length_is_within_a_bin() {
     let length = 16_385 * UNIT;

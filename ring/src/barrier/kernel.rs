@@ -4,7 +4,8 @@ use crate::sync::Ordering;
 use nix::libc;
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
-/// The process that registered (its number in [`crate::fork`]), or none: 0. A child after a fork is another one.
+/// The process that registered (its number in [`crate::fork`]), or none: 0. A child after a fork is another
+/// one.
 pub(super) static REGISTERED: AtomicU64 = AtomicU64::new(0);
 
 /// Values of `enum membarrier_cmd` in linux/membarrier.h.
@@ -17,7 +18,8 @@ thread_local! {
     pub(super) static REFUSED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// The half of the side that runs often: its store stays before its load, as far as the compiler is concerned.
+/// The half of the side that runs often: its store stays before its load, as far as the compiler is
+/// concerned.
 #[inline]
 pub(crate) fn light() {
     compiler_fence(Ordering::SeqCst);
@@ -40,8 +42,9 @@ pub(crate) fn is_ready() -> bool {
     REGISTERED.load(Ordering::Relaxed) != 0
 }
 
-/// Registers this process, so that its publishers need no fence. Called when a node joins; calling it again costs
-/// nothing. Does not block: a process with more than one thread is registered by a thread of its own, a little later.
+/// Registers this process, so that its publishers need no fence. Called when a node joins; calling it again
+/// costs nothing. Does not block: a process with more than one thread is registered by a thread of its own, a
+/// little later.
 pub fn enable() {
     let process = crate::fork::life();
     // Relaxed, here and below: see `is_ready`.
@@ -66,7 +69,7 @@ pub fn enable() {
 }
 
 pub(super) fn membarrier(command: libc::c_int) -> bool {
-    // SAFETY: membarrier takes a command, flags (none) and a processor (ignored without the flag that names it); it reads and
-    // writes no memory of ours.
+    // SAFETY: membarrier takes a command, flags (none) and a processor (ignored without the flag that names
+    // it); it reads and writes no memory of ours.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
 }

@@ -74,7 +74,7 @@ fn who_is_refused_the_barrier_attaches_nobody_new_and_forgets_nobody() {
     }
 }
 
-/// The pair on real cores: whoever comes first, at least one of both sides sees the other's store.
+/// The pair on real cores: in any order, at least one of the two sides sees the other's store.
 #[test]
 fn of_two_stores_one_is_seen_by_the_other_side() {
     if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {
@@ -121,7 +121,8 @@ fn of_two_stores_one_is_seen_by_the_other_side() {
 /// Long enough that a sleeper who is not woken fails the test.
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Where each message wakes somebody a publisher fences, where none does it does not; and no sleeper misses a change-over.
+/// Long, since it is one story of two threads. Where each message wakes somebody a publisher fences, where
+/// none does it does not; and no sleeper misses a change-over.
 #[test]
 fn a_publisher_changes_over_and_back_and_no_sleeper_misses_it() {
     if !membarrier(REGISTER_GLOBAL_EXPEDITED) || !heavy() {

@@ -27,7 +27,8 @@ struct BellBook {
     used: u32,
 }
 
-// SAFETY: `lines` leads into `segment`, which moves along and is itself Send and Sync; all that it reaches is atomics.
+// SAFETY: `lines` leads into `segment`, which moves along and is itself Send and Sync; all that it reaches is
+// atomics.
 unsafe impl Send for Bells {}
 // SAFETY: as for Send.
 unsafe impl Sync for Bells {}
@@ -49,13 +50,14 @@ impl Bells {
 
     fn over(segment: Segment) -> Arc<Bells> {
         assert!(segment.len() >= u64::from(BELLS_MAX) * LINE_BYTES, "all lines lie within the segment");
-        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives beside its segment.
+        // SAFETY: in bounds: the assertion; aligned: offset 0; atomics only; the pointer lives beside its
+        // segment.
         let lines = unsafe { view::<Bell>(&segment, 0, BELLS_MAX as usize) };
         Arc::new(Bells { lines, book: Mutex::new(BellBook::default()), segment })
     }
 
-    /// Backs a line with memory, of doorbells that are made for the peers of another user: each end of the node has the same line there
-    /// as in the node's own.
+    /// Backs a line with memory, of doorbells that are made for the peers of another user: each end of the
+    /// node has the same line there as in the node's own.
     pub fn door(self: &Arc<Self>, line: u32) -> Result<MappedBell, CreateError> {
         if line >= BELLS_MAX {
             return Err(CreateError::BellsOut { limit: BELLS_MAX });
@@ -103,7 +105,8 @@ impl Bells {
 
     /// All lines.
     pub fn lines(&self) -> &[Bell] {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
+        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of
+        // self.
         unsafe { self.lines.as_ref() }
     }
 }

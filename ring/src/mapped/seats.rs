@@ -7,7 +7,7 @@ use crate::fork::{Home, PerLife};
 use crate::layout::{
     READER_CONSTANTS, READER_MAGIC, ReaderConstants, ReaderHeader, SEATS_MAX, SEATS_OFFSET, Seat,
 };
-use crate::memory::{ReserveError, SeatMemory};
+use crate::memory::{ReserveError, SeatBook, SeatMemory};
 use crate::reader::Seats;
 use crate::refusal::OpenError;
 use crate::segment::{Backend, Found, Handle, LengthBounds, Object, Segment, SegmentError, Sharing};
@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 impl ReaderConstants {
-    /// Checks what a peer says of a reader segment of `length` bytes; see [`ReaderConstants::words`] for the order.
+    /// Checks what a peer says of a reader segment of `length` bytes; see [`ReaderConstants::words`] for the
+    /// order.
     fn check(words: [u64; READER_CONSTANTS], length: u64) -> Result<Self, OpenError> {
         let [magic, version, node, index, seats, bell, ..] = words;
         check_kind("reader", [magic, version], READER_MAGIC)?;
@@ -47,6 +48,7 @@ pub struct MappedSeats {
     object: Option<Object>,
     /// Of our own. Samples keep the segment, and so this, until the last is dropped.
     _own: Option<OwnNode>,
+    book: Mutex<SeatBook>,
     segment: Segment,
 }
 
@@ -84,13 +86,15 @@ impl Drop for OwnNode {
     }
 }
 
-// SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; all that they reach is atomics.
+// SAFETY: the pointers lead into `segment`, which moves along and is itself Send and Sync; all that they
+// reach is atomics.
 unsafe impl Send for MappedSeats {}
 // SAFETY: as for Send.
 unsafe impl Sync for MappedSeats {}
 
 impl MappedSeats {
-    /// Makes a reader segment for end `index` of `node`, with room for `seats` publishers (address space; pages come with use).
+    /// Makes a reader segment for end `index` of `node`, with room for `seats` publishers (address space;
+    /// pages come with use).
     pub fn create(
         backend: &dyn Backend,
         node: u64,
@@ -111,7 +115,8 @@ impl MappedSeats {
         Ok(Seats::new(Arc::new(memory), bell))
     }
 
-    /// Opens a subscriber's segment, read-only, and checks every field of its header. `subscriber`: whose it must be.
+    /// Opens a subscriber's segment, read-only, and checks every field of its header. `subscriber`: whose it
+    /// must be.
     pub fn open(
         backend: &dyn Backend,
         handle: Handle,
@@ -138,9 +143,9 @@ impl MappedSeats {
         backend.find(handle, Sharing::SingleWriter, bounds)
     }
 
-    /// Looks whether `seat`, which a peer names, has memory now, if that was not known: its segment grows with the publishers that
-    /// it attaches to. `handle` is to be of the same segment; another one tells nothing. A seat that has none is no seat of
-    /// [`SeatMemory::seats`].
+    /// Looks whether `seat`, which a peer names, has memory now, if that was not known: its segment grows
+    /// with the publishers that it attaches to. `handle` is to be of the same segment; another one tells
+    /// nothing. A seat that has none is no seat of [`SeatMemory::seats`].
     pub fn look_for(&self, backend: &dyn Backend, handle: Handle, seat: u32) -> Result<(), OpenError> {
         // Relaxed: see `seats`.
         let known = self.known.load(Ordering::Relaxed);
@@ -167,12 +172,22 @@ impl MappedSeats {
         let seats = constants.seats;
         assert!(seats_end(seats) <= segment.len(), "seats end within the segment");
         assert!(known as u64 <= seats, "they are known among all");
-        // SAFETY: in bounds: SEATS_OFFSET is the size of the header, see the assertion; aligned: offset 0; atomics only;
-        // the pointer lives in a struct beside its segment.
+        // SAFETY: in bounds: SEATS_OFFSET is the size of the header, see the assertion; aligned: offset 0;
+        // atomics only; the pointer lives in a struct beside its segment.
         let header = unsafe { view::<ReaderHeader>(&segment, 0, 1) }.cast();
-        // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as above.
+        // SAFETY: in bounds: the assertion; aligned: SEATS_OFFSET is a multiple of 64; atomics only; as
+        // above.
         let seats = unsafe { view::<Seat>(&segment, SEATS_OFFSET, seats as usize) }.cast();
-        MappedSeats { header, seats, constants, known: AtomicUsize::new(known), object, _own: own, segment }
+        MappedSeats {
+            header,
+            seats,
+            constants,
+            known: AtomicUsize::new(known),
+            object,
+            _own: own,
+            book: Mutex::new(SeatBook::default()),
+            segment,
+        }
     }
 
     /// The segment.
@@ -194,19 +209,25 @@ impl SeatMemory for MappedSeats {
     }
     #[inline]
     fn header(&self) -> &ReaderHeader {
-        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of self.
+        // SAFETY: in bounds, aligned, initialised, atomics only: see `over`; alive: the segment is a field of
+        // self.
         unsafe { self.header.as_ref() }
     }
     #[inline]
     fn seats(&self) -> &[Seat] {
-        // Relaxed: it only grows, and what it counts was there before this process looked; nothing that it wrote is read by it.
+        // Relaxed: it only grows, and what it counts was there before this process looked; nothing that it
+        // wrote is read by it.
         let known = self.known.load(Ordering::Relaxed);
         let seats = NonNull::slice_from_raw_parts(self.seats, known);
-        // SAFETY: as for the header; `known` is at most the number of seats: by `over`, and `look_for` counts no further.
+        // SAFETY: as for the header; `known` is at most the number of seats: by `over`, and `look_for` counts
+        // no further.
         unsafe { seats.as_ref() }
     }
     fn is_forked(&self) -> bool {
         self.segment.is_forked()
+    }
+    fn book(&self) -> &Mutex<SeatBook> {
+        &self.book
     }
     fn has_node_here(node: u64) -> bool {
         lock(OWN_NODES.get()).contains_key(&node)

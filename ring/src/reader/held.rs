@@ -40,8 +40,8 @@ pub struct Held<M: Memory> {
     pub(super) memory: PhantomData<fn() -> M>,
 }
 
-/// A pinned chunk of a publisher that is not trusted, in memory that is not mapped: it can be copied, and nothing else. May be dropped
-/// on any thread.
+/// A pinned chunk of a publisher that is not trusted, in memory that is not mapped: it can be copied, and
+/// nothing else. May be dropped on any thread.
 pub struct Unread<M: Memory> {
     pub(crate) ring: Arc<M::Ring>,
     pub(crate) offset: u64,
@@ -50,14 +50,14 @@ pub struct Unread<M: Memory> {
     pub(super) _pin: Pin,
 }
 
-// SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes are only read, and the pin is
-// an atomic.
+// SAFETY: the addresses stay valid on every thread while the pin is not dropped (see `orphans`); the bytes
+// are only read, and the pin is an atomic.
 unsafe impl<M: Memory> Send for Held<M> {}
 // SAFETY: as for Send.
 unsafe impl<M: Memory> Sync for Held<M> {}
 
-/// The pin alone: its drop lets the chunk go. It points into the reader segment, which stays mapped while a pin there is
-/// not 0 (see `orphans`).
+/// The pin alone: its drop lets the chunk go. It points into the reader segment, which stays mapped while a
+/// pin there is not 0 (see `orphans`).
 pub(crate) struct Pin(pub(super) NonNull<AtomicU64>);
 
 // SAFETY: see `Held`.
@@ -130,8 +130,9 @@ impl Pin {
 impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: aligned and in bounds: made from a reference; alive: the segment stays mapped while this pin is not 0, which it is
-        // until the store below: by its reader, and afterwards by the list of orphans. A forked child has pages in its place, for ever.
+        // SAFETY: aligned and in bounds: made from a reference; alive: the segment stays mapped while this
+        // pin is not 0, which it is until the store below: by its reader, and afterwards by the list of
+        // orphans. A forked child has pages in its place, for ever.
         let pin = unsafe { self.0.as_ref() };
         // edge unpin: the last read of the chunk is done.
         pin.store(0, strong!("unpin: sample dropped", Release));

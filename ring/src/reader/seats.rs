@@ -6,57 +6,44 @@
 //!   └────────────────────────┴──────────────────────────────────────┘
 //! ```
 //!
-//! A publisher relies on it that a seat which is free has no reader that polls: nothing is pinned there any more but what is held already, and
-//! no slot is read. So a seat is given back by dropping what has it, and in no other way; and the subscriber says that it has ended when the
-//! last of its seats was given back, however early that was asked for.
+//! A publisher relies on it that a seat which is free has no reader that polls: nothing is pinned there any
+//! more but what is held already, and no slot is read. So a seat is given back by dropping what has it, and
+//! in no other way; and the subscriber says that it has ended when the last of its seats was given back,
+//! however early that was asked for.
 //!
-//! If the process dies, its seats stay as they are: publishers forget them when the kernel says that the process is gone.
+//! If the process dies, its seats stay as they are: publishers forget them when the kernel says that the
+//! process is gone.
 
 use super::Reader;
 use crate::bell;
 use crate::layout::{SEAT_FREE, SEAT_READ, SEAT_TAKEN, Seat, seat_life, seat_phase, seat_state};
-use crate::memory::{BellMemory, Memory, SeatMemory};
+use crate::memory::{BellMemory, Memory, SeatBook, SeatMemory};
 use crate::place::Place;
-use crate::sync::{Arc, Mutex, Ordering, fence, lock, strong};
+use crate::sync::{Arc, Ordering, fence, lock, strong};
 
 /// Seats in the first page, backed together.
 const FIRST_SEATS: usize = 7;
 
-/// The seats of one subscriber: who takes a place with which publisher. Written by this process alone.
+/// The seats of one subscriber, one for each publisher that it reads. Written by this process alone.
 pub struct Seats<M: Memory> {
     memory: Arc<M::Seats>,
     pub(super) bell: M::Bell,
-    book: Arc<Mutex<SeatBook>>,
 }
 
-#[derive(Debug, Default)]
-struct SeatBook {
-    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
-    next: usize,
-    /// How many seats are backed by pages.
-    backed: usize,
-    /// How many seats are taken or read.
-    taken: usize,
-    /// The subscriber ends: no seat is taken any more.
-    is_closing: bool,
-}
-
-impl SeatBook {
-    /// Says in shared memory that the subscriber has ended, if it wants to and nothing reads any more.
-    fn close_if_idle<M: Memory>(&self, memory: &M::Seats) {
-        if self.is_closing && self.taken == 0 {
-            // edge close: after the last read of any slot.
-            memory.header().closed.store(1, strong!("close: reader ends", Release));
-        }
+/// Says in shared memory that the subscriber has ended, if it wants to and nothing reads any more.
+fn close_if_idle(book: &SeatBook, memory: &impl SeatMemory) {
+    if book.is_closing && book.taken == 0 {
+        // edge close: after the last read of any slot.
+        memory.header().closed.store(1, strong!("close: reader ends", Release));
     }
 }
 
-/// A seat that was taken for one publisher. It is given back when this, or the reader that it was made into, is dropped: then
-/// its publisher no longer waits for it, whether or not it had registered it. Samples that are still held stay, and keep the seat from being taken again.
+/// A seat that was taken for one publisher. It is given back when this, or the reader that it was made into,
+/// is dropped: then its publisher no longer waits for it, whether or not it had registered it. Samples that
+/// are still held stay, and keep the seat from being taken again.
 pub struct TakenSeat<M: Memory> {
     memory: Arc<M::Seats>,
-    book: Arc<Mutex<SeatBook>>,
-    index: usize,
+    index: u32,
     is_given_back: bool,
 }
 
@@ -69,7 +56,7 @@ impl<M: Memory> std::fmt::Debug for TakenSeat<M> {
 impl<M: Memory> TakenSeat<M> {
     /// Its number, by which the publisher's desk knows it.
     pub fn index(&self) -> u32 {
-        self.index as u32
+        self.index
     }
 
     #[inline(always)]
@@ -79,7 +66,7 @@ impl<M: Memory> TakenSeat<M> {
 
     #[inline(always)]
     pub(super) fn words(&self) -> &Seat {
-        &self.memory.seats()[self.index]
+        &self.memory.seats()[self.index as usize]
     }
 
     /// Which taking of the seat.
@@ -102,12 +89,12 @@ impl<M: Memory> TakenSeat<M> {
         if std::mem::replace(&mut self.is_given_back, true) || self.memory.is_forked() {
             return;
         }
-        let mut book = lock(&self.book);
-        book.next = book.next.min(self.index);
+        let mut book = lock(self.memory.book());
+        book.next = book.next.min(self.index as usize);
         book.taken -= 1;
         // edge close: after the last read of any slot. Also see `Seats::take`.
         self.words().state.store(seat_state(self.life(), SEAT_FREE), strong!("close: seat left", Release));
-        book.close_if_idle::<M>(&self.memory);
+        close_if_idle(&book, &*self.memory);
     }
 }
 
@@ -143,7 +130,7 @@ pub enum SeatError {
 
 impl<M: Memory> Seats<M> {
     pub(crate) fn new(memory: Arc<M::Seats>, bell: M::Bell) -> Self {
-        Seats { memory, bell, book: Arc::new(Mutex::new(SeatBook::default())) }
+        Seats { memory, bell }
     }
 
     /// The segment.
@@ -151,10 +138,10 @@ impl<M: Memory> Seats<M> {
         &self.memory
     }
 
-    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's descriptor
-    /// goes to that publisher.
+    /// Takes a seat for the reader of `publisher` (life of its node, index). Do this before the segment's
+    /// descriptor goes to that publisher.
     pub fn take(&self, publisher: (u64, u32)) -> Result<TakenSeat<M>, SeatError> {
-        let mut book = lock(&self.book);
+        let mut book = lock(self.memory.book());
         if book.is_closing {
             return Err(SeatError::Ended);
         }
@@ -166,12 +153,14 @@ impl<M: Memory> Seats<M> {
             }
             self.memory.reserve(0..first)?;
             book.backed = first;
-            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page of its own, and would be on
-            // the same few lines of a cache: so subscribers begin at different ones.
+            // Publishers look at the seats of all their readers in turn. Each is at the same place in a page
+            // of its own, and would be on the same few lines of a cache: so subscribers begin at different
+            // ones.
             let index = self.memory.constants().index;
             book.next = index as usize % first;
         }
-        // Before the first seat that was never used come those that were passed over because of samples that outlived their reader.
+        // Before the first seat that was never used come those that were passed over because of samples that
+        // outlived their reader.
         let used = book.next..book.backed;
         let passed_over = 0..book.next;
         let fresh = book.backed..seats.len();
@@ -181,8 +170,8 @@ impl<M: Memory> Seats<M> {
                 book.backed = index + 1;
             }
             let seat = &seats[index];
-            // Relaxed: this process alone writes it; the lock, which `TakenSeat::give_back` takes as well, puts the former reader's last store
-            // to this seat before ours.
+            // Relaxed: this process alone writes it; the lock, which `TakenSeat::give_back` takes as well,
+            // puts the former reader's last store to this seat before ours.
             let state = seat.state.load(Ordering::Relaxed);
             let free = seat_phase(state) == SEAT_FREE
                 // edge unpin. Acquire: a sample of the former reader may be dropped on another thread.
@@ -197,29 +186,32 @@ impl<M: Memory> Seats<M> {
                     (&seat.publisher_index, u64::from(publisher.1)),
                 ];
                 for (word, value) in words {
-                    // Relaxed: the socket that carries the seat's number to the publisher orders these stores.
+                    // Relaxed: the socket that carries the seat's number to the publisher orders these
+                    // stores.
                     word.store(value, Ordering::Relaxed);
                 }
                 let life = seat_life(state).wrapping_add(1);
                 // edge close: a former publisher that sees the new life may reuse what the former pins held.
                 seat.state.store(seat_state(life, SEAT_TAKEN), strong!("close: new life", Release));
                 book.taken += 1;
-                let (memory, book) = (Arc::clone(&self.memory), Arc::clone(&self.book));
-                return Ok(TakenSeat { memory, book, index, is_given_back: false });
+                let memory = Arc::clone(&self.memory);
+                // Fits: there are at most SEATS_MAX.
+                return Ok(TakenSeat { memory, index: index as u32, is_given_back: false });
             }
         }
         Err(SeatError::SeatsOut { limit: seats.len() })
     }
 
-    /// Says in shared memory that this subscriber ends: no cursor of it counts any more. Ends these readers, and tells their publishers so that
-    /// they look. Where seats are left that are not among them, it has ended when the last of those is dropped.
+    /// Says in shared memory that this subscriber ends: no cursor of it counts any more. Ends these readers,
+    /// and tells their publishers so that they look. Where seats are left that are not among them, it has
+    /// ended when the last of those is dropped.
     pub fn close(&self, readers: impl IntoIterator<Item = Reader<M>>) {
         if self.memory.is_forked() {
             return;
         }
-        let mut book = lock(&self.book);
+        let mut book = lock(self.memory.book());
         book.is_closing = true;
-        book.close_if_idle::<M>(&self.memory);
+        close_if_idle(&book, &*self.memory);
         drop(book);
         readers.into_iter().for_each(Reader::end);
     }

@@ -70,9 +70,9 @@ impl<M: Memory> std::fmt::Debug for Heard<M> {
 }
 
 impl<M: Memory> Seats<M> {
-    /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over. Returns at once
-    /// when `news` says so; it is asked after the publishers know that this subscriber sleeps, so nothing is missed.
-    /// May return for no reason.
+    /// Sleeps until a publisher of `readers` commits, somebody calls [`Seats::wake`], or `timeout` is over.
+    /// Returns at once when `news` says so; it is asked after the publishers know that this subscriber
+    /// sleeps, so nothing is missed. May return for no reason.
     ///
     /// With few publishers it listens to each of them, else it sleeps alone; see the head of `bell`:
     ///
@@ -88,13 +88,13 @@ impl<M: Memory> Seats<M> {
     /// subscriber that sleeps alone
     /// the same with SLEEPS and without c
     /// ```
-    /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the message. See
-    /// `barrier` for the two kinds. Who listens to several publishers and is woken by one leaves its bit with the others, and the
-    /// next commit of each rings for nobody.
+    /// One of the two barriers comes first: either the publisher sees the sleeper, or the sleeper sees the
+    /// message. See `barrier` for the two kinds. A subscriber that listens to several publishers and is woken
+    /// by one leaves its bit with the others, and the next commit of each rings for nobody.
     ///
-    /// To a publisher of another user it always listens, through the ring's `commits` and the word `sleepers` at the door. Others can
-    /// spoil that word, so with such a publisher no sleep is longer than [`STRANGERS_SLEEP_MAX`]; where it cannot listen to all of them,
-    /// than [`UNHEARD_SLEEP_MAX`].
+    /// To a publisher of another user it always listens, through the ring's `commits` and the word `sleepers`
+    /// at the door. Others can spoil that word, so with such a publisher no sleep is longer than
+    /// [`STRANGERS_SLEEP_MAX`]; where it cannot listen to all of them, than [`UNHEARD_SLEEP_MAX`].
     pub fn sleep<'a>(
         &self,
         readers: impl Iterator<Item = &'a Reader<M>> + Clone,
@@ -148,7 +148,8 @@ impl<M: Memory> Seats<M> {
         self.look_and_sleep(&words, readers, bound, news, timeout)
     }
 
-    /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest sleep.
+    /// The second half of a sleep: the publishers know of it, and the words are noted. `bound`: the longest
+    /// sleep.
     #[inline]
     fn look_and_sleep<'a, const MAX: usize>(
         &self,

@@ -1,7 +1,7 @@
 //! Segments without a name: memfds, sealed so that the kernel enforces who writes.
 //!
-//! The order is what makes it safe: the owner maps its object to write, *then* seals it. From there on nobody, the
-//! owner included, gets another writable mapping, changes its length or takes the seals off.
+//! The order is what makes it safe: the owner maps its object to write, *then* seals it. From there on
+//! nobody, the owner included, gets another writable mapping, changes its length or takes the seals off.
 //!
 //! | seal           | on            | without it a stranger could                                    |
 //! | -------------- | ------------- | -------------------------------------------------------------- |
@@ -11,9 +11,9 @@
 //! | `SEAL`         | all           | add a seal under the owner                                     |
 //! | `EXEC`         | all, from 6.3 | make it executable (comes with `MFD_NOEXEC_SEAL`)              |
 //!
-//! `find` looks for the seals *it* relies on, `SHRINK` and `FUTURE_WRITE` (or the stronger `WRITE`); seals are
-//! never taken off, so looking once is enough. Nothing has a name: when the last descriptor and the last mapping
-//! are gone, however their holders died, the kernel frees the memory.
+//! `find` looks for the seals *it* relies on, `SHRINK` and `FUTURE_WRITE` (or the stronger `WRITE`); seals
+//! are never taken off, so looking once is enough. Nothing has a name: when the last descriptor and the last
+//! mapping are gone, however their holders died, the kernel frees the memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -141,8 +141,9 @@ mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
 
-    /// A sandbox that forbids mmap made the owner hear "the peer's descriptor may not be mapped: do not use this peer", though no
-    /// peer was near. What cannot be mapped to write here is a descriptor that was opened to read.
+    /// A sandbox that forbids mmap made the owner hear "the peer's descriptor may not be mapped: do not use
+    /// this peer", though no peer was near. What cannot be mapped to write here is a descriptor that was
+    /// opened to read.
     #[test]
     fn an_owner_who_may_not_map_its_own_memory_is_not_told_of_a_peer() {
         let (descriptor, length) = new_object("refused", 4096).unwrap();

@@ -10,8 +10,8 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SegmentError {
-    /// This process has as many descriptors as it may. Raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or
-    /// keep fewer publishers, subscribers and files open in one process.
+    /// This process has as many descriptors as it may. Raise its limit (`ulimit -n`, systemd's
+    /// `LimitNOFILE=`), or keep fewer publishers, subscribers and files open in one process.
     #[error(
         "this process has all {limit} file descriptors open that it may: raise `ulimit -n` (systemd: LimitNOFILE=), \
          or keep fewer publishers and subscribers in one process"
@@ -20,7 +20,8 @@ pub enum SegmentError {
         /// The soft limit `RLIMIT_NOFILE`.
         limit: u64,
     },
-    /// All descriptors of the machine are in use. Close programs, or let the administrator raise `fs.file-max`.
+    /// All descriptors of the machine are in use. Close programs, or let the administrator raise
+    /// `fs.file-max`.
     #[error("no program on this machine can open another file: close some, or raise `sysctl fs.file-max`")]
     OutOfDescriptorsEverywhere,
     /// There is no memory. Free some on the machine, or lower what is asked for (`max_memory`, `capacity`).
@@ -42,8 +43,8 @@ pub enum SegmentError {
         /// The bytes asked for.
         needed: u64,
     },
-    /// This process may have no further mapping of this length. Raise `vm.max_map_count` or `ulimit -v`, or lower
-    /// the length.
+    /// This process may have no further mapping of this length. Raise `vm.max_map_count` or `ulimit -v`, or
+    /// lower the length.
     #[error(
         "this process may not map {length} more bytes: raise `sysctl vm.max_map_count` or `ulimit -v`, \
          or lower `max_memory`"
@@ -52,7 +53,8 @@ pub enum SegmentError {
         /// The length of the mapping, in bytes.
         length: u64,
     },
-    /// Files of this process may not be so long, and memory counts as a file. Raise `ulimit -f`, or lower the length.
+    /// Files of this process may not be that long, and memory counts as a file. Raise `ulimit -f`, or lower
+    /// the length.
     #[error(
         "{length} bytes pass this process's file size limit of {limit}: raise `ulimit -f`, or lower `max_memory`"
     )]
@@ -68,8 +70,8 @@ pub enum SegmentError {
         /// The bytes asked for.
         length: u64,
     },
-    /// A peer's segment is too short or too long to be what it says it is. Cut the peer off; it may be another
-    /// version.
+    /// A peer's segment is too short or too long to be what it says it is. Cut the peer off; it may be
+    /// another version.
     #[error(
         "the peer's segment has {length} bytes where {min} to {max} are right: the peer is of another version or corrupt"
     )]
@@ -115,8 +117,8 @@ pub enum SegmentError {
         /// The name.
         name: String,
     },
-    /// A name that this hive does not give. For a peer's name: cut the peer off. For a prefix: use letters, digits,
-    /// `.`, `_`, `-`, 64 at most.
+    /// A name that this hive does not give. For a peer's name: cut the peer off. For a prefix: use letters,
+    /// digits, `.`, `_`, `-`, 64 at most.
     #[error(
         "{name:?} is no name of a segment of this hive: names begin with {prefix:?}, letters, digits and .-_ only"
     )]
@@ -126,7 +128,8 @@ pub enum SegmentError {
         /// What it should begin with.
         prefix: String,
     },
-    /// An object of that name is somebody else's, or others may touch it. Do not use it; find out who put it there.
+    /// An object of that name is somebody else's, or others may touch it. Do not use it; find out who put it
+    /// there.
     #[error(
         "{name} is not a private memory object of this user (owner {owner}, mode {mode:o}): find out who put it there"
     )]
@@ -138,8 +141,8 @@ pub enum SegmentError {
         /// Its type and permissions, as `stat` has them.
         mode: u32,
     },
-    /// Every name that was tried was taken or removed at once. Try again; if it persists, something removes files
-    /// in `/dev/shm`.
+    /// Every name that was tried was taken or removed at once. Try again; if it persists, something removes
+    /// files in `/dev/shm`.
     #[error(
         "no free segment name after {attempts} attempts: try again; if it persists, something removes files in /dev/shm"
     )]
@@ -165,8 +168,8 @@ pub enum SegmentError {
         /// What the segment has.
         length: u64,
     },
-    /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler, a
-    /// timer) come less often.
+    /// Signals kept interrupting the kernel while it found memory. Try again, or let the signals (a profiler,
+    /// a timer) come less often.
     #[error(
         "{attempts} signals in a row interrupted the reservation of memory: try again, or signal this process less often"
     )]
@@ -177,7 +180,8 @@ pub enum SegmentError {
     /// The segment belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is needed.
+    /// The kernel, or the sandbox this process runs in, refuses a call. Allow it; kernel 5.10 or newer is
+    /// needed.
     #[error("{call} was refused: allow it in this sandbox, and use Linux 5.10 or newer")]
     Refused {
         /// The system call.

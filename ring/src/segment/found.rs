@@ -12,12 +12,13 @@
 //! could fill the memory of every process that maps it, and where the system promises no more memory than it
 //! has, the touch is a SIGBUS. Reading with a system call takes nothing.
 //!
-//! What is told here stays true for a [`Sharing::SingleWriter`], as its seals keep everybody, its owner included, from punching holes (`fallocate`,
-//! `MADV_REMOVE`) and from cutting it off. A doorbell may be punched at any time; nothing here is asked about one. An object with a name
-//! has no seals, but belongs to this user.
+//! What is told here stays true for a [`Sharing::SingleWriter`], as its seals keep everybody, its owner
+//! included, from punching holes (`fallocate`, `MADV_REMOVE`) and from cutting it off. A doorbell may be
+//! punched at any time; nothing here is asked about one. An object with a name has no seals, but belongs to
+//! this user.
 //!
-//! The kernel looks for data and holes at the place where the descriptor stands, which it moves. The peer has the same descriptor; nobody reads or
-//! writes at that place.
+//! The kernel looks for data and holes at the place where the descriptor stands, which it moves. The peer has
+//! the same descriptor; nobody reads or writes at that place.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -68,7 +69,8 @@ impl Found {
         self.maker
     }
 
-    /// Which object it is: two descriptors of the same one say the same, for as long as one of them is open or it is mapped.
+    /// Which object it is: two descriptors of the same one say the same, for as long as one of them is open
+    /// or it is mapped.
     pub(crate) fn object(&self) -> Object {
         self.object
     }
@@ -77,8 +79,8 @@ impl Found {
     ///
     /// # Errors
     ///
-    /// [`SegmentError::WrongAccess`] when it may not be read, [`SegmentError::WrongLength`] when it ends before,
-    /// [`SegmentError::Refused`].
+    /// [`SegmentError::WrongAccess`] when it may not be read, [`SegmentError::WrongLength`] when it ends
+    /// before, [`SegmentError::Refused`].
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), SegmentError> {
         let mut done = 0;
         while done < bytes.len() {
@@ -97,8 +99,8 @@ impl Found {
         Ok(())
     }
 
-    /// Up to which byte every page has been written, from the page of `from` on and no further than `limit`: touching those takes
-    /// no memory, now and later. Some 0.3 us for each page.
+    /// Up to which byte every page has been written, from the page of `from` on and no further than `limit`:
+    /// touching those takes no memory, now and later. Some 0.3 us for each page.
     ///
     /// # Errors
     ///
@@ -108,7 +110,8 @@ impl Found {
         let limit = limit.min(self.length);
         let mut end = from / page * page;
         while end < limit {
-            // To look for the next hole instead would be one call, which goes on to the end of all that was written. Fits: see `len`.
+            // To look for the next hole instead would be one call, which goes on to the end of all that was
+            // written. Fits: see `len`.
             match lseek(&self.descriptor, end as i64, Whence::SeekData) {
                 Ok(found) if found as u64 == end => end += page,
                 Ok(_) | Err(Errno::ENXIO) => break,
@@ -138,7 +141,8 @@ fn status_of(descriptor: &OwnedFd) -> Result<FileStat, SegmentError> {
     fstat(descriptor).map_err(|errno| SegmentError::of("fstat", errno, 0))
 }
 
-/// How many bytes of an object have memory, written or only reserved, wherever in it. One of a [`Sharing::SingleWriter`] never has less.
+/// How many bytes of an object have memory, written or only reserved, wherever in it. One of a
+/// [`Sharing::SingleWriter`] never has less.
 pub(crate) fn backed(descriptor: &OwnedFd) -> Result<u64, SegmentError> {
     Ok(u64::try_from(status_of(descriptor)?.st_blocks).unwrap_or(0) * BLOCK_BYTES)
 }

@@ -6,12 +6,13 @@
 //! ```
 //!
 //! The pages of a memfd can become huge in two ways: the administrator lets all shared memory have them
-//! (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), or the owner asks for this range, once, when its small pages are
-//! there (`MADV_COLLAPSE`, kernel 6.1, whatever that setting says unless it is `deny`). The second is done here. It may fail
-//! for want of memory in one piece, and then those pages stay small: the result says how much was obtained.
+//! (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), or the owner asks for this range, once, when its
+//! small pages are there (`MADV_COLLAPSE`, kernel 6.1, whatever that setting says unless it is `deny`). The
+//! second is done here. It may fail for want of memory in one piece, and then those pages stay small: the
+//! result says how much was obtained.
 //!
-//! Memfds of `MFD_HUGETLB` are not used: a hole in one may end in a SIGBUS for whoever reads it, and the pool they come
-//! from is empty unless an administrator filled it. `check_seals` refuses them.
+//! Memfds of `MFD_HUGETLB` are not used: a hole in one may end in a SIGBUS for its readers, and the pool they
+//! come from is empty unless an administrator filled it. `check_seals` refuses them.
 
 use super::Prefaulted;
 use std::os::fd::BorrowedFd;
@@ -34,12 +35,13 @@ pub struct HugePages {
     pub asked: u64,
     /// How many of them this process has mapped as huge pages now, as the kernel says (`ShmemPmdMapped`).
     pub obtained: u64,
-    /// How the memory was mapped ahead for that, whatever the size of its pages; `None` for a segment that can have none.
+    /// How the memory was mapped ahead for that, whatever the size of its pages; `None` for a segment that
+    /// can have none.
     pub prefaulted: Option<Prefaulted>,
 }
 
-/// A mapping to read and write that begins at a multiple of [`HUGE_PAGE_BYTES`]; unmapped when dropped, not inherited by a
-/// forked child.
+/// A mapping to read and write that begins at a multiple of [`HUGE_PAGE_BYTES`]; unmapped when dropped, not
+/// inherited by a forked child.
 pub(super) struct Aligned {
     base: NonNull<u8>,
     length: usize,
@@ -64,7 +66,8 @@ impl Aligned {
         let base = unsafe { reserved.byte_add(before) };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED;
-        // SAFETY: exclusive, in bounds: it replaces a part of the reservation just made, which nobody else knows.
+        // SAFETY: exclusive, in bounds: it replaces a part of the reservation just made, which nobody else
+        // knows.
         let mapped = unsafe { mmap(Some(base.addr()), exactly, protection, flags, descriptor, 0) };
         let base = match mapped {
             Ok(mapped) => mapped,
@@ -75,7 +78,8 @@ impl Aligned {
             }
         };
         let aligned = Aligned { base: base.cast(), length };
-        // What is left of the reservation: `before + length + after` is `room`. If it cannot be given back, it stays, unused.
+        // What is left of the reservation: `before + length + after` is `room`. If it cannot be given back,
+        // it stays, unused.
         let after = align - before;
         if before > 0 {
             // SAFETY: exclusive, in bounds: the unused pages before what was mapped.
@@ -106,13 +110,14 @@ impl Aligned {
         assert!(start.checked_add(bytes).is_some_and(|end| end <= self.length), "within the mapping");
         // SAFETY: in bounds: the assertion.
         let start = unsafe { self.base.byte_add(start) };
-        // SAFETY: alive and in bounds: the mapping belongs to self. DONTFORK, POPULATE_WRITE, HUGEPAGE and COLLAPSE keep
-        // the content.
+        // SAFETY: alive and in bounds: the mapping belongs to self. DONTFORK, POPULATE_WRITE, HUGEPAGE and
+        // COLLAPSE keep the content.
         let result = unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
         Errno::result(result).map(drop)
     }
 
-    /// Makes the first `bytes`, whose pages are there, huge pages as far as the kernel can. Returns how many bytes are in some.
+    /// Makes the first `bytes`, whose pages are there, huge pages as far as the kernel can. Returns how many
+    /// bytes are in some.
     pub(super) fn collapse(&self, bytes: u64) -> u64 {
         let asked = bytes
             .next_multiple_of(HUGE_PAGE_BYTES)
@@ -138,8 +143,8 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        // SAFETY: mapped in `map` with this length and unmapped only here; whoever computed addresses from it held the
-        // segment that owns it.
+        // SAFETY: mapped in `map` with this length and unmapped only here; every address was computed by a
+        // holder of the segment that owns it.
         let _ = unsafe { munmap(self.base.cast(), self.length) };
     }
 }

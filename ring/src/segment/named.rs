@@ -1,17 +1,18 @@
 //! Segments with a name, for sandboxes and platforms where descriptors cannot be passed: the second choice.
 //!
 //! The owner's object is made, mapped and removed by the crate `shared_memory` (`/dev/shm/<prefix>-<32 random
-//! digits>`). A peer opens the name itself, because that crate would map it writable and hold a descriptor per
-//! mapping.
+//! digits>`). A peer opens the name itself, because that crate would map it writable and hold a descriptor
+//! per mapping.
 //!
 //! What is weaker than with [`Anonymous`](super::Anonymous):
 //!
 //! - **No seals.** Every process of the same user can open the name to write, cut the object short under its
-//!   readers (SIGBUS), or fill it. "Single writer" is what peers that use this module do: they map read-only, from a
-//!   descriptor opened read-only, so not even `mprotect` makes them writers. The kernel does not hold others to it.
-//! - **The same user only.** The object has mode 0600 from its first moment (the crate passes it to `shm_open`; a
-//!   smaller umask may take bits away), and `open` refuses objects of other users or with more rights. There is no
-//!   handing it to one process and not to another.
+//!   readers (SIGBUS), or fill it. "Single writer" is what peers that use this module do: they map read-only,
+//!   from a descriptor opened read-only, so not even `mprotect` makes them writers. The kernel does not hold
+//!   others to it.
+//! - **The same user only.** The object has mode 0600 from its first moment (the crate passes it to
+//!   `shm_open`; a smaller umask may take bits away), and `open` refuses objects of other users or with more
+//!   rights. There is no handing it to one process and not to another.
 //! - **The name outlives `kill -9`**, and its memory with it, until it is removed: by the owner when its
 //!   [`Segment`] is dropped, by [`Named::remove`] for a name whose owner is known to be dead, or by
 //!   [`Named::remove_stale`], which the root calls when it starts and when a node dies. A reboot removes all.
@@ -24,11 +25,11 @@
 //! root:                            open, flock exclusive, without waiting ─▶ got it: nobody is alive, unlink
 //! ```
 //!
-//! The lock belongs to the opened file and that mapping keeps it open, so it costs no descriptor, is not inherited
-//! by a forked child, holds across process-id namespaces, and ends with the process, however it dies. A stopped
-//! process still holds it. An owner that dies between the first two steps leaves an unlocked name: stale, rightly.
-//! A root that comes between them removes a newborn; its owner sees the missing link (or the lock of the root) and
-//! takes another name.
+//! The lock belongs to the opened file and that mapping keeps it open, so it costs no descriptor, is not
+//! inherited by a forked child, holds across process-id namespaces, and ends with the process, however it
+//! dies. A stopped process still holds it. An owner that dies between the first two steps leaves an unlocked
+//! name: stale, rightly. A root that comes between them removes a newborn; its owner sees the missing link
+//! (or the lock of the root) and takes another name.
 
 use std::collections::hash_map::RandomState;
 use std::fs::{File, TryLockError};
@@ -52,7 +53,8 @@ use super::{
 
 /// Where Linux shows named objects; used to list them only.
 const STORE: &str = "/dev/shm";
-/// The longest prefix, in bytes. With the random digits a name stays far below the 255 bytes the kernel allows.
+/// The longest prefix, in bytes. With the random digits a name stays far below the 255 bytes the kernel
+/// allows.
 const LONGEST_PREFIX: usize = 64;
 /// Digits after the prefix: 128 bits.
 const RANDOM_DIGITS: usize = 32;
@@ -80,8 +82,8 @@ pub struct Sweep {
 }
 
 impl Named {
-    /// Segments whose names begin with `prefix`: 1 to 64 letters, digits, `.`, `_` or `-`. All nodes of a hive use
-    /// the same, and no other hive of this user does.
+    /// Segments whose names begin with `prefix`: 1 to 64 letters, digits, `.`, `_` or `-`. All nodes of a
+    /// hive use the same, and no other hive of this user does.
     ///
     /// # Errors
     ///
@@ -95,8 +97,8 @@ impl Named {
         }
     }
 
-    /// Removes the name of a segment whose owner is known to be dead; its memory is freed with the last mapping.
-    /// Says whether there was one.
+    /// Removes the name of a segment whose owner is known to be dead; its memory is freed with the last
+    /// mapping. Says whether there was one.
     ///
     /// # Errors
     ///
@@ -110,11 +112,11 @@ impl Named {
         }
     }
 
-    /// Removes every name with this prefix whose owner is dead. Names of the living, and files of others, stay
-    /// untouched.
+    /// Removes every name with this prefix whose owner is dead. Names of the living, and files of others,
+    /// stay untouched.
     ///
-    /// Opens one file after another; blocks for some microseconds for each. Safe to run at any time, in several
-    /// processes at once.
+    /// Opens one file after another; blocks for some microseconds for each. Safe to run at any time, in
+    /// several processes at once.
     ///
     /// # Errors
     ///
@@ -139,8 +141,8 @@ impl Named {
                 Err(error) => return Err(error),
             };
             match file.try_lock() {
-                // The lock is held until `file` is dropped, so a newborn's owner cannot take this name for its own
-                // meanwhile.
+                // The lock is held until `file` is dropped, so a newborn's owner cannot take this name for
+                // its own meanwhile.
                 Ok(()) => {
                     if self.remove(&name)? {
                         sweep.removed.push(name);
@@ -219,12 +221,12 @@ impl Created {
             Err(error) => return Err(creation_error(&error, length)),
         };
         let start = NonNull::new(memory.as_ptr().cast());
-        // Holds because shared_memory turns MAP_FAILED into an error, and the kernel never chooses address 0 by
-        // itself.
+        // Holds because shared_memory turns MAP_FAILED into an error, and the kernel never chooses address 0
+        // by itself.
         let start = start.expect("a mapping is never at address 0");
-        // SAFETY: start and length are those of the mapping that `memory` has just made and still owns (alive, in
-        // bounds, aligned to a page); MADV_DONTFORK changes no byte and no right of it, only whether a forked child
-        // inherits it, and no child relies on it.
+        // SAFETY: start and length are those of the mapping that `memory` has just made and still owns
+        // (alive, in bounds, aligned to a page); MADV_DONTFORK changes no byte and no right of it, only
+        // whether a forked child inherits it, and no child relies on it.
         unsafe { madvise(start, memory.len(), MmapAdvise::MADV_DONTFORK) }
             .map_err(|errno| SegmentError::of("madvise", errno, length))?;
 
@@ -248,8 +250,8 @@ impl Created {
         self.memory.get_os_id()
     }
 
-    /// See [`Segment::reserve`]. Opens the object for a moment: the descriptor that `shared_memory` holds is not to
-    /// be had.
+    /// See [`Segment::reserve`]. Opens the object for a moment: the descriptor that `shared_memory` holds is
+    /// not to be had.
     pub(super) fn reserve(&self, range: &Range<u64>) -> Result<(), SegmentError> {
         let descriptor = open_private(self.name(), OFlag::O_RDWR)?;
         // The store has a size of its own, often half of the machine's memory.
@@ -257,7 +259,8 @@ impl Created {
     }
 }
 
-/// Locks the object behind `file` for as long as the returned mapping lives, or `None` if a sweep was here first.
+/// Locks the object behind `file` for as long as the returned mapping lives, or `None` if a sweep was here
+/// first.
 fn stay_alive(file: &File) -> Result<Option<MmapRaw>, SegmentError> {
     match file.try_lock_shared() {
         Ok(()) => {}
@@ -312,7 +315,8 @@ fn creation_error(error: &ShmemError, length: u64) -> SegmentError {
 mod tests {
     use super::*;
 
-    // The race of a creation with a sweep, step by step: the owner has made and opened its object, then the root comes.
+    // The race of a creation with a sweep, step by step: the owner has made and opened its object, then the
+    // root comes.
     #[test]
     fn an_owner_notices_that_a_sweep_took_its_newborn_segment() {
         let named = Named::new(&format!("hivemind-test-newborn-{}", std::process::id())).unwrap();

@@ -19,7 +19,8 @@ const GROWTH_MIN: u64 = 64 << 10;
 /// … and by at most this many more than are needed at once.
 const GROWTH_MAX: u64 = 16 << 20;
 
-/// A chunk of up to this many bytes may carry a message of `length` bytes: a quarter more, and at least the whole line.
+/// A chunk of up to this many bytes may carry a message of `length` bytes: a quarter more, and at least the
+/// whole line.
 fn tolerated(length: u64) -> u64 {
     (length + length / 4).next_multiple_of(LINE_BYTES)
 }
@@ -37,13 +38,14 @@ impl<M: Memory> Writer<M> {
         self.backed
     }
 
-    /// From now on chunk memory grows to no more than `bytes`, where the bound of the ring does not say less; what was taken stays.
+    /// From now on chunk memory grows to no more than `bytes`, where the bound of the ring does not say less;
+    /// what was taken stays.
     pub fn limit_growth(&mut self, bytes: u64) {
         self.growth_limit = bytes;
     }
 
-    /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more from the system, then
-    /// (lossy rings) that of the oldest messages. Never blocks.
+    /// Finds memory for a message of `length` bytes: free memory, then what nobody pins any more, then more
+    /// from the system, then (lossy rings) that of the oldest messages. Never blocks.
     pub(crate) fn allocate(&mut self, length: u64) -> Result<Chunk, AllocateError> {
         match self.at_hand(length) {
             Some(chunk) => Ok(chunk),
@@ -51,7 +53,8 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Memory that needs nothing of the system, and no message given up. `None` also where the length is refused.
+    /// Memory that needs nothing of the system, and no message given up. `None` also where the length is
+    /// refused.
     #[inline(always)]
     fn at_hand(&mut self, length: u64) -> Option<Chunk> {
         if length > self.longest {
@@ -63,8 +66,8 @@ impl<M: Memory> Writer<M> {
         self.recycle(length).or_else(|| self.allocator.allocate(length))
     }
 
-    /// As [`Writer::allocate`], for a chunk that is filled in piece by piece: of a long one only the place is taken, and its memory by
-    /// [`Writer::back`]. It is sent or released before anything else is allocated.
+    /// As [`Writer::allocate`], for a chunk that is filled in piece by piece: of a long one only the place is
+    /// taken, and its memory by [`Writer::back`]. It is sent or released before anything else is allocated.
     pub(crate) fn allocate_ahead(&mut self, length: u64) -> Result<Chunk, AllocateError> {
         debug_assert_eq!(self.backed, self.allocator.committed(), "one chunk at a time begins on paper");
         if length <= GROWTH_MIN {
@@ -84,7 +87,8 @@ impl<M: Memory> Writer<M> {
         self.backed.saturating_sub(chunk.offset()).min(chunk.length())
     }
 
-    /// Sees to it that the first `length` bytes of `chunk`, from [`Writer::allocate_ahead`], have memory. It takes up to as much again ahead.
+    /// Sees to it that the first `length` bytes of `chunk`, from [`Writer::allocate_ahead`], have memory. It
+    /// takes up to as much again ahead.
     pub(crate) fn back(&mut self, chunk: &Chunk, length: u64) -> Result<(), ReserveError> {
         let length = length.min(chunk.length());
         let end = chunk.offset() + length;
@@ -139,8 +143,8 @@ impl<M: Memory> Writer<M> {
         })
     }
 
-    /// The chunk that came back last, if it has about the size asked for: it is still in the cache, and messages of one
-    /// service mostly have one size.
+    /// The chunk that came back last, if it has about the size asked for: it is still in the cache, and
+    /// messages of one service mostly have one size.
     fn recycle(&mut self, length: u64) -> Option<Chunk> {
         self.recycled.pop_if(|chunk| chunk.length() >= length && chunk.length() <= tolerated(length))
     }
@@ -152,8 +156,8 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Gives back what a message did not need at the end of its chunk, unless it is little: then the chunk fits the next
-    /// message as well.
+    /// Gives back what a message did not need at the end of its chunk, unless it is little: then the chunk
+    /// fits the next message as well.
     pub(crate) fn shrink(&mut self, chunk: &mut Chunk, length: u64) {
         if chunk.length() > tolerated(length) {
             self.allocator.shrink(chunk, length.max(1));
@@ -172,7 +176,8 @@ impl<M: Memory> Writer<M> {
         let (base, bytes) = self.ring.chunks();
         let end = chunk.offset().checked_add(chunk.length());
         assert!(end.is_some_and(|end| end <= bytes), "the allocator stays within the chunk memory");
-        // SAFETY: in bounds: the line above; the result stays within the one mapping (or heap block) of the chunks.
+        // SAFETY: in bounds: the line above; the result stays within the one mapping (or heap block) of the
+        // chunks.
         let start = unsafe { base.add(chunk.offset() as usize) };
         NonNull::slice_from_raw_parts(start, chunk.length() as usize)
     }
@@ -207,29 +212,31 @@ impl<M: Memory> Writer<M> {
             & !(LINE_BYTES - 1)
     }
 
-    /// The first message that may not be given up early: on a lossy ring, the next one; on a reliable ring, the first that
-    /// a reader has yet to read, or that belongs to the history which a late reader was promised. What is retained stays on
-    /// either.
+    /// The first message that may not be given up early: on a lossy ring, the next one; on a reliable ring,
+    /// the first that a reader has yet to read, or that belongs to the history which a late reader was
+    /// promised. What is retained stays on either.
     fn keep_from(&mut self) -> u64 {
         let keep_from = self.next.saturating_sub(self.ring.constants().retained);
         if !self.reliable {
             return keep_from;
         }
-        // edge attach: the last commit's barrier comes before this look. Who is not on the list yet sees a head of at least
-        // `next`, and begins at `next - history` or later.
+        // edge attach: the last commit's barrier comes before this look. A reader that is not on the list yet
+        // sees a head of at least `next`, and begins at `next - history` or later.
         self.refresh();
         let history = self.ring.constants().history;
         self.slowest().min(self.next.saturating_sub(history)).min(keep_from)
     }
 
-    /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give up.
+    /// Gives up the oldest messages, more and more of them, until there is memory or nothing is left to give
+    /// up.
     #[cold]
     pub(super) fn allocate_by_withdrawing(&mut self, length: u64) -> Option<Chunk> {
         let capacity = self.ring.slots().len() as u64;
         self.tail = self.tail.max(self.next.saturating_sub(capacity));
         let keep_from = self.keep_from();
         let mut batch = 1;
-        // At most `capacity` messages lie between tail and next, and the batches double: a few dozen rounds at the most.
+        // At most `capacity` messages lie between tail and next, and the batches double: a few dozen rounds
+        // at the most.
         while self.tail < keep_from {
             let end = keep_from.min(self.tail + batch);
             while self.tail < end {
@@ -263,8 +270,8 @@ impl<M: Memory> Writer<M> {
         if self.retired.is_empty() {
             return;
         }
-        // edge pin: the stamps of the retired messages were overwritten before; a reader whose pin is not seen below
-        // sees that when it looks at the stamp again.
+        // edge pin: the stamps of the retired messages were overwritten before; a reader whose pin is not
+        // seen below sees that when it looks at the stamp again.
         fence(strong!("pin: writer fence", SeqCst));
         self.refresh();
         self.pinned.clear();
@@ -310,8 +317,9 @@ impl<M: Memory> Writer<M> {
         self.make_room_in_tables();
     }
 
-    /// Lets the private tables have room for all chunks that there can be with these readers, so that sending does not
-    /// allocate on the heap: one chunk for each slot, one for each pin, those at hand, and a batch on the way.
+    /// Lets the private tables have room for all chunks that there can be with these readers, so that sending
+    /// does not allocate on the heap: one chunk for each slot, one for each pin, those at hand, and a batch
+    /// on the way.
     pub(super) fn make_room_in_tables(&mut self) {
         let pins = self.readers.len() * PINS;
         let retired = pins + 2 * self.reclaim_batch();

@@ -45,7 +45,8 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Wakes the readers of other users that sleep: at most one system call for all of them. Whether there are any.
+    /// Wakes the readers of other users that sleep: at most one system call for all of them. Whether there
+    /// are any.
     #[cold]
     fn look_at_doors(&mut self) -> bool {
         // The list is as new as the bit: a sleeper behind a door was on it before, and the commit's barrier
@@ -68,7 +69,8 @@ impl<M: Memory> Writer<M> {
         sleepers & LISTENS != 0
     }
 
-    /// Puts [`STRANGERS`] back, which was taken out with the sleepers of our user, unless the last stranger has gone.
+    /// Puts [`STRANGERS`] back, which was taken out with the sleepers of our user, unless the last stranger
+    /// has gone.
     #[cold]
     fn keep_strangers(&mut self) {
         if self.doors.is_empty() {
@@ -82,8 +84,8 @@ impl<M: Memory> Writer<M> {
         }
     }
 
-    /// Says that this publisher has ended. It is only to be dropped then: who reads from here on relies on it that nothing is
-    /// written any more.
+    /// Says that this publisher has ended. It is only to be dropped then: readers rely on it that nothing is
+    /// written from here on.
     pub fn close(&mut self) {
         if std::mem::replace(&mut self.is_closed, true) || self.desk.is_forked() {
             return;
@@ -104,7 +106,7 @@ impl<M: Memory> Writer<M> {
 
 /// Which subscribers say that they sleep.
 fn take_sleepers(bell: &Bell) -> u32 {
-    // edge sleep. Acquire: whoever set this also set its `sleeping` before. Who sets it afterwards looks for messages
-    // behind its fence, and ours came before this.
+    // edge sleep. Acquire: the subscriber that set this set its `sleeping` before. One that sets it
+    // afterwards looks for messages behind its fence, and ours came before this.
     bell.sleepers.swap(0, strong!("sleep: writer swaps sleepers", Acquire))
 }

@@ -6,9 +6,10 @@
 //! RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off cargo test --release -p hivemind-ring --test 'loom_*'
 //! ```
 //!
-//! Threads are preempted at most twice where no environment says otherwise, which takes seconds; `LOOM_MAX_PREEMPTIONS=3` looks
-//! deeper and takes minutes. What loom cannot see: a load that returns a value which is stored later (load buffering), so that
-//! the reads of a slot come before the cursor is shown on cells beside the slots ([`Words`]).
+//! Threads are preempted at most twice where no environment says otherwise, which takes seconds;
+//! `LOOM_MAX_PREEMPTIONS=3` looks deeper and takes minutes. What loom cannot see: a load that returns a value
+//! which is stored later (load buffering), so that the reads of a slot come before the cursor is shown on
+//! cells beside the slots ([`Words`]).
 //!
 //! `ring/mutants` weakens every ordering of the crate in turn and sees one of the models fail.
 #![allow(unsafe_code)]
@@ -36,8 +37,8 @@ pub fn explore(body: impl Fn() + Sync + Send + 'static) {
     explore_deeper(0, body);
 }
 
-/// Explores `body` with so many preemptions more than usual: for small models that need them, or (less than 0) for those of
-/// three threads that wait in loops.
+/// Explores `body` with so many preemptions more than usual: for small models that need them, or (less than
+/// 0) for those of three threads that wait in loops.
 pub fn explore_deeper(more: isize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     let bound = builder.preemption_bound.unwrap_or(PREEMPTIONS);
@@ -91,8 +92,8 @@ impl Ring {
     }
 }
 
-/// What loom watches in place of the bytes in chunks: one cell for each unit. Touching one that another thread may
-/// touch at the same time fails the model.
+/// What loom watches in place of the bytes in chunks: one cell for each unit. Touching one that another
+/// thread may touch at the same time fails the model.
 #[derive(Clone)]
 pub struct Chunks(Arc<Vec<UnsafeCell<u64>>>);
 
@@ -112,9 +113,10 @@ impl Chunks {
     }
 }
 
-/// A cell for each slot, in place of its words, which are atomics and so never race: written after a message was admitted
-/// and before it is committed, read after its stamp was seen and before the cursor moves on. Shows what cannot be shown on the
-/// words, since loom gives no load a value that is stored later: that the reads of a slot come before the cursor.
+/// A cell for each slot, in place of its words, which are atomics and so never race: written after a message
+/// was admitted and before it is committed, read after its stamp was seen and before the cursor moves on.
+/// Shows what cannot be shown on the words, since loom gives no load a value that is stored later: that the
+/// reads of a slot come before the cursor.
 #[derive(Clone)]
 pub struct Words(Arc<Vec<UnsafeCell<u64>>>);
 

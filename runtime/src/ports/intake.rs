@@ -1,9 +1,13 @@
 //! The untyped receiving end: the readers of all publishers that it is attached to, polled in turn.
+//!
+//! A port above it that looks at each connection by itself (a link) keeps a state with each: `Intake<S>`. It takes
+//! in what is new with [`Intake::take_notice`] and [`Intake::admit_new`], then reads from [`Intake::connection_mut`]
+//! and sleeps in [`Intake::sleep_at`].
 
-use hivemind_core::contract::Kind;
+use hivemind_core::contract::{Asks, Kind, Match, Remote, SubscriberRole};
 use hivemind_core::filter::Filter;
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{Demand, EndId, Expected};
+use hivemind_core::protocol::{Demand, EndId};
 use hivemind_ring::archive::{Message as Arrived, NoCopy};
 use hivemind_ring::bell::Woken;
 use hivemind_ring::fork::Counter;
@@ -19,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::error::{RecvError, SubscriberError, WaitError};
-use super::hub::{Arrival, Gate, SubscriberEnd};
+use super::inbox::{Arrival, Gate, SubscriberEnd};
 use super::member::Member;
 use super::origin::Origin;
 use super::trust::Trust;
@@ -39,9 +43,11 @@ const IDLE_LOOKS: u32 = 16;
 /// Attachments that have ended and are still listed by [`Subscriber::connections`].
 const ENDED_MAX: usize = 256;
 
-/// A service that matches the filter but carries another type. Its messages are not received; the subscriber waits, and is attached
-/// as soon as a publisher of its type has the service.
+/// A service that matches the filter but carries another type. Its messages are not received; the subscriber
+/// waits, and is attached as soon as a publisher of its type has the service. Example:
+/// `hivemind::Subscriber::skipped`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Skipped {
     /// The service.
     pub service: ServiceName,
@@ -62,8 +68,9 @@ impl std::fmt::Display for Skipped {
     }
 }
 
-/// Where a subscriber stands with one publisher.
+/// Where a subscriber stands with one publisher. Example: `hivemind::Subscriber::connections`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectionStatus {
     /// The publisher, its node's name, and the service.
     pub origin: Origin,
@@ -148,9 +155,10 @@ pub fn receive<R: Receiving>(
     }
 }
 
-/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn.
-pub struct Intake {
-    connections: Vec<Connection>,
+/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn. `S` is what a
+/// port above it keeps with each connection.
+pub struct Intake<S = ()> {
+    connections: Vec<Connection<S>>,
     turn: usize,
     /// That of the end.
     news: Counter,
@@ -202,42 +210,88 @@ impl Left {
     }
 }
 
-/// One attachment.
+/// One attachment. See [`Intake`] for its state.
 #[derive(Debug)]
-struct Connection {
+pub struct Connection<S = ()> {
     reader: Reader<Mapped>,
     origin: Origin,
-    /// See [`Arrival::route`].
-    route: EndId,
+    /// See [`Arrival::matched`].
+    matched: Arc<Match>,
     /// See [`Arrival::user`].
     user: u32,
-    /// The schema's bytes, as announced.
-    schema: Vec<u8>,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
     /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
-    /// See [`Arrival::remote_first`].
-    remote_first: Option<u64>,
     /// There is another one for the same publisher of another host by now, which begins at this number there.
     followed_at: Option<u64>,
-    /// What a link calls it; see [`Intake::name_new`].
-    name: u32,
-    /// For a link: so many of the newest messages never are stale.
-    keep: u64,
-    /// For a link that has not caught up since then: the number of the message that was next to be published at that time.
-    mark: Option<(Instant, u64)>,
+    /// `None` until [`Intake::admit_new`] gives it one.
+    state: Option<S>,
 }
 
-/// A message of a lossy publisher that has waited for so long, because the network did not take more, is not worth sending any more.
-const FRESH: Duration = Duration::from_millis(200);
+impl<S> Connection<S> {
+    /// The end that let this subscriber in.
+    #[must_use]
+    pub fn route(&self) -> EndId {
+        self.matched.route.end
+    }
 
-/// A connection that its link has not named yet. Names only grow, and so do those of `connections` from one to the next.
-const UNNAMED: u32 = u32::MAX;
+    /// The number of the first message that this subscriber could get.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.reader.first()
+    }
 
-impl Connection {
+    /// The number of the message that is read next.
+    #[must_use]
+    pub fn cursor(&self) -> u64 {
+        self.reader.cursor()
+    }
+
+    /// How many messages are published and not read. A stranger's figure.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.reader.lag()
+    }
+
+    /// Whether there is something to read.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.reader.ready()
+    }
+
+    /// Whether its publisher waits for slow subscribers instead of overwriting.
+    #[must_use]
+    pub fn reliable(&self) -> bool {
+        self.reader.reliable()
+    }
+
+    /// The next message, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// [`PollError`]. All but [`PollError::HeldOut`] mean that the publisher is at fault: [`Intake::cut_off`] it.
+    pub fn poll(&mut self) -> Result<Option<Taken<Mapped>>, PollError> {
+        self.reader.poll()
+    }
+
+    /// Its state; `None`: it was not admitted yet.
+    #[must_use]
+    pub fn state(&self) -> Option<&S> {
+        self.state.as_ref()
+    }
+
+    /// Its state, to be changed.
+    pub fn state_mut(&mut self) -> Option<&mut S> {
+        self.state.as_mut()
+    }
+
+    /// The number that message 0 of the ring has at its publisher's host, if that is another one.
+    fn remote_first(&self) -> Option<u64> {
+        self.matched.route.author.remote().map(|remote| remote.first)
+    }
+
     fn received(&self) -> u64 {
         self.reader.cursor() - self.reader.first() - self.lost()
     }
@@ -246,34 +300,15 @@ impl Connection {
         self.reader.lost() + self.invalid
     }
 
-    /// Passes over messages that have waited for longer than [`FRESH`]. Readers of the link count them by the gap.
-    fn skip_stale(&mut self) {
-        let now = Instant::now();
-        let head = self.reader.cursor() + self.reader.lag();
-        let Some((at, published)) = self.mark else {
-            self.mark = Some((now, head));
-            return;
-        };
-        let waited = now.saturating_duration_since(at);
-        if waited < FRESH {
-            return;
-        }
-        // After a long stop it is not known how old the rest is.
-        let stale = if waited < 2 * FRESH { published } else { head };
-        let end = stale.min(head.saturating_sub(self.keep));
-        // Bounded by the ring: each poll passes over a message, or over those that were overwritten.
-        while self.reader.cursor() < end && matches!(self.reader.poll(), Ok(Some(_))) {}
-        self.mark = Some((now, head));
-    }
-
     /// For a publisher of another host, its number of the message that would be read next.
     fn remote_next(&self) -> Option<u64> {
         // Numbers of a stranger: whatever they are, only figures depend on it.
-        Some(self.remote_first?.saturating_add(self.reader.cursor()))
+        Some(self.remote_first()?.saturating_add(self.reader.cursor()))
     }
 
-    /// Its publisher has ended, or is gone, and everything was read.
-    fn is_over(&self) -> bool {
+    /// Whether its publisher has ended, or is gone, and everything was read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         self.reader.finished() || (self.gone && !self.reader.ready())
     }
 
@@ -289,8 +324,9 @@ impl Connection {
     }
 }
 
-impl Intake {
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in a batch, that waits. `None` expects any type.
+impl<S> Intake<S> {
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in a
+    /// batch, that waits. `None` expects any type.
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -307,13 +343,9 @@ impl Intake {
         let hub = member.hub();
         hub.home().check()?;
         let index = hub.new_index();
-        let demand = Demand {
-            index,
-            filter: filter.as_str().to_owned(),
-            expected: expected.map(|Kind { fingerprint, schema }| Expected { fingerprint, schema }),
-            connected: Vec::new(),
-            link: gate.is_some(),
-        };
+        let role = if gate.is_some() { SubscriberRole::Link } else { SubscriberRole::Counted };
+        let asks = Asks { kind: expected, role, ..Asks::default() };
+        let demand = Demand::new(index, filter.as_str(), asks);
         member.session().demand_while(demand.clone(), batch.map(Batch::gathering), || {
             let bell = hub.bells().take()?;
             let seats = MappedSeats::create(hub.backend(), hub.node(), index, SEATS_MAX, bell)?;
@@ -522,7 +554,7 @@ impl Intake {
     /// As [`Intake::origin`].
     #[must_use]
     pub fn schema(&self, turn: usize) -> &[u8] {
-        &self.connections[turn].schema
+        &self.connections[turn].matched.kind.schema
     }
 
     /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
@@ -562,7 +594,7 @@ impl Intake {
     pub fn cut_off(&mut self, turn: usize, reason: String) -> RecvError {
         let origin = self.connections[turn].origin;
         tracing::warn!(service = %origin.service, publisher = %origin.publisher, reason, "detached");
-        self.end.bar(self.connections[turn].route);
+        self.end.bar(self.connections[turn].route());
         self.end_connection(turn);
         detached(&origin, reason)
     }
@@ -580,7 +612,7 @@ impl Intake {
             self.ended.pop_front();
         }
         self.ended.push_back(connection.status(true));
-        let route = connection.route;
+        let route = connection.route();
         // Of one that has ended, or is gone, the root hears anyway.
         let lives = !connection.gone && !connection.reader.finished();
         self.end.detached(route, connection.reader.seat());
@@ -605,35 +637,31 @@ impl Intake {
         // Before the arrivals, among which may be the same publishers again. Bounded: each was attached.
         let mut let_go = Vec::new();
         for (publisher, reason) in revoked {
-            let is_it = |connection: &Connection| connection.route == publisher;
+            let is_it = |connection: &Connection<S>| connection.route() == publisher;
             if let Some(turn) = self.connections.iter().position(is_it) {
                 self.problems.push_back((self.connections[turn].origin, reason));
                 let_go.push((publisher, self.connections[turn].reader.cursor()));
                 self.end_connection(turn);
             }
         }
-        for Arrival { reader, origin, route, user, gone, schema, copies, remote_first } in arrivals {
-            if let Some(first) = remote_first {
+        for Arrival { reader, origin, matched, user, gone, copies } in arrivals {
+            if let Some(Remote { first, .. }) = matched.route.author.remote() {
                 self.count_missed((user, origin.publisher), first.saturating_add(reader.first()));
             }
             self.connections.push(Connection {
                 reader,
                 origin,
-                route,
+                matched,
                 user,
-                schema,
                 gone,
                 copies,
                 invalid: 0,
-                remote_first,
                 followed_at: None,
-                name: UNNAMED,
-                keep: 1,
-                mark: None,
+                state: None,
             });
         }
         for connection in &mut self.connections {
-            connection.gone |= gone.contains(&connection.route.node);
+            connection.gone |= gone.contains(&connection.route().node);
         }
         if self.last_call.is_none() && self.member.hub().leaving() {
             // A lag beyond the largest ring is a lie.
@@ -646,8 +674,8 @@ impl Intake {
     /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for it, to which it was attached.
     /// That one may not be read to its end yet; then this is done when it is.
     fn count_missed(&mut self, publisher: StoodFor, first: u64) {
-        let is_earlier = |connection: &&mut Connection| {
-            connection.remote_first.is_some() && (connection.user, connection.origin.publisher) == publisher
+        let is_earlier = |connection: &&mut Connection<S>| {
+            connection.remote_first().is_some() && (connection.user, connection.origin.publisher) == publisher
         };
         if let Some(earlier) = self.connections.iter_mut().rev().find(is_earlier) {
             earlier.followed_at = Some(first);
@@ -810,25 +838,8 @@ impl Waker {
     }
 }
 
-/// What a look at one connection gave.
-pub enum RoutePoll {
-    /// Nothing is there.
-    Nothing,
-    /// The next message.
-    Message(Arrived),
-    /// As many samples of it are held as can be.
-    HeldOut,
-    /// It was at fault, and is detached.
-    Ended {
-        /// Which.
-        route: EndId,
-        /// The number of the message that would have been next.
-        next: u64,
-    },
-}
-
-/// For links, which look at each connection by itself.
-impl Intake {
+/// For ports that look at each connection by itself.
+impl<S> Intake<S> {
     /// What ends a sleep of this intake from other threads.
     #[must_use]
     pub fn waker(&self) -> Waker {
@@ -841,14 +852,23 @@ impl Intake {
         self.index
     }
 
-    /// Asks for a name of each new connection, given its publisher and the number of its first message, and how many of its newest
-    /// messages never are stale; `None`: it is detached. A name is greater than all before it.
-    pub fn name_new(&mut self, mut name: impl FnMut(EndId, u64) -> Option<(u32, u64)>) {
-        let named = self.connections.partition_point(|connection| connection.name != UNNAMED);
-        let mut turn = named;
+    /// All connections, in the order in which they came: those that were admitted, then those that were not yet.
+    #[must_use]
+    pub fn connections(&self) -> &[Connection<S>] {
+        &self.connections
+    }
+
+    /// One of [`Intake::connections`].
+    pub fn connection_mut(&mut self, turn: usize) -> Option<&mut Connection<S>> {
+        self.connections.get_mut(turn)
+    }
+
+    /// Asks for the state of each new connection. `None`: it is detached.
+    pub fn admit_new(&mut self, mut admit: impl FnMut(&Connection<S>) -> Option<S>) {
+        let mut turn = self.connections.partition_point(|connection| connection.state.is_some());
         while let Some(connection) = self.connections.get_mut(turn) {
-            if let Some((name, keep)) = name(connection.route, connection.reader.first()) {
-                (connection.name, connection.keep) = (name, keep);
+            connection.state = admit(connection);
+            if connection.state.is_some() {
                 turn += 1;
             } else {
                 self.end_connection(turn);
@@ -856,28 +876,22 @@ impl Intake {
         }
     }
 
-    /// Appends the names of those that have something to be read.
-    pub fn ready(&self, ready: &mut Vec<u32>) {
-        let named = self.connections.iter().filter(|connection| connection.name != UNNAMED);
-        ready.extend(named.filter(|connection| connection.reader.ready()).map(|connection| connection.name));
-    }
-
-    /// Whether somebody came or went that was not taken notice of.
+    /// Whether connections came or went that were not taken notice of.
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.news.get() != self.seen_news
     }
 
-    /// Detaches. The number of the message that would have been next; `None`: it is not attached.
+    /// Detaches. Returns the number of the message that would have been next; `None`: it is not attached.
     pub fn end_route(&mut self, route: EndId) -> Option<u64> {
-        let turn = self.connections.iter().position(|connection| connection.route == route)?;
+        let turn = self.connections.iter().position(|connection| connection.route() == route)?;
         let next = self.connections[turn].reader.cursor();
         self.end_connection(turn);
         Some(next)
     }
 
-    /// Takes notice of who came and went; those that have ended and were read, with the number after their last message. Rings
-    /// are looked at if there are news, if they are to be, and now and then.
+    /// Takes notice of connections that came and went. Returns those that have ended and were read, with the number
+    /// after their last message. Looks at rings if there are news, if it is told to, and now and then.
     pub fn take_notice(&mut self, look_at_rings: bool) -> Vec<(EndId, u64)> {
         let mut ended = Vec::new();
         let has_news = self.has_news();
@@ -893,61 +907,29 @@ impl Intake {
         for turn in (0..self.connections.len()).rev() {
             let connection = &self.connections[turn];
             if connection.is_over() {
-                let Connection { reader, route, .. } = connection;
-                ended.push((*route, reader.cursor()));
+                ended.push((connection.route(), connection.reader.cursor()));
                 self.end_connection(turn);
             }
         }
         ended
     }
 
-    /// The next message of the connection with this name. Never blocks.
-    pub fn poll_named(&mut self, name: u32) -> RoutePoll {
-        let found = self.connections.binary_search_by_key(&name, |connection| connection.name);
-        let Ok(turn) = found else { return RoutePoll::Nothing };
-        let connection = &mut self.connections[turn];
-        if !connection.reader.reliable() {
-            connection.skip_stale();
-        }
-        match self.connections[turn].reader.poll() {
-            // What cannot be copied is a gap in the numbers.
-            Ok(Some(taken)) => Arrived::try_from(taken).map_or(RoutePoll::Nothing, RoutePoll::Message),
-            Ok(None) => {
-                self.connections[turn].mark = None;
-                RoutePoll::Nothing
-            }
-            Err(PollError::HeldOut { .. }) => RoutePoll::HeldOut,
-            Err(error) => {
-                let Connection { route, reader, .. } = &self.connections[turn];
-                let (route, next) = (*route, reader.cursor());
-                let _told_in_the_log = self.cut_off(turn, error.to_string());
-                RoutePoll::Ended { route, next }
-            }
-        }
-    }
-
-    /// Sleeps until one of the connections that may be read has something, there is news, `is_woken` says so, or the time is over. True: a
-    /// publisher that may be read has ended.
-    pub fn sleep_for(
-        &mut self,
-        may_read: &dyn Fn(u32) -> bool,
-        is_woken: &dyn Fn() -> bool,
+    /// Sleeps until the publisher of one of these connections publishes or ends, connections come or go, a
+    /// [`Waker`] wakes it, or the time is over. It does not sleep if `is_due` says yes, asked once wake-ups cannot
+    /// be lost any more. It may return early.
+    pub fn sleep_at<'a>(
+        &'a self,
+        chosen: impl Iterator<Item = &'a Connection<S>> + Clone,
+        mut is_due: impl FnMut() -> bool,
         timeout: Option<Duration>,
-    ) -> bool {
-        let is_chosen = |connection: &&Connection| connection.name != UNNAMED && may_read(connection.name);
-        let chosen: Vec<&Connection> = self.connections.iter().filter(is_chosen).collect();
-        let mut has_ended = false;
-        let news = || {
-            has_ended = chosen.iter().any(|connection| connection.is_over());
-            let is_ready = || chosen.iter().any(|connection| connection.reader.ready());
-            has_ended || self.has_news() || is_woken() || self.member.hub().leaving() || is_ready()
-        };
-        let _woken = self.end.seats.sleep(chosen.iter().map(|connection| &connection.reader), news, timeout);
-        has_ended
+    ) {
+        let is_due = || self.has_news() || self.member.hub().leaving() || is_due();
+        // Whatever it says, the caller looks.
+        let _woken = self.end.seats.sleep(chosen.map(|connection| &connection.reader), is_due, timeout);
     }
 }
 
-impl Drop for Intake {
+impl<S> Drop for Intake<S> {
     fn drop(&mut self) {
         if !self.member.hub().home().is_here() {
             return;
@@ -955,7 +937,7 @@ impl Drop for Intake {
         // Arrivals that nobody took yet are attached, too.
         self.take_news();
         let connections = std::mem::take(&mut self.connections);
-        let routes: Vec<EndId> = connections.iter().map(|connection| connection.route).collect();
+        let routes: Vec<EndId> = connections.iter().map(Connection::route).collect();
         self.end.seats.close(connections.into_iter().map(|connection| connection.reader));
         self.member.hub().remove_subscriber(self.index);
         self.member.session().withdraw(self.index);

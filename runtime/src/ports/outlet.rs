@@ -7,9 +7,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use hivemind_core::contract::{Contract, Kind};
+use hivemind_core::contract::{Author, Contract, Delivery, Kind, Pattern, Remote};
 use hivemind_core::name::ServiceName;
-use hivemind_core::protocol::{EndId, Offer, Remote};
+use hivemind_core::protocol::{EndId, Misfit, Offer};
 use hivemind_ring::archive;
 use hivemind_ring::draft::Drafter;
 use hivemind_ring::layout::{CAPACITY_MAX, CHUNK_MEMORY_MAX, INLINE_BYTES, MESSAGE_BYTES_MAX};
@@ -142,33 +142,38 @@ fn withdraw(member: &Member, index: u32) {
     member.session().withdraw_lending(index, ring);
 }
 
-/// What the root is told of a publisher.
-fn offer_of(index: u32, service: &ServiceName, kind: Kind, contract: Contract, via: Option<Remote>) -> Offer {
-    Offer {
-        index,
-        service: service.as_str().to_owned(),
-        fingerprint: kind.fingerprint,
-        schema: kind.schema,
-        reliable: contract.reliable,
-        history: contract.history,
-        capacity: contract.capacity,
-        retained: contract.retained,
-        born: since_boot(),
-        stands_for: None,
-        via,
-        begins: true,
-    }
+/// What the root is told of a publisher that begins.
+fn offer_of(index: u32, service: &ServiceName, kind: Kind, contract: Contract, author: Author) -> Offer {
+    let offer = Offer::new(index, service.as_str(), kind, contract);
+    Offer { born: since_boot(), author, begins: true, ..offer }
 }
 
 /// The contract of a ring that is made with this configuration.
 fn contract_of(config: &RingConfig) -> Contract {
     let slots = config.slots().min(CAPACITY_MAX);
     Contract {
-        reliable: config.reliable,
+        pattern: Pattern::Messages,
+        delivery: Delivery::reliable_if(config.reliable),
         history: config.history.min(slots - 1) as u32,
         capacity: slots as u32,
         retained: config.retained.min(slots - 1) as u32,
+        deadline: None,
     }
+}
+
+/// Whether a ring can have these options. Nothing is cut to what is possible in silence.
+fn check(options: &OutletOptions, config: &RingConfig) -> Result<(), PublisherError> {
+    if options.capacity == 0 {
+        return Err(PublisherError::NoCapacity);
+    }
+    let capacity = config.slots();
+    for (option, asked) in [("history", options.history), ("retain", options.retained)] {
+        // Beyond the largest ring the memory is refused.
+        if asked >= capacity && options.capacity <= CAPACITY_MAX {
+            return Err(PublisherError::Past { option, asked, capacity });
+        }
+    }
+    Ok(())
 }
 
 impl Outlet {
@@ -203,7 +208,8 @@ impl Outlet {
             retained: options.retained,
             bell: 0,
         };
-        let offer = offer_of(index, &service, kind, contract_of(&config), None);
+        check(options, &config)?;
+        let offer = offer_of(index, &service, kind, contract_of(&config), Author::Own);
         let ahead = AheadOptions { prefault: options.prefault, huge_pages: options.huge_pages };
         let (session, gathering) = (member.session(), batch.map(Batch::gathering));
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
@@ -361,9 +367,16 @@ impl Outlet {
             return None;
         }
         let misfits = self.member.session().misfits(self.index, ASKING).ok()??;
-        let Misfits { count, node_name, filter, fingerprint, schema } = misfits;
-        let own = self.member.hub().schema_of(self.index)?;
-        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &schema, fingerprint);
+        let Misfits { count, first: Misfit { node_name, filter, asks } } = misfits;
+        let own = self.member.hub().kind_of(self.index)?;
+        let Some(asked) = asks.kind.filter(|_| asks.pattern == Pattern::Messages) else {
+            let pattern = asks.pattern;
+            return Some(format!(
+                "`{filter}` in node {node_name} is for {pattern}, not for {}",
+                Pattern::Messages
+            ));
+        };
+        let Mismatch { ours, theirs, difference } = Mismatch::between(Some(&own), &asked);
         let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
         Some(format!("`{filter}` in node {node_name}{more} expects {theirs}, not {ours} ({difference})"))
     }
@@ -458,7 +471,7 @@ impl Drop for Outlet {
             self.writer.close();
         }
         let name = self.member.session().name();
-        let kept = retained.then(|| self.member.hub().keep_own(self.index, name.as_str())).flatten();
+        let kept = retained.then(|| self.member.hub().keep_own(self.index, name)).flatten();
         withdraw(&self.member, self.index);
         if let Some(offer) = kept {
             self.member.session().stand_for(offer);
@@ -496,12 +509,12 @@ impl StandIn {
             capacity: u64::from(contract.capacity),
             message_max: MESSAGE_BYTES_MAX,
             chunk_memory: CHUNK_MEMORY_MAX.min(memory),
-            reliable: contract.reliable,
+            reliable: contract.is_reliable(),
             history: u64::from(contract.history),
             retained: u64::from(contract.retained),
             bell: 0,
         };
-        let offer = offer_of(index, service, kind, contract_of(&config), Some(via));
+        let offer = offer_of(index, service, kind, contract_of(&config), Author::Remote(via));
         let refused = Arc::new(OnceLock::new());
         let nothing = AheadOptions { prefault: None, huge_pages: false };
         let (writer, _) = make(member, config, nothing, offer.clone(), Some(Arc::clone(&refused)))?;

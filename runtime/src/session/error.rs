@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use hivemind_ring::fork::Forked;
 
-use super::Unanswered;
+use super::{Announcement, Unanswered};
 use crate::remedy::remedy;
+use crate::rounded::rounded;
 use crate::runtime_dir::RuntimeDirError;
+use hivemind_core::contract::{Carried, Kind, Pattern};
 use hivemind_core::filter::FilterError;
 use hivemind_core::name::{NameError, NodeName, ServiceName};
 use hivemind_core::protocol::{EndId, Refusal, Right, VERSION, bounded_reason, not_allowed};
@@ -130,7 +132,7 @@ pub enum JoinError {
     #[error(transparent)]
     Directory(#[from] RuntimeDirError),
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no root after {waited:?}: {what}")]
+    #[error("no root after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -145,8 +147,8 @@ pub enum JoinError {
         /// What the root speaks.
         theirs: u32,
     },
-    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its owner may write
-    /// to, and HIVEMIND_OWNER to that user if it is another.
+    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its
+    /// owner may write to, and HIVEMIND_OWNER to that user if it is another.
     #[error(
         "the process that listens belongs to user {user}, but the hive to user {owner}; set HIVEMIND_DIR to a folder that \
          only its owner may write to, and HIVEMIND_OWNER to that user if it is another"
@@ -224,7 +226,19 @@ pub enum AnnounceError {
         /// The first difference.
         difference: String,
         /// The node whose publisher fixes the type.
-        holder: String,
+        holder: NodeName,
+    },
+    /// The service is for something else. Use another name.
+    #[error("{service} is used for {theirs} in node {holder}, not for {ours}; use another name")]
+    PatternMismatch {
+        /// The service.
+        service: ServiceName,
+        /// What it is to be for here.
+        ours: Pattern,
+        /// What it is for there.
+        theirs: Pattern,
+        /// The node whose publisher fixes it.
+        holder: NodeName,
     },
     /// A service name that does not parse. It says where.
     #[error(transparent)]
@@ -249,13 +263,16 @@ pub enum AnnounceError {
         limit: u64,
     },
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
         /// What was missing.
         what: WaitedFor,
     },
+    /// This node only looks. Join without `NodeBuilder::observer`.
+    #[error("an observer may not publish or subscribe; join without `observer`")]
+    Observer,
     /// The policy of the hive does not let this user do that. Its owner can add a line.
     #[error("{}", not_allowed(*owner, *user, *right, what))]
     NotAllowed {
@@ -269,7 +286,7 @@ pub enum AnnounceError {
         what: String,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]
@@ -298,11 +315,19 @@ impl From<Unanswered> for AnnounceError {
 const REQUESTS: &str = "requests at once in one node";
 
 impl AnnounceError {
-    /// The answer of the root in the words of the caller. `ours` is the description of the type that was announced.
-    pub(super) fn from_refusal(refusal: Refusal, ours: Option<&[u8]>) -> AnnounceError {
+    /// The answer of the root in the words of the caller. `ours` is what was announced; `None`: it stood already.
+    pub(super) fn from_refusal(refusal: Refusal, ours: Option<&Announcement>) -> AnnounceError {
         match refusal {
-            Refusal::OtherType { service, fingerprint, schema, holder } => {
-                type_mismatch(&service, fingerprint, &schema, holder, ours)
+            Refusal::OtherType(carried) => {
+                let kind = ours.and_then(Announcement::kind);
+                let Mismatch { ours, theirs, difference } = Mismatch::between(kind, &carried.kind);
+                let Carried { service, holder, .. } = *carried;
+                AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
+            }
+            Refusal::OtherPattern(carried) => {
+                let Carried { service, pattern: theirs, holder, .. } = *carried;
+                let ours = ours.map_or_else(Pattern::default, Announcement::pattern);
+                AnnounceError::PatternMismatch { service, ours, theirs, holder }
             }
             Refusal::Limit { what, limit } => AnnounceError::Limit { what: what.to_string(), limit },
             Refusal::NotAllowed { owner, user, right, what } => {
@@ -311,20 +336,6 @@ impl AnnounceError {
             other => AnnounceError::Refused { refusal: other.to_string() },
         }
     }
-}
-
-fn type_mismatch(
-    service: &str,
-    fingerprint: u128,
-    theirs: &[u8],
-    holder: String,
-    ours: Option<&[u8]>,
-) -> AnnounceError {
-    let Ok(service) = ServiceName::parse(service) else {
-        return AnnounceError::Refused { refusal: "it names a service that is none".to_owned() };
-    };
-    let Mismatch { ours, theirs, difference } = Mismatch::between(ours, theirs, fingerprint);
-    AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
 }
 
 /// Two types that are not the same, in words. "Here" is ours.
@@ -339,10 +350,11 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Compares the descriptions of two types; `fingerprint` is of theirs, and stands for it if nothing better is there.
+    /// Compares two types by their descriptions; the fingerprint of theirs stands for it if nothing better is there.
     #[must_use]
-    pub fn between(ours: Option<&[u8]>, theirs: &[u8], fingerprint: u128) -> Mismatch {
-        let parse = |bytes: &[u8]| Schema::from_bytes(bytes).ok();
+    pub fn between(ours: Option<&Kind>, theirs: &Kind) -> Mismatch {
+        let Kind { fingerprint, .. } = theirs;
+        let parse = |kind: &Kind| Schema::from_bytes(&kind.schema).ok();
         let (ours, theirs) = (ours.and_then(parse), parse(theirs));
         let difference = match (&ours, &theirs) {
             (Some(ours), Some(theirs)) => ours.difference(theirs),
@@ -365,7 +377,7 @@ impl Mismatch {
 #[non_exhaustive]
 pub enum SessionError {
     /// No root within the patience. Follow what is missing, or wait longer.
-    #[error("no answer after {waited:?}: {what}")]
+    #[error("no answer after {}: {what}", rounded(*waited))]
     NoRoot {
         /// How long this was tried.
         waited: Duration,
@@ -373,7 +385,7 @@ pub enum SessionError {
         what: WaitedFor,
     },
     /// The node is leaving. Join again.
-    #[error("the node has left the hive; join again")]
+    #[error("the node has left the hive; join again with `Node::join`")]
     Left,
     /// The node belongs to another process, from which this one was forked. Join after the fork.
     #[error(transparent)]

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use hivemind_core::contract::{Asks, Carried, Contract, Kind, Match};
 use hivemind_core::name::{HiveName, NodeName};
-use hivemind_core::protocol::{Connected, Demand, EndId, Expected, Offer};
+use hivemind_core::protocol::{Connected, Demand, EndId, Offer};
 use hivemind_runtime::identity::new_node_epoch;
 use hivemind_runtime::runtime_dir::RuntimeDir;
 use hivemind_runtime::session::{
     AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Gathering, Handle, JoinError,
-    Matched, NodeSide, RootRole, Seating, Session, SessionConfig, Skipped,
+    NodeSide, RootRole, Seating, Session, SessionConfig,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -139,8 +140,9 @@ impl NodeSide for Recorder {
         state.announcements.values().map(complete).collect()
     }
 
-    fn matched(&self, matched: Matched) -> Option<Seating> {
-        let Matched { subscriber, publisher, service, node_name, .. } = matched;
+    fn matched(&self, subscriber: u32, matched: Box<Match>) -> Option<Seating> {
+        let Match { service, route, .. } = *matched;
+        let (publisher, node_name) = (route.end, route.publisher_node());
         assert!(!self.panics.load(Ordering::SeqCst), "a mistake of the node");
         self.hear(Heard::Matched {
             subscriber,
@@ -190,8 +192,8 @@ impl NodeSide for Recorder {
         self.hear(Heard::AttachRefused { subscriber, publisher, reason: reason.into() });
     }
 
-    fn skipped(&self, subscriber: u32, skipped: Skipped) {
-        let Skipped { service, holder, .. } = skipped;
+    fn skipped(&self, subscriber: u32, carried: Carried) {
+        let Carried { service, holder, .. } = carried;
         self.hear(Heard::Skipped { subscriber, service: service.to_string(), holder: holder.to_string() });
     }
 
@@ -302,8 +304,8 @@ impl Node {
         filter: &str,
         expected: Option<(u128, Vec<u8>)>,
     ) -> Result<(), AnnounceError> {
-        let expected = expected.map(|(fingerprint, schema)| Expected { fingerprint, schema });
-        let demand = Demand { index, filter: filter.into(), expected, connected: Vec::new(), link: false };
+        let kind = expected.map(|(fingerprint, schema)| Kind { fingerprint, schema });
+        let demand = Demand::new(index, filter, Asks { kind, ..Asks::default() });
         let announcement = Announcement::Demand(demand.clone());
         self.side.state.lock().unwrap().announcements.insert(index, announcement);
         let answer = self.session.demand(demand);
@@ -366,18 +368,7 @@ pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn offer_of(index: u32, service: &str, fingerprint: u128, schema: Vec<u8>) -> Offer {
-    Offer {
-        index,
-        service: service.into(),
-        fingerprint,
-        schema,
-        reliable: false,
-        history: 0,
-        capacity: 64,
-        retained: 0,
-        born: 0,
-        stands_for: None,
-        via: None,
-        begins: true,
-    }
+    let contract = Contract { capacity: 64, ..Contract::default() };
+    let offer = Offer::new(index, service, Kind { fingerprint, schema }, contract);
+    Offer { begins: true, ..offer }
 }

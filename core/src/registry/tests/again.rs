@@ -1,5 +1,5 @@
-//! Pairs that are let go of and wanted again: a root, its successors, and nodes that obey the rules of `session/control.rs`, with everything
-//! they say to each other on its way for as long as it likes.
+//! Pairs that are let go of and wanted again: a root, its successors, and nodes that obey the rules of
+//! `session/control.rs`, with everything they say to each other on its way for as long as it likes.
 use std::collections::VecDeque;
 
 use super::*;
@@ -166,7 +166,8 @@ impl Node {
 
     fn hear(&mut self) {
         match self.from_root.pop_front() {
-            Some(ToNode::Match { subscriber, publisher, .. }) => {
+            Some(ToNode::Match { subscriber, matched }) => {
+                let publisher = matched.route.end;
                 let pair = (subscriber, publisher);
                 if self.live.contains(&pair) || self.unwanted.contains(&pair) {
                     self.to_root.push_back(ToRoot::Declined { subscriber, publisher });
@@ -302,8 +303,8 @@ impl Hive {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whoever lets go, declines, fails and wants again, across roots: when everything is said, the root takes for connected what is
-    /// attached, and nothing else; and whatever is wanted then is attached.
+    /// Whoever lets go, declines, fails and wants again, across roots: when everything is said, the root
+    /// takes for connected what is attached, and nothing else; and whatever is wanted then is attached.
     #[test]
     fn the_root_knows_what_is_attached_and_whatever_is_wanted_again_is_attached_again(
         steps in prop::collection::vec(step(), 1..400),

@@ -67,6 +67,6 @@ fn an_epoch_that_names_nobody_is_yielded_by_a_guest_to_the_owner_and_by_nobody_e
             (2, Refusal::EpochTaken)
         };
         assert_eq!(refusal_of(&actions, expected.0), Some(&expected.1));
-        assert_eq!(registry.nodes.len(), 1);
+        assert_eq!(registry.clients.len(), 1);
     }
 }

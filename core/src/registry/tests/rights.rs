@@ -95,7 +95,7 @@ fn a_pattern_hears_of_what_may_be_read_and_of_nothing_else() {
     let matched = said(&mut registry, 2, demand(1, "**", Some(7)));
     assert_eq!(summary(&matched), [(2, "accepted"), (2, "match")]);
     assert!(
-        matches!(&matched[1], Action::Send { message: ToNode::Match { service, .. }, .. } if service == "sensors/pose")
+        matches!(&matched[1], Action::Send { message: ToNode::Match { matched, .. }, .. } if matched.service.as_str() == "sensors/pose")
     );
     // The same for those that come later, of this type or another.
     assert_eq!(summary(&said(&mut registry, 1, offer(4, "secret/too", 7))), [(1, "accepted")]);
@@ -124,8 +124,8 @@ fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read(
     );
     let actions = change(&mut registry, "allow user:1001 subscribe **");
     let told = |action: &Action| match action {
-        Action::Send { to: 2, message: ToNode::Skipped { subscriber, service, .. }, .. } => {
-            Some((*subscriber, service.clone()))
+        Action::Send { to: 2, message: ToNode::Skipped { subscriber, carried }, .. } => {
+            Some((*subscriber, carried.service.as_str().to_owned()))
         }
         _ => None,
     };
@@ -133,7 +133,8 @@ fn a_guest_who_may_only_subscribe_fixes_no_type_and_is_told_of_what_it_may_read(
     assert_eq!(told, [(1, "sensors/pose".to_owned()), (2, "secret".to_owned())]);
 }
 
-/// Once a guest got the doorbells of every node whose service it read, with the lines of all its other services, to write.
+/// Once a guest got the doorbells of every node whose service it read, with the lines of all its other
+/// services, to write.
 #[test]
 fn nobody_gets_the_doorbells_of_a_node_of_another_user() {
     let mut registry = hive("allow user:1001 publish of/*\nallow user:1001 subscribe of/*");
@@ -251,7 +252,7 @@ fn who_may_not_join_any_more_is_let_go_of_told_and_cut_off() {
     let actions = change(&mut registry, "allow user:1002 join");
     let told = summary(&actions);
     assert_eq!(told, [(2, "attach refused"), (1, "attach refused"), (2, "refused"), (2, "cut off")]);
-    assert!(registry.pairs.is_empty() && !registry.clients.contains_key(&2));
+    assert!(registry.pairs.is_empty() && !registry.clients.contains(2));
     // Both subscribers hear why.
     for (place, part) in [(0, "may not subscribe \"a\""), (1, "may not publish \"b\"")] {
         let Action::Send { message: ToNode::AttachRefused { reason, .. }, .. } = &actions[place] else {
@@ -278,7 +279,8 @@ fn an_end_without_a_right_is_withdrawn_and_a_pattern_keeps_the_rest() {
     attach_pair(&mut registry, end(1, 3), end(2, 3));
     let actions = change(&mut registry, "allow user:1001 subscribe x");
     let told = summary(&actions);
-    // From y and from its own ab, which the pattern meant as well (that pair was only matched, so nothing is to be let go of).
+    // From y and from its own ab, which the pattern meant as well (that pair was only matched, so nothing is
+    // to be let go of).
     assert_eq!(
         told,
         [(2, "attach refused"), (1, "attach refused"), (2, "refused"), (2, "refused")],
@@ -293,7 +295,7 @@ fn an_end_without_a_right_is_withdrawn_and_a_pattern_keeps_the_rest() {
         .collect();
     assert_eq!(refused, [3, 2], "the publisher ab and the subscription y; the pattern stands");
     assert_eq!(
-        registry.pairs.keys().copied().collect::<Vec<_>>(),
+        registry.pairs.iter().map(|(pair, _)| pair).collect::<Vec<_>>(),
         [Pair { publisher: end(1, 1), subscriber: end(2, 1) }]
     );
     // What it withdraws itself later is gone already.
@@ -334,7 +336,7 @@ fn what_a_guest_was_connected_to_before_counts_under_the_next_root_only_if_it_is
         }
         let told: Vec<_> = summary(&actions).into_iter().filter(|(_, what)| *what != "accepted").collect();
         assert_eq!(told, [(2, "attach refused")], "only the one that it may not read");
-        let pairs: Vec<Pair> = registry.pairs.keys().copied().collect();
+        let pairs: Vec<Pair> = registry.pairs.iter().map(|(pair, _)| pair).collect();
         assert_eq!(pairs, [Pair { publisher: end(1, 1), subscriber: end(2, 1) }]);
     }
 }
@@ -385,8 +387,9 @@ fn doing() -> impl Strategy<Value = Doing> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whatever happens, in any order: nobody is in the hive, has an end or is in a pair for which the present policy has no
-    /// line; every pair that it allows is there; and no message tells a guest a name that it may not read.
+    /// Whatever happens, in any order: nobody is in the hive, has an end or is in a pair for which the
+    /// present policy has no line; every pair that it allows is there; and no message tells a guest a name
+    /// that it may not read.
     #[test]
     fn at_any_time_everything_is_as_the_present_policy_wants_it(steps in prop::collection::vec(doing(), 1..60)) {
         let mut registry = hive("allow anyone publish **\nallow anyone subscribe **");
@@ -397,7 +400,7 @@ proptest! {
         for step in steps {
             let actions = match step {
                 Doing::Join { client, user, groups } => {
-                    if registry.clients.contains_key(&client) {
+                    if registry.clients.contains(client) {
                         continue;
                     }
                     let mut actions = connect(&mut registry, client, user, &groups);
@@ -418,27 +421,27 @@ proptest! {
                 Doing::Policy(text) => change(&mut registry, &text),
             };
             for action in &actions {
-                if let Action::Send { to, message: ToNode::Match { service, subscriber, publisher, .. }, .. } = action {
-                    let service = ServiceName::parse(service).unwrap();
-                    prop_assert!(registry.rights(*to).read(&service), "{} was told of {}", to, service);
-                    matched.push((EndId { node: to * 10, index: *subscriber }, *publisher));
+                if let Action::Send { to, message: ToNode::Match { subscriber, matched: found }, .. } = action {
+                    let service = &found.service;
+                    prop_assert!(registry.rights(*to).read(service), "{} was told of {}", to, service);
+                    matched.push((EndId { node: to * 10, index: *subscriber }, found.route.end));
                 }
             }
-            for client in registry.clients.values() {
+            for (_, client) in registry.clients.iter() {
                 let now = registry.policy.rights_of(&client.credentials);
                 prop_assert!(now.join());
                 prop_assert_eq!(now.are_everything(), client.rights.are_everything());
             }
-            for publisher in registry.publishers.values() {
+            for (_, publisher) in registry.ends.publishers() {
                 prop_assert!(registry.rights(publisher.client).publish(&publisher.service));
             }
-            for (end, subscriber) in &registry.subscribers {
+            for (end, subscriber) in registry.ends.subscribers() {
                 prop_assert!(registry.rights(subscriber.client).subscribe(&subscriber.filter));
-                for (other, publisher) in &registry.publishers {
-                    let pair = Pair { publisher: *other, subscriber: *end };
+                for (other, publisher) in registry.ends.publishers() {
+                    let pair = Pair { publisher: other, subscriber: end };
                     let wanted = subscriber.filter.matches(publisher.service.as_str())
                         && registry.rights(subscriber.client).read(&publisher.service);
-                    prop_assert_eq!(registry.pairs.contains_key(&pair), wanted, "{:?}", pair);
+                    prop_assert_eq!(registry.pairs.state(pair).is_some(), wanted, "{:?}", pair);
                 }
             }
         }

@@ -13,7 +13,9 @@
 use std::collections::HashMap;
 
 use crate::session::{AttachReply, Handle, Keeping};
-use hivemind_core::protocol::{EndId, Former, Offer};
+use hivemind_core::contract::{Author, Former};
+use hivemind_core::name::NodeName;
+use hivemind_core::protocol::{EndId, Offer};
 use hivemind_ring::kept::KeptRing;
 
 use super::Hub;
@@ -101,7 +103,7 @@ impl Kept {
 
 impl Hub {
     pub(super) fn keep_ring(&self, offer: Offer, ring: Handle, is_gone: bool) -> Result<Keeping, String> {
-        let former = offer.stands_for.as_ref().ok_or("it does not say whose ring it is")?;
+        let former = offer.author.former().ok_or("it does not say whose ring it is")?;
         let publisher = former.publisher;
         let Handle::Descriptor(descriptor) = ring else {
             return Err("a ring with a name ends with its publisher".to_owned());
@@ -118,16 +120,15 @@ impl Hub {
     }
 
     /// A publisher of this node has ended: its own node keeps what it retained, too.
-    pub(crate) fn keep_own(&self, index: u32, node_name: &str) -> Option<Offer> {
+    pub(crate) fn keep_own(&self, index: u32, node_name: &NodeName) -> Option<Offer> {
         let (mut offer, ring) = {
             let ends = lock(&self.ends);
-            let end = ends.publishers.get(&index).filter(|end| end.offer.retained > 0)?;
+            let end = ends.publishers.get(&index).filter(|end| end.offer.contract.retained > 0)?;
             (end.offer.clone(), end.ring.segment().handle().ok()?)
         };
-        offer.history = offer.history.max(offer.retained);
-        offer.retained = 0;
+        offer.contract = offer.contract.of_former();
         let publisher = EndId { node: self.node, index };
-        offer.stands_for = Some(Former { publisher, node_name: node_name.to_owned() });
+        offer.author = Author::Former(Former { publisher, node_name: node_name.clone() });
         match self.keep_ring(offer, ring, true) {
             Ok(Keeping::Offered(offer)) => Some(*offer),
             Ok(Keeping::Kept | Keeping::Nothing) => None,

@@ -11,18 +11,15 @@ use super::{Control, PACKETS_IN_A_ROW, SUCCESSION};
 use crate::root::server::own_pid;
 use crate::session::link::{carry, uncarry};
 use crate::session::{
-    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Matched,
-    Misfits, SessionError, Skipped, WaitedFor,
+    AnnounceError, Announcement, AttachReply, AttachRequest, AttachedTo, Handle, JoinError, Keeping, Misfits,
+    SessionError, WaitedFor,
 };
 use crate::socket::Packet;
-use hivemind_core::filter::Filter;
-use hivemind_core::name::{NodeName, ServiceName};
+use hivemind_core::contract::Match;
 use hivemind_core::protocol::{
-    Cursor, DecodeError, EndId, Entry, Expected, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
+    Cursor, DecodeError, EndId, Entry, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
     bounded_reason, decode, decode_unaccompanied,
 };
-
-const NOT_A_NAME: Lost = Lost::Nonsense("it names what is no name");
 
 impl Control {
     pub(super) fn link_ready(&mut self, flags: EpollFlags) {
@@ -107,13 +104,9 @@ impl Control {
             ToNode::Accepted { request, joining } => self.accepted(request, joining),
             ToNode::Joined { publisher, unanswered } => self.joined(publisher, unanswered),
             ToNode::Refused { request: Some(request), refusal } => self.request_refused(request, refusal),
-            ToNode::Match { .. } => return self.matched(message),
-            ToNode::Skipped { subscriber, service, fingerprint, schema, holder } => {
-                let service = ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?;
-                let holder = NodeName::parse(&holder).map_err(|_| NOT_A_NAME)?;
-                self.side.skipped(subscriber, Skipped { service, fingerprint, schema, holder });
-            }
-            ToNode::Misfits { request, count, first } => return self.misfits(request, count, first),
+            ToNode::Match { subscriber, matched } => self.matched(subscriber, matched),
+            ToNode::Skipped { subscriber, carried } => self.side.skipped(subscriber, *carried),
+            ToNode::Misfits { request, count, first } => self.misfits(request, count, first),
             ToNode::Attach { .. } => return self.attach(message, &mut descriptors),
             ToNode::Attached { .. } => return self.attached(message, &mut descriptors),
             ToNode::AttachRefused { subscriber, publisher, reason } => {
@@ -186,10 +179,7 @@ impl Control {
             return self.question_refused(request, refusal);
         };
         let ours = match self.announced.told.get(&index) {
-            Some(Told::Open(announcement)) => match &**announcement {
-                Announcement::Offer(offer) => Some(&offer.schema[..]),
-                Announcement::Demand(demand) => demand.expected.as_ref().map(|expected| &expected.schema[..]),
-            },
+            Some(Told::Open(announcement)) => Some(&**announcement),
             // It stood, and the policy does not allow it any more.
             Some(Told::Accepted) => None,
             // It is withdrawn, or was refused before.
@@ -251,38 +241,11 @@ impl Control {
 
     // ---- pairs
 
-    fn matched(&mut self, message: ToNode) -> Result<(), Lost> {
-        let ToNode::Match {
-            subscriber,
-            publisher,
-            node_name,
-            service,
-            fingerprint,
-            schema,
-            reliable,
-            history,
-            capacity,
-            writer,
-            via,
-        } = message
-        else {
-            return Ok(());
-        };
-        let matched = Matched {
-            subscriber,
-            publisher,
-            node_name: NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?,
-            service: ServiceName::parse(&service).map_err(|_| NOT_A_NAME)?,
-            fingerprint,
-            schema,
-            reliable,
-            history,
-            capacity,
-            writer,
-            via,
-        };
+    fn matched(&mut self, subscriber: u32, matched: Box<Match>) {
+        let publisher = matched.route.end;
         // A match for an end that was withdrawn crosses the withdrawal.
-        let seating = if self.announced.contains(subscriber) { self.side.matched(matched) } else { None };
+        let is_there = self.announced.contains(subscriber);
+        let seating = if is_there { self.side.matched(subscriber, matched) } else { None };
         match seating {
             Some(seating) => {
                 let (reader, descriptors) = carry(seating.reader);
@@ -291,7 +254,6 @@ impl Control {
             }
             None => self.say(&ToRoot::Declined { subscriber, publisher }, Vec::new()),
         }
-        Ok(())
     }
 
     fn attach(
@@ -299,12 +261,11 @@ impl Control {
         message: ToNode,
         descriptors: &mut impl Iterator<Item = OwnedFd>,
     ) -> Result<(), Lost> {
-        let ToNode::Attach { publisher, subscriber, node_name, seat, user, reader, bells, from_first } =
+        let ToNode::Attach { publisher, subscriber, node_name, role, seat, user, reader, bells, from_first } =
             message
         else {
             return Ok(());
         };
-        let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
         let (reader, is_stranger) = (uncarry(reader, descriptors), bells.is_none());
         let bells = bells.and_then(|bells| uncarry(bells, descriptors));
         let pidfd = descriptors.next();
@@ -318,7 +279,7 @@ impl Control {
             return Ok(());
         }
         let request =
-            AttachRequest { publisher, subscriber, node_name, seat, user, reader, bells, from_first };
+            AttachRequest { publisher, subscriber, node_name, role, seat, user, reader, bells, from_first };
         self.announced.settling.progress = Instant::now();
         match self.side.attach(request) {
             Ok(AttachReply { start, ring, bells }) => {
@@ -416,21 +377,12 @@ impl Control {
         Ok(())
     }
 
-    fn misfits(&mut self, request: u64, count: u32, first: Option<Box<Misfit>>) -> Result<(), Lost> {
-        let misfits = match first {
-            None => None,
-            Some(misfit) => {
-                let Misfit { node_name, filter, expected: Expected { fingerprint, schema } } = *misfit;
-                let node_name = NodeName::parse(&node_name).map_err(|_| NOT_A_NAME)?;
-                let filter = Filter::parse(&filter).map_err(|_| NOT_A_NAME)?;
-                Some(Misfits { count, node_name, filter, fingerprint, schema })
-            }
-        };
+    fn misfits(&mut self, request: u64, count: u32, first: Option<Box<Misfit>>) {
+        let misfits = first.map(|first| Misfits { count, first: *first });
         // Nobody may wait for it any more.
         if let Some(Question::Misfits { reply, .. }) = self.questions.remove(request) {
             drop(reply.send(Ok(misfits)));
         }
-        Ok(())
     }
 
     fn inspect(&mut self, inquiry: u64, index: u32) {
@@ -444,5 +396,5 @@ impl Control {
 
 /// Whose ring is to be kept.
 fn writer_of(offer: &Offer) -> Option<EndId> {
-    offer.stands_for.as_ref().map(|former| former.publisher)
+    offer.author.former().map(|former| former.publisher)
 }

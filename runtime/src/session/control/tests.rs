@@ -12,7 +12,8 @@ use super::peers::{FIRST_PEER, PIDFDS_OF_A_PEER};
 use super::*;
 use crate::identity::{current_process, process_of};
 use crate::root::server::own_pid;
-use crate::session::{AttachReply, AttachRequest, AttachedTo, Inbox, Matched, Seating, Skipped, Status};
+use crate::session::{AttachReply, AttachRequest, AttachedTo, Inbox, Seating, Status};
+use hivemind_core::contract::{Carried, Match};
 use hivemind_core::identity::Process;
 use hivemind_core::name::HiveName;
 
@@ -30,7 +31,7 @@ impl NodeSide for Deaths {
     fn roll_call(&self) -> Vec<Announcement> {
         Vec::new()
     }
-    fn matched(&self, _: Matched) -> Option<Seating> {
+    fn matched(&self, _: u32, _: Box<Match>) -> Option<Seating> {
         None
     }
     fn attach(&self, _: AttachRequest) -> Result<AttachReply, String> {
@@ -38,7 +39,7 @@ impl NodeSide for Deaths {
     }
     fn attached(&self, _: AttachedTo) {}
     fn attach_refused(&self, _: u32, _: EndId, _: &str) {}
-    fn skipped(&self, _: u32, _: Skipped) {}
+    fn skipped(&self, _: u32, _: Carried) {}
     fn has_to_do_with(&self, _: u32, _: EndId) -> bool {
         false
     }
@@ -96,6 +97,7 @@ fn control(node: u64) -> (Control, Arc<Deaths>, tempfile::TempDir) {
         name: name.clone(),
         node,
         patience: Duration::ZERO,
+        is_observer: false,
         home: hivemind_ring::fork::Home::here(),
         wake: EventFd::new().unwrap(),
         inbox: Mutex::new(Inbox::default()),

@@ -1,5 +1,6 @@
-//! A node that cannot reach the folder of its hive: it has a hive of its own in a private folder, which is linked with the host that has the
-//! real one. All calls work as they do with shared memory, since it is shared memory.
+//! A leaf, a node that cannot reach the folder of its hive. It has a hive of its own in a private folder,
+//! which is linked with the host that has the real one. All calls work as they do with shared memory, since
+//! it is shared memory.
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use super::{Address, LinkOptions, Links, LinksError, Security};
 use hivemind_runtime::ports::{Member, MemberError, MemberOptions};
 use hivemind_runtime::session::RootRole;
 
-/// What a remote node has beside what every node has. Dropped, it is gone.
+/// What links a leaf with its host. Dropped, it is gone.
 #[derive(Debug)]
-pub struct Remote {
+pub struct Leaf {
     // In this order: links need their node, and that its folder.
     _links: Links,
     _node: Arc<Member>,
@@ -56,9 +57,9 @@ impl Drop for Folder {
     }
 }
 
-/// Why a remote node has no links.
+/// Why a leaf is not linked.
 #[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
+pub enum LeafError {
     /// Its hive could not be joined; the source says why.
     #[error(transparent)]
     Join(#[from] MemberError),
@@ -86,17 +87,17 @@ pub fn link(
     address: &Address,
     security: Security,
     patience: Duration,
-) -> Result<Remote, RemoteError> {
+) -> Result<Leaf, LeafError> {
     let mut options = MemberOptions::new("link");
     options.folder = Some(folder.path().to_owned());
     options.patience = patience;
     options.root = RootRole::Guest;
     let node = Member::join(&options)?;
     let options = LinkOptions::new(security).peer(address.clone()).leaf();
-    let links = Links::start(&node, options).map_err(|error| RemoteError::Links(Box::new(error)))?;
+    let links = Links::start(&node, options).map_err(|error| LeafError::Links(Box::new(error)))?;
     if !links.wait_for_hosts(1, patience) {
         let reason = links.refusal().unwrap_or_else(|| "it does not answer".to_owned());
-        return Err(RemoteError::NotLinked { address: address.to_string(), waited: patience, reason });
+        return Err(LeafError::NotLinked { address: address.to_string(), waited: patience, reason });
     }
-    Ok(Remote { _links: links, _node: node, _folder: folder })
+    Ok(Leaf { _links: links, _node: node, _folder: folder })
 }

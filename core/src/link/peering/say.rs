@@ -1,18 +1,22 @@
-//! What the control frames say: archives, validated and bounded before the session sees them.
-#![allow(missing_docs)] // The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+//! What control frames say: archives, validated and bounded before anything else sees them.
+// The fields of the resolvers that rkyv derives. What is written here is documented by hand.
+#![allow(missing_docs)]
 
 use rkyv::rancor;
 use rkyv::rancor::ResultExt as _;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::link::candidate::Candidate;
-use crate::link::frame::{CONTROL_MAX, HEADER, Header, Kind};
+use crate::contract::{Contract, Kind};
+use crate::link::candidate::{Candidate, Via};
+use crate::link::frame::{CONTROL_MAX, FrameKind, HEADER, Header};
+use crate::link::greeting::{Hello, Role};
+use crate::name::{NodeName, is_host_name};
 use crate::protocol::{EndId, MAX_REASON, MAX_SCHEMA};
 
-/// How much of what is wanted one frame names, in bytes of filters; more goes into further frames.
+/// Bytes of filters in one frame; more go into further frames.
 pub(super) const WANTED_BYTES: usize = 16 * 1024;
-/// Bytes that one filter counts beside its text.
+/// Bytes that one filter counts for, beside its text.
 pub(super) const WANTED_EACH: usize = 64;
 
 /// What subscribers want.
@@ -30,15 +34,12 @@ pub(super) struct Interest {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(super) struct Open {
     pub(super) publisher: EndId,
-    /// Where its node is, if that is neither the host that speaks nor one of its leaves: said to leaves.
+    /// Where its node is, if neither at the host that speaks nor at one of its leaves; said to leaves.
     pub(super) host: Option<String>,
     pub(super) node: String,
     pub(super) service: String,
-    pub(super) fingerprint: u128,
-    pub(super) schema: Vec<u8>,
-    pub(super) reliable: bool,
-    pub(super) history: u32,
-    pub(super) capacity: u32,
+    pub(super) kind: Kind,
+    pub(super) contract: Contract,
     /// The number of the first message that can be sent.
     pub(super) first: u64,
     /// The number after the last one, when that is known already.
@@ -53,14 +54,32 @@ impl Open {
             host: via.filter(|via| !via.leaf).map(|via| via.host.clone()),
             node: via.map_or(&candidate.node, |via| &via.node).as_str().to_owned(),
             service: candidate.service.as_str().to_owned(),
-            fingerprint: candidate.fingerprint,
-            schema: candidate.schema.clone(),
-            reliable: candidate.reliable,
-            history: candidate.history,
-            capacity: candidate.capacity,
+            kind: candidate.kind.clone(),
+            contract: candidate.contract,
             first,
             end,
         }
+    }
+
+    /// The publisher that `peer` opens so. `None`: it is none.
+    pub(super) fn candidate(self, peer: &Hello) -> Option<Box<Candidate>> {
+        let is_leaf = peer.role == Role::Leaf;
+        let node: NodeName = self.node.parse().ok()?;
+        // A leaf has nobody behind it.
+        let host = match self.host {
+            None => peer.host.clone(),
+            Some(host) if !is_leaf && is_host_name(&host) => host,
+            Some(_) => return None,
+        };
+        let via = Via { host, leaf: is_leaf, node: node.clone(), publisher: self.publisher };
+        Some(Box::new(Candidate {
+            publisher: self.publisher,
+            node,
+            service: self.service.parse().ok()?,
+            kind: self.kind,
+            contract: self.contract,
+            via: Some(via),
+        }))
     }
 }
 
@@ -75,7 +94,8 @@ pub(super) enum Opened {
     Over,
 }
 
-/// How much may be sent, counted from the `Open` on this connection; what has arrived says the sequence of the header.
+/// How much may be sent, counted from the `Open` on this connection. The sequence of the header says what has
+/// arrived.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Credit {
     pub(super) messages: u64,
@@ -116,13 +136,13 @@ macro_rules! say {
 }
 
 say!(Interest, this => this.wanted.len() <= CONTROL_MAX as usize / 16);
-say!(Open, this => this.schema.len() <= MAX_SCHEMA);
+say!(Open, this => this.kind.schema.len() <= MAX_SCHEMA);
 say!(Opened, this => !matches!(this, Opened::Refused { reason } if reason.len() > MAX_REASON));
 say!(Credit, _this => true);
 say!(Bye, this => this.reason.len() <= MAX_REASON);
 
 /// Appends a whole frame to `out`.
-pub(super) fn append<S: Say>(kind: Kind, stream: u32, sequence: u64, say: &S, out: &mut Vec<u8>) {
+pub(super) fn append<S: Say>(kind: FrameKind, stream: u32, sequence: u64, say: &S, out: &mut Vec<u8>) {
     let payload = say.append(AlignedVec::new());
     // What we say is bounded by what it is made of: names, a schema, a cut reason, a counted set of filters.
     assert!(payload.len() <= CONTROL_MAX as usize, "a {kind} frame of {} bytes", payload.len());
@@ -132,7 +152,7 @@ pub(super) fn append<S: Say>(kind: Kind, stream: u32, sequence: u64, say: &S, ou
 }
 
 /// Appends a frame without payload to `out`.
-pub(super) fn append_bare(kind: Kind, stream: u32, sequence: u64, out: &mut Vec<u8>) {
+pub(super) fn append_bare(kind: FrameKind, stream: u32, sequence: u64, out: &mut Vec<u8>) {
     let bytes: [u8; HEADER] = Header::control(kind, stream, sequence, 0).encode(&[]);
     out.extend_from_slice(&bytes);
 }
