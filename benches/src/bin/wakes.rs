@@ -12,6 +12,7 @@
 //!
 //! If the parent dies, the peer's wait ends after [`PATIENCE`].
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use hivemind_benches::floor::{PATIENCE, rest};
 use hivemind_benches::message::Reading;
 use hivemind_benches::pinning;
 use hivemind_ring::archive::Message as Arrived;
-use hivemind_runtime::ports::{AsMember, Intake, Receiving, RecvError, Waiter, receive};
+use hivemind_runtime::ports::{AsMember, Intake, Key, Receiving, RecvError, Waiter, receive};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -98,7 +99,7 @@ struct Waits {
     publisher: Publisher<Reading>,
     waiter: Option<Waiter>,
     epoll: Option<Epoll>,
-    _silent: Vec<(Intake, Publisher<Reading>)>,
+    silent: HashMap<Key, (Intake, Publisher<Reading>)>,
 }
 
 fn intake(node: &Node, service: &str) -> Result<Intake, Failed> {
@@ -116,7 +117,7 @@ impl Waits {
         }
         let end = intake(node, &format!("wakes/{number}/{here}"))?;
         let publisher_there = publisher(node, &format!("wakes/{number}/{there}"))?;
-        let (mut waiter, mut silent, mut epoll) = (None, Vec::new(), None);
+        let (mut waiter, mut silent, mut epoll) = (None, HashMap::new(), None);
         match way {
             Way::Blocking | Way::BlockingToo => {}
             Way::Poll | Way::Told => drop(end.descriptor()?),
@@ -132,8 +133,7 @@ impl Waits {
                 for other in 1..ends {
                     let service = format!("wakes/{number}/{here}/{other}");
                     let intake = intake(node, &service)?;
-                    made.add(&intake)?;
-                    silent.push((intake, publisher(node, &service)?));
+                    silent.insert(made.add(&intake)?, (intake, publisher(node, &service)?));
                 }
                 if matches!(way, Way::PolledWaiter(_)) {
                     made.descriptor()?;
@@ -141,15 +141,15 @@ impl Waits {
                 waiter = Some(made);
             }
         }
-        Ok(Waits { way, end: End(end), publisher: publisher_there, waiter, epoll, _silent: silent })
+        Ok(Waits { way, end: End(end), publisher: publisher_there, waiter, epoll, silent })
     }
 
     fn meet(&mut self) -> Result<(), Failed> {
         self.end.0.wait_for_publishers(1, PATIENCE)?;
         self.publisher.wait_for_subscribers(1, PATIENCE)?;
-        for (intake, _) in &mut self._silent {
+        for (intake, _) in self.silent.values_mut() {
             intake.wait_for_publishers(1, PATIENCE)?;
-            while intake.poll()?.is_some() {}
+            look_in_vain(intake)?;
         }
         Ok(())
     }
@@ -168,13 +168,16 @@ impl Waits {
             match (&mut self.waiter, &self.epoll) {
                 (Some(waiter), _) => {
                     if matches!(self.way, Way::PolledWaiter(_)) {
-                        if waiter.wait(&mut ready, Some(Duration::ZERO))? > 0 {
-                            continue;
+                        if waiter.wait(&mut ready, Some(Duration::ZERO))? == 0 {
+                            readable(waiter.as_fd())?;
                         }
-                        readable(waiter.as_fd())?;
                     }
                     ready.clear();
                     waiter.wait(&mut ready, Some(PATIENCE))?;
+                    for key in &ready {
+                        // One that shares the mark of the end that speaks.
+                        self.silent.get_mut(key).map_or(Ok(()), |(intake, _)| look_in_vain(intake))?;
+                    }
                 }
                 (None, Some(epoll)) => {
                     epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::try_from(PATIENCE)?)?;
@@ -184,6 +187,11 @@ impl Waits {
         }
         Ok(())
     }
+}
+
+/// It is armed afterwards.
+fn look_in_vain(intake: &mut Intake) -> Result<(), Failed> {
+    if intake.poll()?.is_some() { Err("a silent end has spoken".into()) } else { Ok(()) }
 }
 
 fn readable(descriptor: BorrowedFd<'_>) -> Result<(), Failed> {
