@@ -1,4 +1,5 @@
-//! Large plain data, filled in place: a loan is memory of the message itself, so a frame of 6 MB is never copied.
+//! Large plain data, filled in place: a loan is memory of the message itself, so a frame of 6 MB is never
+//! copied.
 //!
 //! ```sh
 //! cargo run --release --example frames_publisher
@@ -14,7 +15,8 @@ const HEIGHT: usize = 1080;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let node = Node::join("projector")?;
-    // Few places in the ring: each holds a whole frame. Subscribers may hold some more while they look at them.
+    // Few places in the ring: each holds a whole frame. Subscribers may hold some more while they look at
+    // them.
     let mut frames =
         node.publisher_builder::<[u8]>("camera/frame").capacity(4).max_memory(96 << 20).create()?;
     for number in 0_usize.. {

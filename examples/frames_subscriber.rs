@@ -1,5 +1,5 @@
-//! Reads frames where they lie in the publisher's memory, and keeps one for a while: it stays as it is, also when the
-//! publisher goes on or is killed, until it is dropped.
+//! Reads frames where they lie in the publisher's memory, and keeps one for a while: it stays as it is, also
+//! when the publisher goes on or is killed, until it is dropped.
 
 use hivemind::{Node, Sample};
 use std::error::Error;

@@ -10,7 +10,8 @@ use hivemind::{Node, message};
 use std::error::Error;
 use std::time::Duration;
 
-/// Where something is. The subscriber has the same definition; another one would be refused, with what differs.
+/// Where something is. The subscriber has the same definition; another one would be refused, with what
+/// differs.
 #[message]
 #[derive(Debug, Clone, PartialEq)]
 struct Pose {

@@ -1,5 +1,5 @@
-//! The smallest subscriber: prints what comes on `sensors/*`. Start it before or after `hello_publisher`, kill and
-//! restart either: they find each other again.
+//! The smallest subscriber: prints what comes on `sensors/*`. Start it before or after `hello_publisher`,
+//! kill and restart either: they find each other again.
 
 use hivemind::{Node, message};
 use std::error::Error;

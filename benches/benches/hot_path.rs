@@ -1,7 +1,8 @@
-//! What one step of the hot path costs in one process, without the other core: the question of each bench is its name.
+//! What one step of the hot path costs in one process, without the other core: the question of each bench is
+//! its name.
 //!
-//! These figures are for finding regressions. What a message costs between two processes, beside the floor of the
-//! machine, is the harness's question: `cargo run --release -p hivemind-benches --bin harness`.
+//! These figures are for finding regressions. What a message costs between two processes, beside the floor of
+//! the machine, is the harness's question: `cargo run --release -p hivemind-benches --bin harness`.
 
 // criterion's macro expands to a public function without documentation.
 #![allow(missing_docs)]
@@ -58,8 +59,9 @@ impl Hive {
     }
 }
 
-// A subscriber is attached and does not read: the ring is lossy, so the publisher goes round and round. All ends are made
-// before the bench, since criterion calls the bench anew for every sample, and a young ring still grows.
+// A subscriber is attached and does not read: the ring is lossy, so the publisher goes round and round. All
+// ends are made before the bench, since criterion calls the bench anew for every sample, and a young ring
+// still grows.
 fn archive_and_send(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("archive_and_send");
     group.throughput(Throughput::Elements(1));
@@ -86,8 +88,9 @@ fn archive_and_send(criterion: &mut Criterion) {
     group.finish();
 }
 
-// The same archive, into a buffer that is ready and stays in the first cache, and sent. The ready buffers of the second figure are as
-// many as a ring has slots, one after the other: what it costs beside the first is the cache's, what `send` costs beside it is hivemind's.
+// The same archive, into a buffer that is ready and stays in the first cache, and sent. The ready buffers of
+// the second figure are as many as a ring has slots, one after the other: what it costs beside the first is
+// the cache's, what `send` costs beside it is hivemind's.
 fn a_hundred_strings(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a_hundred_strings");
     group.throughput(Throughput::Elements(1));
@@ -220,7 +223,8 @@ fn send_and_receive(criterion: &mut Criterion) {
     group.finish();
 }
 
-// A subscriber is made, matched, attached, and dropped again: four messages over the socket of the root and two mappings.
+// A subscriber is made, matched, attached, and dropped again: four messages over the socket of the root and
+// two mappings.
 fn attach(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attach");
     let hive = Hive::start();

@@ -1,7 +1,8 @@
-//! The cases: each a question, the parent's half and the peer's half, both through the public surface of `hivemind`.
+//! The cases: each a question, the parent's half and the peer's half, both through the public surface of
+//! `hivemind`.
 //!
-//! Both halves of a case stand next to each other. The parent joins first, so it hosts the root of the hive; each
-//! run has a hive of its own in a directory of its own.
+//! Both halves of a case stand next to each other. The parent joins first, so it hosts the root of the hive;
+//! each run has a hive of its own in a directory of its own.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -664,7 +665,8 @@ fn attend_until_stopped(
 
 // ---- waking many ----
 
-/// Each message is sent when all have received the one before and have had time to fall asleep; the send alone is timed.
+/// Each message is sent when all have received the one before and have had time to fall asleep; the send
+/// alone is timed.
 fn rouse_all(
     dir: &Path,
     subscribers: usize,
@@ -726,7 +728,8 @@ fn host(dir: &Path, joins: u64, peer: &mut Peer) -> Result<Summary, HarnessError
     Ok(readings.unwrap_or_default().summary())
 }
 
-/// The peer's half of the cold join. The clock starts before the node exists and stops with the message in hand.
+/// The peer's half of the cold join. The clock starts before the node exists and stops with the message in
+/// hand.
 pub fn join(dir: &Path, joins: u64) -> Result<Readings, HarnessError> {
     let clock_ns = crate::readings::clock_cost_ns();
     let mut readings = Readings::with_capacity(joins);

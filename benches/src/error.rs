@@ -6,7 +6,8 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HarnessError {
-    /// The peer stopped answering. It has been killed; run the case alone with `--only` and look at its stderr.
+    /// The peer stopped answering. It has been killed; run the case alone with `--only` and look at its
+    /// stderr.
     #[error(
         "the peer was silent for {waited_s} s while {during}; run that case alone with `--only` to see why"
     )]

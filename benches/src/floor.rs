@@ -6,8 +6,9 @@
 //!   line 2   written by the parent: "stop" (cases in which the peer runs until told)
 //! ```
 //!
-//! Each side writes the number of the round to its own line and polls the other line, without a pause instruction
-//! (it would only make the floor look higher). No message can be faster than this on the same two cores.
+//! Each side writes the number of the round to its own line and polls the other line, without a pause
+//! instruction (it would only make the floor look higher). No message can be faster than this on the same two
+//! cores.
 //!
 //! The mapping is the only one in hivemind that two processes write: a doorbell segment.
 
@@ -143,7 +144,8 @@ impl Floor {
 
     /// The parent tells a peer that runs until told.
     pub fn stop(&self) {
-        // Release: pairs with `stopped`; nothing is published by it, but the peer reports after having seen it.
+        // Release: pairs with `stopped`; nothing is published by it, but the peer reports after having seen
+        // it.
         self.line(STOP).store(1, Release);
     }
 
@@ -163,7 +165,8 @@ pub fn poll(mut ready: impl FnMut() -> bool, during: &'static str) -> Result<(),
     poll_for(|| Ok(ready().then_some(())), during)
 }
 
-/// Polls until `look` finds something or fails, at most [`PATIENCE`]. The clock is read every `POLLS` failures.
+/// Polls until `look` finds something or fails, at most [`PATIENCE`]. The clock is read every `POLLS`
+/// failures.
 #[inline]
 pub fn poll_for<T>(
     mut look: impl FnMut() -> Result<Option<T>, HarnessError>,
@@ -212,7 +215,8 @@ fn sleep_until(bell: &AtomicU32, round: u32) -> Result<(), HarnessError> {
             return Err(HarnessError::Silent { during: "the futex floor", waited_s: PATIENCE.as_secs() });
         }
         let patience = futex::Timespec { tv_sec: 1, tv_nsec: 0 };
-        // Every way of waking up (the value changed before, a signal, a spurious wake, the timeout) ends in a new look.
+        // Every way of waking up (the value changed before, a signal, a spurious wake, the timeout) ends in a
+        // new look.
         let _woken = futex::wait(bell, futex::Flags::empty(), seen, Some(&patience));
     }
 }

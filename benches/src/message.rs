@@ -36,7 +36,8 @@ impl Block {
     }
 }
 
-/// A message with a hundred nested strings, which nothing but a walk over all of it can archive: about 5 KiB in a chunk.
+/// A message with a hundred nested strings, which nothing but a walk over all of it can archive: about 5 KiB
+/// in a chunk.
 #[message]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {

@@ -1,7 +1,7 @@
 //! The second process: started by the parent from the same executable, told what to do line by line.
 //!
-//! Orders arrive on its stdin and answers leave on its stdout, one JSON text a line. What it does with them is in
-//! [`serve`](crate::serve).
+//! Orders arrive on its stdin and answers leave on its stdout, one JSON text a line. What it does with them
+//! is in [`serve`](crate::serve).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;

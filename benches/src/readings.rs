@@ -61,8 +61,8 @@ impl Readings {
         }
     }
 
-    /// The smallest readings that so many of a million readings do not exceed, in nanoseconds: the points of a curve.
-    /// Empty if nothing was recorded.
+    /// The smallest readings that so many of a million readings do not exceed, in nanoseconds: the points of
+    /// a curve. Empty if nothing was recorded.
     pub fn quantiles(&mut self, of_a_million: &[u64]) -> Vec<f64> {
         self.picoseconds.sort_unstable();
         let count = self.picoseconds.len() as u64;
@@ -70,7 +70,8 @@ impl Readings {
         ranks.filter_map(|rank| Some(*self.picoseconds.get(rank as usize - 1)? as f64 / 1000.0)).collect()
     }
 
-    /// The smallest reading that so many of 10,000 readings do not exceed, in nanoseconds. Sorted readings only.
+    /// The smallest reading that so many of 10,000 readings do not exceed, in nanoseconds. Sorted readings
+    /// only.
     fn percentile(&self, of_ten_thousand: usize) -> f64 {
         let count = self.picoseconds.len();
         let rank = (count * of_ten_thousand).div_ceil(10_000).max(1);

@@ -8,9 +8,10 @@
 //!   |<- first create of either node ............ every publisher and every subscriber is matched ->|   the time
 //! ```
 //!
-//! These processes are not pinned: three of them on two cores is what a user has, too. Beside each time stands what
-//! the memory objects alone cost in the same run (*raw*): both segments of each service made, sealed, reserved and mapped
-//! by their owner and by a peer, in one process, with no root, no socket and no SDK.
+//! These processes are not pinned: three of them on two cores is what a user has, too. Beside each time
+//! stands what the memory objects alone cost in the same run (*raw*): both segments of each service made,
+//! sealed, reserved and mapped by their owner and by a peer, in one process, with no root, no socket and no
+//! SDK.
 
 use std::fmt::Write;
 use std::fs;
@@ -127,8 +128,8 @@ pub struct Run {
     pub publish_ms: f64,
     /// Of it, the calls that create the subscribers.
     pub subscribe_ms: f64,
-    /// Time on a core that all three processes took for it together, milliseconds: says more than the time by the clock
-    /// when others use the machine, too.
+    /// Time on a core that all three processes took for it together, milliseconds: says more than the time
+    /// by the clock when others use the machine, too.
     pub on_core_ms: f64,
     /// What the segments alone cost, milliseconds.
     pub raw_ms: f64,

@@ -1,7 +1,8 @@
-//! The life of the second process: it carries out the orders of [`Peer`](crate::peer::Peer), one after the other.
+//! The life of the second process: it carries out the orders of [`Peer`](crate::peer::Peer), one after the
+//! other.
 //!
-//! While it waits for an order it sleeps in a read, so it takes nothing from its core. It asks the kernel to be killed when its
-//! parent dies, so a killed harness leaves no spinning process.
+//! While it waits for an order it sleeps in a read, so it takes nothing from its core. It asks the kernel to
+//! be killed when its parent dies, so a killed harness leaves no spinning process.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, Write};

@@ -1,4 +1,5 @@
-//! Processes that hold many ends: started from the same executable, told line by line, and looked at from outside.
+//! Processes that hold many ends: started from the same executable, told line by line, and looked at from
+//! outside.
 //!
 //! ```text
 //!   harness                         actor (one for the root, one for publishers, one for subscribers)
@@ -9,8 +10,8 @@
 //!   reads /proc/<pid>: memory, descriptors, context switches, time on a core
 //! ```
 //!
-//! Tasks may be given ahead; they are carried out in order. The figures are read by the harness, so that looking takes
-//! nothing from the process looked at. The kernel kills an actor whose harness dies.
+//! Tasks may be given ahead; they are carried out in order. The figures are read by the harness, so that
+//! looking takes nothing from the process looked at. The kernel kills an actor whose harness dies.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -54,8 +55,8 @@ pub enum Task {
     },
     /// Create one subscriber of all services.
     SubscribeToAll,
-    /// Create a publisher and write and send that many messages of 1 MiB, the first it ever sends. The time is that of the
-    /// messages; creating it comes before.
+    /// Create a publisher and write and send that many messages of 1 MiB, the first it ever sends. The time
+    /// is that of the messages; creating it comes before.
     FirstMessages {
         /// How many.
         messages: usize,
@@ -118,7 +119,8 @@ pub struct Footprint {
     pub private: u64,
     /// Of it shared memory (`RssShmem`).
     pub shared: u64,
-    /// Pages of the memory objects that this process has a descriptor of, whether it mapped them or not, bytes.
+    /// Pages of the memory objects that this process has a descriptor of, whether it mapped them or not,
+    /// bytes.
     pub owned: u64,
     /// Open descriptors.
     pub descriptors: u64,
@@ -142,7 +144,8 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Starts this executable again, allowed on all of `cores`, and with at least `descriptors` if the hard limit permits.
+    /// Starts this executable again, allowed on all of `cores`, and with at least `descriptors` if the hard
+    /// limit permits.
     pub fn start(cores: &[usize], descriptors: u64) -> Result<Actor, HarnessError> {
         let cores = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let mut child = Command::new(std::env::current_exe()?)

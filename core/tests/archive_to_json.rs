@@ -1,5 +1,5 @@
-//! Real archives of real types, read by their schema alone: what comes out is what serde_json says of the value
-//! itself.
+//! Real archives of real types, read by their schema alone: what comes out is what serde_json says of the
+//! value itself.
 
 use hivemind_core::schema::{Describe, Schema};
 use rkyv::Serialize;

@@ -1,8 +1,8 @@
 //! Fingerprints, written down.
 //!
-//! Programs of different builds compare fingerprints, so a change of one of these cuts every new program off from
-//! every old one. If a test here fails and archives have not changed, the change is a mistake. If they have, raise
-//! `SCHEMA_VERSION` and write the new ones down.
+//! Programs of different builds compare fingerprints, so a change of one of these cuts every new program off
+//! from every old one. If a test here fails and archives have not changed, the change is a mistake. If they
+//! have, raise `SCHEMA_VERSION` and write the new ones down.
 
 use std::collections::{BTreeMap, HashMap};
 

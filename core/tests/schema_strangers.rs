@@ -1,5 +1,5 @@
-//! Schemas and archives from strangers: whatever the bytes say, reading them ends, with a result and not with a
-//! panic.
+//! Schemas and archives from strangers: whatever the bytes say, reading them ends, with a result and not with
+//! a panic.
 //!
 //! proptest prints the case it failed on, and keeps its seed in `schema_strangers.proptest-regressions`.
 
@@ -57,7 +57,8 @@ fn shape() -> impl Strategy<Value = Shape> {
     ]
 }
 
-/// A float of few digits. Of longer ones there may be two shortest texts, and serde_json may choose the other one.
+/// A float of few digits. Of longer ones there may be two shortest texts, and serde_json may choose the other
+/// one.
 fn half() -> impl Strategy<Value = f32> {
     (-1_000_000i32..1_000_000).prop_map(|number| number as f32 / 2.0)
 }
@@ -89,7 +90,8 @@ fn everything() -> impl Strategy<Value = Everything> {
         .prop_map(|(first, second)| Everything { next: second.map(Box::new), ..first })
 }
 
-/// A table of up to 12 types. Mostly sound: types refer to later ones, now and then to any, and rarely to none.
+/// A table of up to 12 types. Mostly sound: types refer to later ones, now and then to any, and rarely to
+/// none.
 fn table() -> impl Strategy<Value = Vec<TypeDef>> {
     (1u32..12).prop_flat_map(|count| (0..count).map(|index| def(index, count)).collect::<Vec<_>>())
 }

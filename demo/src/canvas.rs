@@ -1,7 +1,8 @@
 //! Draws into a picture that lies somewhere else: rectangles, areas under a curve, text.
 //!
-//! The pixels are borrowed, so that a picture can be drawn straight into the shared memory of a loan. They are packed
-//! RGB, three bytes each, rows from top to bottom, without padding. Whatever falls outside is clipped.
+//! The pixels are borrowed, so that a picture can be drawn straight into the shared memory of a loan. They
+//! are packed RGB, three bytes each, rows from top to bottom, without padding. Whatever falls outside is
+//! clipped.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -62,7 +63,8 @@ impl Rect {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stroke {
     pub(crate) color: Color,
-    /// How strongly the area below is tinted right under the curve, of 256; it fades to a quarter at the bottom.
+    /// How strongly the area below is tinted right under the curve, of 256; it fades to a quarter at the
+    /// bottom.
     pub(crate) fill: u32,
 }
 
@@ -111,8 +113,8 @@ impl<'a> Canvas<'a> {
         self.fill(Rect { x: x + width.saturating_sub(1), width: 1, ..rect }, color);
     }
 
-    /// Draws a curve and tints the area below it. `tops` has for each column of `rect`, from the left, the distance of
-    /// the curve from the upper edge of `rect`; columns beyond its end stay as they are.
+    /// Draws a curve and tints the area below it. `tops` has for each column of `rect`, from the left, the
+    /// distance of the curve from the upper edge of `rect`; columns beyond its end stay as they are.
     pub(crate) fn curve(&mut self, rect: Rect, tops: &[f32], stroke: Stroke) {
         let columns = rect.columns(self.width);
         let tops = &tops[..tops.len().min(columns.len())];

@@ -1,7 +1,9 @@
-//! What every process of the demo has in common: its orders come on standard input, its reports go to standard output.
+//! What every process of the demo has in common: its orders come on standard input, its reports go to
+//! standard output.
 //!
-//! One thread reads the orders. When the input ends, the parent is gone or wants no answer, and the process exits on
-//! the spot: nothing of the demo outlives the terminal it was started from, whatever killed the parent.
+//! One thread reads the orders. When the input ends, the parent is gone or wants no answer, and the process
+//! exits on the spot: nothing of the demo outlives the terminal it was started from, whatever killed the
+//! parent.
 
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,8 @@ pub(crate) const REPORT_EVERY_MS: u64 = 100;
 /// The exit code of a child whose parent is gone.
 const ORPHANED: i32 = 3;
 
-/// Why a process of the demo gave up. It prints this as its last line on standard error, where the parent finds it.
+/// Why a process of the demo gave up. It prints this as its last line on standard error, where the parent
+/// finds it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChildError {

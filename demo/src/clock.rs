@@ -1,8 +1,8 @@
 //! The clock that all processes of the demo share.
 //!
 //! `CLOCK_MONOTONIC` counts from the same instant in every process of one host, so the difference between a
-//! publisher's stamp and a subscriber's is the time that the message took, and a kill that the parent stamps can be
-//! placed between two messages that a subscriber stamped.
+//! publisher's stamp and a subscriber's is the time that the message took, and a kill that the parent stamps
+//! can be placed between two messages that a subscriber stamped.
 
 use nix::time::{ClockId, clock_gettime};
 

@@ -18,8 +18,9 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder of mode 0700 under a name that nobody has: in `parent`, else in `$HIVEMIND_DIR`, else in the
-    /// temporary directory. The demo never shares a hive with anybody, so it takes none of these as it is.
+    /// Makes a folder of mode 0700 under a name that nobody has: in `parent`, else in `$HIVEMIND_DIR`, else
+    /// in the temporary directory. The demo never shares a hive with anybody, so it takes none of these
+    /// as it is.
     pub(crate) fn make(parent: Option<PathBuf>) -> Result<Folder, DemoError> {
         let from_environment =
             || std::env::var_os("HIVEMIND_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);

@@ -1,7 +1,8 @@
-//! The `frames` node: subscribes to `machine/**`, draws what it hears, and publishes the picture as `frames/screen`.
+//! The `frames` node: subscribes to `machine/**`, draws what it hears, and publishes the picture as
+//! `frames/screen`.
 //!
-//! A frame is 1920 x 1080 pixels of RGB, 6,220,800 bytes, drawn straight into the shared memory of a loan: no copy of it
-//! exists anywhere. Three things in it let a receiver prove that it holds exactly one whole frame:
+//! A frame is 1920 x 1080 pixels of RGB, 6,220,800 bytes, drawn straight into the shared memory of a loan: no
+//! copy of it exists anywhere. Three things in it let a receiver prove that it holds exactly one whole frame:
 //!
 //! ```text
 //! +--------+-----------------------------------------------------+---+
@@ -14,8 +15,8 @@
 //! header: magic | width, height | sequence | sent_ns | checksum        48 bytes, little-endian
 //! ```
 //!
-//! The checksum covers the header's other fields and every [`LINES_PER_SUM`]th row; the marks cover every row, so a
-//! frame that is half of one and half of another is found wherever the seam lies.
+//! The checksum covers the header's other fields and every [`LINES_PER_SUM`]th row; the marks cover every
+//! row, so a frame that is half of one and half of another is found wherever the seam lies.
 //!
 //! If the process is killed while it draws, the frame was never committed and nobody sees it.
 

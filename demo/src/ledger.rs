@@ -1,8 +1,8 @@
 //! What the parent remembers of its processes: what each said, when, and what follows from it.
 //!
-//! Times are those of the processes themselves ([`super::clock`]), so a report that arrives late is still entered at its
-//! place. Of the gaps between messages only the last [`REMEMBERED_NS`] are kept: long enough for what happens around a
-//! kill, and bounded however long the demo runs.
+//! Times are those of the processes themselves ([`super::clock`]), so a report that arrives late is still
+//! entered at its place. Of the gaps between messages only the last [`REMEMBERED_NS`] are kept: long enough
+//! for what happens around a kill, and bounded however long the demo runs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -204,7 +204,8 @@ impl Ledger {
         self.lives.get(&id).is_some_and(heard)
     }
 
-    /// The live table: one row for each service and each process that listens to it, whatever lives they are in.
+    /// The live table: one row for each service and each process that listens to it, whatever lives they are
+    /// in.
     pub(crate) fn rows(&self, now_ns: u64) -> Vec<Row> {
         let mut groups: BTreeMap<(&str, Role), Recent> = BTreeMap::new();
         for (life, hearing) in self.close_hearings() {
@@ -235,16 +236,18 @@ impl Ledger {
         Latency::of(&all)
     }
 
-    /// Messages and bytes that arrived so far, over all pairs that are listened to closely, the dead included.
+    /// Messages and bytes that arrived so far, over all pairs that are listened to closely, the dead
+    /// included.
     pub(crate) fn arrived(&self) -> (u64, u64) {
         self.close_hearings().fold((0, 0), |(messages, bytes), (_, hearing)| {
             (messages + hearing.messages, bytes + hearing.bytes)
         })
     }
 
-    /// The longest gap that ran at some instant between `from_ns` and `to_ns`, over the pairs whose subscriber lived from
-    /// before `from_ns` and lives now and for which `publisher_survives` and `wanted` hold. A pair that has been silent
-    /// since is in a gap that has not ended. Also says how many pairs those were.
+    /// The longest gap that ran at some instant between `from_ns` and `to_ns`, over the pairs whose
+    /// subscriber lived from before `from_ns` and lives now and for which `publisher_survives` and
+    /// `wanted` hold. A pair that has been silent since is in a gap that has not ended. Also says how
+    /// many pairs those were.
     pub(crate) fn longest_gap(
         &self,
         (from_ns, to_ns): (u64, u64),

@@ -1,4 +1,5 @@
-//! `hm demo`: a hive of real processes on live data, three kills in front of the user, and a summary that adds up.
+//! `hm demo`: a hive of real processes on live data, three kills in front of the user, and a summary that
+//! adds up.
 //!
 //! ```text
 //!   root                                    hosts the root and nothing else, as `hm root` does
@@ -9,12 +10,13 @@
 //!   frames  ──── frames/screen ───────────▶ exact, wildcard              6.2 MB each, drawn in place
 //! ```
 //!
-//! This process starts the others (each is this program again, with a hidden command), shows what they report, and
-//! kills: first whoever hosts the root, then a subscriber, then a publisher. What died is started again. Then the
-//! publishers stop, the subscribers read what is left, and `verdict.rs` holds all counts against each other.
+//! This process starts the others (each is this program again, with a hidden command), shows what they
+//! report, and kills: first whoever hosts the root, then a subscriber, then a publisher. What died is started
+//! again. Then the publishers stop, the subscribers read what is left, and `verdict.rs` holds all counts
+//! against each other.
 //!
-//! The children report through pipes, beside the hive, so that measuring does not depend on what is measured. If this
-//! process dies, whatever way, its children read the end of their input and exit.
+//! The children report through pipes, beside the hive, so that measuring does not depend on what is measured.
+//! If this process dies, whatever way, its children read the end of their input and exit.
 
 mod accounts;
 mod canvas;
@@ -64,7 +66,8 @@ use hivemind_look::figures::Span;
 
 /// The kills come at these parts of the whole time.
 const KILLS_AT: [f64; 3] = [0.2, 0.45, 0.7];
-/// Between two kills everything has to come back and be watched for a while; three kills need so many seconds.
+/// Between two kills everything has to come back and be watched for a while; three kills need so many
+/// seconds.
 pub const MIN_SECONDS: u64 = 6;
 /// A day; beyond that the totals of a demo say nothing new.
 pub const MAX_SECONDS: u64 = 86_400;
@@ -95,7 +98,8 @@ const NEWS_AT_ONCE: usize = 1_000;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DemoError {
-    /// The runtime directory of the demo could not be made. Give a directory that can be written with `--dir`.
+    /// The runtime directory of the demo could not be made. Give a directory that can be written with
+    /// `--dir`.
     #[error("cannot make a folder for the demo in {parent}: {source}; give one that can be written with `--dir`", parent = parent.display())]
     Folder {
         /// Where it was to be made.
@@ -157,7 +161,8 @@ pub enum DemoError {
     },
 }
 
-/// Runs the demo for about `seconds`, in a folder of its own below `parent`. With `json`, the last line is one JSON object.
+/// Runs the demo for about `seconds`, in a folder of its own below `parent`. With `json`, the last line is
+/// one JSON object.
 pub fn run(parent: Option<PathBuf>, seconds: u64, json: bool) -> Result<(), DemoError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
@@ -326,7 +331,8 @@ impl Demo {
     fn choose(&self, victim: Victim) -> Result<(LifeId, Role, u32), DemoError> {
         let found = match victim {
             Victim::RootHost => self.watcher.root_pid().and_then(|pid| self.ledger.with_pid(pid)),
-            // Holds frames in shared memory and the cursor of a reliable service: the most a subscriber can take with it.
+            // Holds frames in shared memory and the cursor of a reliable service: the most a subscriber can
+            // take with it.
             Victim::Subscriber => self.ledger.running(Role::Wildcard),
             // Is in the middle of drawing a frame more often than not.
             Victim::Publisher => self.ledger.running(Role::Frames),

@@ -8,9 +8,10 @@
 //! | `machine/disk/NAME`| `DiskSample`   | lossy    |
 //! | `machine/net/NAME` | `NetSample`    | lossy    |
 //!
-//! `/proc` is read [`READS_PER_SECOND`] times a second. Between two reads the newest sample is sent again and again,
-//! each time with a new stamp, so that the hive carries some [`MESSAGES_PER_SECOND`] messages whatever the number of
-//! devices. That is many for a monitor and few for hivemind: the demo shares two cores with everything else.
+//! `/proc` is read [`READS_PER_SECOND`] times a second. Between two reads the newest sample is sent again and
+//! again, each time with a new stamp, so that the hive carries some [`MESSAGES_PER_SECOND`] messages whatever
+//! the number of devices. That is many for a monitor and few for hivemind: the demo shares two cores with
+//! everything else.
 
 use std::path::Path;
 use std::time::Duration;

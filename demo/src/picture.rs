@@ -1,8 +1,8 @@
 //! The picture of this machine: what the `frames` node draws thirty times a second.
 //!
-//! A [`Picture`] keeps the recent past as one value per frame and curve. What never changes (panels, titles, grid
-//! lines) is drawn once into a private background; [`Picture::draw`] copies that and draws the curves, bars and figures
-//! over it, straight into the pixels that it is given.
+//! A [`Picture`] keeps the recent past as one value per frame and curve. What never changes (panels, titles,
+//! grid lines) is drawn once into a private background; [`Picture::draw`] copies that and draws the curves,
+//! bars and figures over it, straight into the pixels that it is given.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -256,7 +256,8 @@ fn draw_cores(pen: &mut Pen<'_, '_>, cores: &[Past]) {
     }
 }
 
-/// The round number at or above `value` that a scale ends with: 1, 2 or 5 times a power of ten, at least 10 kB/s.
+/// The round number at or above `value` that a scale ends with: 1, 2 or 5 times a power of ten, at least 10
+/// kB/s.
 fn ceiling(value: f32) -> f32 {
     const LEAST: f32 = 10_000.0;
     let value = value.max(LEAST);

@@ -1,10 +1,10 @@
 //! Reads the counters of this machine from `/proc`, fast enough for hundreds of times a second.
 //!
-//! Each file stays open and is read again from its start with `pread` into one buffer that is reused; the lines are
-//! parsed where they lie. Once the first round has sized the buffers, a round allocates nothing.
+//! Each file stays open and is read again from its start with `pread` into one buffer that is reused; the
+//! lines are parsed where they lie. Once the first round has sized the buffers, a round allocates nothing.
 //!
-//! Everything here is text from the kernel: a line that does not look as expected is skipped, never trusted. A file
-//! that does not exist (some containers hide `diskstats`) leaves its counters empty.
+//! Everything here is text from the kernel: a line that does not look as expected is skipped, never trusted.
+//! A file that does not exist (some containers hide `diskstats`) leaves its counters empty.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// The buffer starts with so many bytes; `/proc/stat` of two cores needs about one thousand.
 const FIRST_BUFFER_BYTES: usize = 16 * 1024;
-/// No file of `/proc` that is read here is longer on any machine we know of (`/proc/stat` of 1,024 cores: 300 KiB).
+/// No file of `/proc` that is read here is longer on any machine we know of (`/proc/stat` of 1,024 cores: 300
+/// KiB).
 const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 /// `/proc/diskstats` counts sectors of this size, whatever the device uses.
 const SECTOR_BYTES: u64 = 512;
@@ -22,7 +23,8 @@ const SECTOR_BYTES: u64 = 512;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcError {
-    /// The file cannot be opened or read. The demo needs a mounted `/proc`; mount it, or run outside the sandbox.
+    /// The file cannot be opened or read. The demo needs a mounted `/proc`; mount it, or run outside the
+    /// sandbox.
     #[error("cannot read {path}: {source}; the demo needs a mounted /proc", path = path.display())]
     Unreadable {
         /// The file.
@@ -138,7 +140,8 @@ pub(crate) struct Interface {
     pub(crate) dropped: u64,
 }
 
-/// All counters of one round. Lists keep the order and the places of `/proc`; a line that vanished keeps its last values.
+/// All counters of one round. Lists keep the order and the places of `/proc`; a line that vanished keeps its
+/// last values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
     pub(crate) total: CpuTicks,

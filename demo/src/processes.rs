@@ -1,10 +1,11 @@
 //! Starts, hears, kills and reaps the processes of the demo.
 //!
-//! Every process has two threads here that read its standard output and standard error and put what they read on one
-//! channel. A process that ends is news too, told after all that it said. Whatever way the demo ends, dropping
-//! [`Processes`] kills and reaps what still runs.
+//! Every process has two threads here that read its standard output and standard error and put what they read
+//! on one channel. A process that ends is news too, told after all that it said. Whatever way the demo ends,
+//! dropping [`Processes`] kills and reaps what still runs.
 //!
-//! The children stand in process groups of their own: Ctrl-C reaches the parent alone, which decides what to do.
+//! The children stand in process groups of their own: Ctrl-C reaches the parent alone, which decides what to
+//! do.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};

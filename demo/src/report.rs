@@ -1,8 +1,8 @@
-//! What the processes of the demo tell their parent, one JSON object a line on their standard output, and what the
-//! parent tells them, one word a line on their standard input.
+//! What the processes of the demo tell their parent, one JSON object a line on their standard output, and
+//! what the parent tells them, one word a line on their standard input.
 //!
-//! None of this is the hive: it is the measuring beside it, so that a figure does not depend on what it measures. When
-//! the parent's end of the input closes, the parent is gone, and the child leaves at once.
+//! None of this is the hive: it is the measuring beside it, so that a figure does not depend on what it
+//! measures. When the parent's end of the input closes, the parent is gone, and the child leaves at once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -98,7 +98,8 @@ pub(crate) struct Said {
     pub(crate) refused: u64,
 }
 
-/// The life of one pair as its subscriber saw it, counted twice: by the SDK, and by the demo from the messages alone.
+/// The life of one pair as its subscriber saw it, counted twice: by the SDK, and by the demo from the
+/// messages alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) publisher: End,

@@ -39,7 +39,8 @@ impl Role {
         }
     }
 
-    /// Whether its subscriptions match the service. Nobody hears its own service: `frames` asks for `machine/**` alone.
+    /// Whether its subscriptions match the service. Nobody hears its own service: `frames` asks for
+    /// `machine/**` alone.
     pub(crate) fn hears(self, service: &str) -> bool {
         match self {
             Role::Root | Role::Machine => false,
@@ -59,8 +60,8 @@ impl Role {
         matches!(self, Role::Frames | Role::Exact | Role::Wildcard)
     }
 
-    /// Whether it blocks until a message comes and reads it at once, so that its gaps and latencies say something
-    /// about the hive. `frames` reads when it draws.
+    /// Whether it blocks until a message comes and reads it at once, so that its gaps and latencies say
+    /// something about the hive. `frames` reads when it draws.
     pub(crate) fn listens_closely(self) -> bool {
         matches!(self, Role::Exact | Role::Wildcard)
     }

@@ -1,9 +1,9 @@
 //! The typed messages of the `machine` node, and the stamp by which a receiver proves that one arrived whole.
 //!
-//! Every sample opens with a [`Stamp`]. The publisher sets it as the last thing before `send`: its own count of
-//! messages, the time, and a checksum over all other fields. A receiver computes the same checksum over the archive
-//! where it lies in shared memory; a message that is torn, mixed from two, or handed to the wrong reader does not
-//! agree with its stamp.
+//! Every sample opens with a [`Stamp`]. The publisher sets it as the last thing before `send`: its own count
+//! of messages, the time, and a checksum over all other fields. A receiver computes the same checksum over
+//! the archive where it lies in shared memory; a message that is torn, mixed from two, or handed to the wrong
+//! reader does not agree with its stamp.
 //!
 //! The sums are the same on both sides because both are made by one macro from one list of fields.
 

@@ -1,7 +1,8 @@
 //! What the demo shows while it runs: events that stay, and below them a table that is drawn anew.
 //!
-//! On a terminal the table is erased and redrawn in place, events scroll up above it. Elsewhere there is no table but
-//! one line a second. Nothing is ever wider or higher than the terminal, or erasing would miss a line.
+//! On a terminal the table is erased and redrawn in place, events scroll up above it. Elsewhere there is no
+//! table but one line a second. Nothing is ever wider or higher than the terminal, or erasing would miss a
+//! line.
 
 use std::io::{self, IsTerminal, Write};
 

@@ -11,13 +11,14 @@ use super::screen::Screen;
 use super::verdict::{Pair, Verdict};
 use hivemind_look::figures::{Bytes, Count, Span};
 
-/// The longest gaps that the survivors of a kill saw around it, and what is usual: the longest of as long a time before.
+/// The longest gaps that the survivors of a kill saw around it, and what is usual: the longest of as long a
+/// time before.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Gaps {
     /// Pairs that survived and were looked at.
     pub(crate) pairs: usize,
-    /// The longest time for which the parent, which waits beside the hive, was held up meanwhile: a gap of that length is
-    /// the machine's.
+    /// The longest time for which the parent, which waits beside the hive, was held up meanwhile: a gap of
+    /// that length is the machine's.
     pub(crate) stall_ns: u64,
     /// Over all of them.
     pub(crate) longest: Option<LongestGap>,

@@ -1,7 +1,8 @@
 //! A subscriber's own count of what it hears, pair by pair.
 //!
-//! The SDK counts too; this counts from the messages alone (sequence numbers, stamps, checksums), so that the two can
-//! be held against each other. Between two reports it also keeps latencies and gaps for the live table.
+//! The SDK counts too; this counts from the messages alone (sequence numbers, stamps, checksums), so that the
+//! two can be held against each other. Between two reports it also keeps latencies and gaps for the live
+//! table.
 
 use hdrhistogram::Histogram;
 

@@ -1,12 +1,13 @@
 //! Decides whether the hive kept its promises: a pure function of what was counted.
 //!
-//! Three parties count independently of each other: the publisher (what it sent), the ring itself (what was committed,
-//! read by the parent from the segment, which outlives its publisher), and the subscriber (by the SDK and, from the
-//! messages alone, by the demo). A pair *survives* if its subscriber lived to the end; a publisher that was killed is
-//! held to what its ring says was committed.
+//! Three parties count independently of each other: the publisher (what it sent), the ring itself (what was
+//! committed, read by the parent from the segment, which outlives its publisher), and the subscriber (by the
+//! SDK and, from the messages alone, by the demo). A pair *survives* if its subscriber lived to the end; a
+//! publisher that was killed is held to what its ring says was committed.
 //!
-//! A publisher that dies between the store that commits a message and the one that moves the head leaves one message
-//! more than its head says. Which of the two it was is for its subscribers to say, but they must all say the same.
+//! A publisher that dies between the store that commits a message and the one that moves the head leaves one
+//! message more than its head says. Which of the two it was is for its subscribers to say, but they must all
+//! say the same.
 
 use serde::Serialize;
 
@@ -98,8 +99,8 @@ pub(crate) fn judge(rings: &[Ring], survivors: &[Survivor]) -> Verdict {
     verdict
 }
 
-/// What was published on a ring: what its head says, or one message more if the publisher was killed and a subscriber
-/// accounts for it.
+/// What was published on a ring: what its head says, or one message more if the publisher was killed and a
+/// subscriber accounts for it.
 fn settle(ring: &Ring, survivors: &[Survivor]) -> u64 {
     let killed = ring.reported.is_none();
     let one_more = ring.committed.saturating_add(1);

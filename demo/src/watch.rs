@@ -1,7 +1,8 @@
 //! The two subscriber processes of the demo, and the one that hosts the root.
 //!
-//! `exact` asks for two services by name, each with its type: `machine/cpu` (reliable) and `frames/screen`. `wildcard`
-//! asks for `**`, whatever the types, and learns them from the schemas that come with the services.
+//! `exact` asks for two services by name, each with its type: `machine/cpu` (reliable) and `frames/screen`.
+//! `wildcard` asks for `**`, whatever the types, and learns them from the schemas that come with the
+//! services.
 //!
 //! Both check every message where it lies, sample the time, and report what they heard ten times a second.
 
@@ -100,8 +101,8 @@ fn verify(service: &str, bytes: &[u8]) -> Option<Verified> {
     }
 }
 
-/// Listens until the parent says stop, then reads what is left; returns the final accounts. An error stops the other
-/// threads of this process too.
+/// Listens until the parent says stop, then reads what is left; returns the final accounts. An error stops
+/// the other threads of this process too.
 fn listen(child: &Child, ears: impl Listen) -> Result<Vec<Account>, ChildError> {
     let result = listen_until_stopped(child, ears);
     if result.is_err() {
@@ -131,8 +132,8 @@ fn report(child: &Child, ears: &impl Listen, tally: &mut Tally) -> Result<(), Ch
     child.report(&Report::Heard { windows: tally.take_windows(|end| lost_in(&connections, end)) })
 }
 
-/// Runs the process that hosts the root: what `hm root` does. If a node hosts it, that hands over in order. It reports
-/// nothing: the parent sees who hosts the root.
+/// Runs the process that hosts the root: what `hm root` does. If a node hosts it, that hands over in order.
+/// It reports nothing: the parent sees who hosts the root.
 pub(crate) fn run_root(child: &Child) -> Result<(), ChildError> {
     let dir = RuntimeDir::at(child.dir(), &HiveName::default())?;
     let handle = StopHandle::new()?;

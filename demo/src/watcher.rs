@@ -1,7 +1,8 @@
 //! The parent's own node in the hive of the demo: it knows who is there and keeps an eye on every ring.
 //!
-//! It publishes nothing, subscribes to nothing and never hosts the root. It maps each ring once, read-only, when it
-//! first sees it, and keeps it: so it can read how many messages were committed after the publisher was killed.
+//! It publishes nothing, subscribes to nothing and never hosts the root. It maps each ring once, read-only,
+//! when it first sees it, and keeps it: so it can read how many messages were committed after the publisher
+//! was killed.
 
 use std::collections::BTreeMap;
 use std::path::Path;

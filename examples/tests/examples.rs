@@ -1,7 +1,7 @@
 //! Runs every example as a user would: as separate processes, in a runtime directory of its own.
 //!
-//! What is waited for is a line of output. A test that waits in vain hangs until the harness ends it; there is no limit
-//! in here that a slow machine could reach.
+//! What is waited for is a line of output. A test that waits in vain hangs until the harness ends it; there
+//! is no limit in here that a slow machine could reach.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;

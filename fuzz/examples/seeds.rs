@@ -1,6 +1,7 @@
 //! Writes the seeds of the corpus: `cargo run --example seeds` in `fuzz/`.
 //!
-//! Only the targets whose inputs have a form of their own need seeds; the others take steps that the fuzzer makes up.
+//! Only the targets whose inputs have a form of their own need seeds; the others take steps that the fuzzer
+//! makes up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! `Schema::to_json`: an archive from a peer, read by a schema from the same peer.
 //!
-//! The input is a schema and an archive; without a schema the archive is read as a known type, and then what rkyv's
-//! own validation accepts must be readable here too.
+//! The input is a schema and an archive; without a schema the archive is read as a known type, and then what
+//! rkyv's own validation accepts must be readable here too.
 #![no_main]
 
 use hivemind_core::schema::{JsonBounds, Schema};

@@ -22,7 +22,8 @@ fn receive<M: Message + Debug + PartialEq>(packet: &[u8], descriptors: usize) {
             assert_eq!(message.descriptors(), descriptors);
             assert!(packet.len() <= MAX_PACKET);
             let mut again = AlignedVec::new();
-            // rkyv may write more bytes than a packet that shares parts; a packet that says it is too long is right.
+            // rkyv may write more bytes than a packet that shares parts; a packet that says it is too long is
+            // right.
             if protocol::encode(&message, &mut again).is_ok() {
                 assert_eq!(protocol::decode::<M>(&again, descriptors), Ok(message));
             }

@@ -1,8 +1,8 @@
-//! Frames of links: any bytes, cut anywhere. Decoding never panics, takes nothing for a payload that is too long, and what it accepts says the
-//! same again when it is encoded.
+//! Frames of links: any bytes, cut anywhere. Decoding never panics, takes nothing for a payload that is too
+//! long, and what it accepts says the same again when it is encoded.
 #![no_main]
 
-use hivemind_core::link::frame::{CONTROL_MAX, HEADER, Header, FrameKind, PIECE_MAX};
+use hivemind_core::link::frame::{CONTROL_MAX, FrameKind, HEADER, Header, PIECE_MAX};
 use hivemind_core::link::greeting::{Hello, Role};
 use libfuzzer_sys::fuzz_target;
 

@@ -1,5 +1,5 @@
-//! The rules of a link: a peer says anything at any time, while the own side does what it does. It never panics, asks for no more than its
-//! bounds, and after a fault a new connection is as good as ever.
+//! The rules of a link: a peer says anything at any time, while the own side does what it does. It never
+//! panics, asks for no more than its bounds, and after a fault a new connection is as good as ever.
 #![no_main]
 
 use std::collections::BTreeMap;

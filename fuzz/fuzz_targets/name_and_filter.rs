@@ -1,8 +1,8 @@
-//! Names and filters: text from a command line, a program or a peer. The input is a filter and a name, each on a
-//! line.
+//! Names and filters: text from a command line, a program or a peer. The input is a filter and a name, each
+//! on a line.
 //!
-//! A name that parses reads back as it was and means itself as a filter; a filter that names one service means that
-//! one and no other.
+//! A name that parses reads back as it was and means itself as a filter; a filter that names one service
+//! means that one and no other.
 #![no_main]
 
 use hivemind_core::filter::Filter;

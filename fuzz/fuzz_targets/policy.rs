@@ -1,8 +1,8 @@
 //! The policy of a hive: text that an owner wrote, or what a broken editor left of it.
 //!
-//! Any bytes are a policy or a refusal whose place lies in the text. A policy reads back as it prints itself; what it allows
-//! is allowed by one of its lines; a name may be read exactly when it may be subscribed to; and nobody but the owner gets
-//! everything.
+//! Any bytes are a policy or a refusal whose place lies in the text. A policy reads back as it prints itself;
+//! what it allows is allowed by one of its lines; a name may be read exactly when it may be subscribed to;
+//! and nobody but the owner gets everything.
 #![no_main]
 
 use hivemind_core::filter::Filter;

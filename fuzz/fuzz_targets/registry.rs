@@ -1,7 +1,8 @@
 //! The registry: nodes that obey no protocol say anything at any time.
 //!
-//! Some are of other users, and the policy of the hive changes meanwhile. It never panics, sends with every message as many descriptors as that message says, keeps to its limits, and has
-//! forgotten everybody when all are gone.
+//! Some are of other users, and the policy of the hive changes meanwhile. It never panics, sends with every
+//! message as many descriptors as that message says, keeps to its limits, and has forgotten everybody when
+//! all are gone.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -57,7 +58,8 @@ enum Saying {
 fuzz_target!(|steps: Vec<Step>| {
     let root = RootIdentity { epoch: 3, pid: 1, dedicated: false };
     let mut registry = Registry::new(root, limits(), policy(0));
-    // The present number of each client; one that is not connected has the number it had, or one that never was.
+    // The present number of each client; one that is not connected has the number it had, or one that never
+    // was.
     let mut clients: [ClientId; CLIENTS] = std::array::from_fn(|client| client as ClientId);
     let mut connected = [false; CLIENTS];
     let mut next = CLIENTS as ClientId;

@@ -1,7 +1,8 @@
 //! Opening a peer's segments, ring, reader segment and doorbells: any content, any length, any seals.
 //!
-//! What opens has slots, chunks, seats and bells within the mapping: they are read here, under the address sanitizer and
-//! before the eyes of the kernel; bells, which are the only ones that a peer may write, are rung, too.
+//! What opens has slots, chunks, seats and bells within the mapping: they are read here, under the address
+//! sanitizer and before the eyes of the kernel; bells, which are the only ones that a peer may write, are
+//! rung, too.
 #![no_main]
 
 use std::ffi::CString;
@@ -28,7 +29,8 @@ struct Input {
     surplus: u8,
     seals: u8,
     kind: Kind,
-    /// Sound words at the start, which then are changed; doorbells, which have no such words, get their length.
+    /// Sound words at the start, which then are changed; doorbells, which have no such words, get their
+    /// length.
     sound: bool,
     capacity_log: u8,
     changes: Vec<(u16, u64)>,

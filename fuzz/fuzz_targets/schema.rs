@@ -1,7 +1,7 @@
 //! `Schema::from_bytes`: bytes from a peer that says they describe a type.
 //!
-//! What is accepted is sound: it survives the way back, has a text, a fingerprint and a name of bounded length, and
-//! can be compared.
+//! What is accepted is sound: it survives the way back, has a text, a fingerprint and a name of bounded
+//! length, and can be compared.
 #![no_main]
 
 use hivemind_core::schema::Schema;

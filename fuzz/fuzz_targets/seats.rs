@@ -1,6 +1,8 @@
-//! Publishing to hostile subscribers: their seats, cursors and pins say anything, and change between two messages.
+//! Publishing to hostile subscribers: their seats, cursors and pins say anything, and change between two
+//! messages.
 //!
-//! The publisher never panics, never waits, and never hands out memory twice; a reliable one may say that it is full.
+//! The publisher never panics, never waits, and never hands out memory twice; a reliable one may say that it
+//! is full.
 #![no_main]
 
 use std::sync::Arc;

@@ -6,8 +6,8 @@
 //! {"service":"machine/load","node":"machine","publisher":"6b0c…:4","sequence":17,"message":{"one_minute":0.5,…}}
 //! ```
 //!
-//! What was lost goes to standard error, so that standard output stays a stream of messages. Lines are written when no
-//! further message waits, many at a time where messages come fast.
+//! What was lost goes to standard error, so that standard output stays a stream of messages. Lines are
+//! written when no further message waits, many at a time where messages come fast.
 
 use std::io::{self, BufWriter, Write};
 use std::time::{Duration, Instant};

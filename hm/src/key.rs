@@ -11,12 +11,14 @@ use hivemind_links::keys::{self, HostKey, KeyError};
 pub(crate) enum KeyCommand {
     /// Make the authority of a hive, hive.pem, in a folder of its own.
     ///
-    /// Whoever has this file can make hosts of the hive. It is needed for `hm key issue` alone: keep it where no host is.
+    /// Whoever has this file can make hosts of the hive. It is needed for `hm key issue` alone: keep it where
+    /// no host is.
     New {
         /// The folder; made if it is missing.
         folder: PathBuf,
     },
-    /// Make the key of one host, HOST.pem, with the authority in a folder. Bring it to that host, and give it to `hm root --key`.
+    /// Make the key of one host, HOST.pem, with the authority in a folder. Bring it to that host, and give it
+    /// to `hm root --key`.
     Issue {
         /// The folder with hive.pem.
         folder: PathBuf,

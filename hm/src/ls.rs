@@ -1,11 +1,12 @@
 //! `hm ls`: nodes, services and subscriptions of a hive, with rates, lag and loss.
 //!
-//! The root says who is there. Everything that moves is read from the segments themselves, mapped read-only: from each
-//! ring how much was published, from each reader segment how far its subscriber is. The segments are read twice, and
-//! the differences over the time between are the rates. No message is read and no counter is written.
+//! The root says who is there. Everything that moves is read from the segments themselves, mapped read-only:
+//! from each ring how much was published, from each reader segment how far its subscriber is. The segments
+//! are read twice, and the differences over the time between are the rates. No message is read and no counter
+//! is written.
 //!
-//! A figure is as good as two reads of a moving thing can be: rates are exact over the interval, the lag is that of one
-//! instant, give or take a message.
+//! A figure is as good as two reads of a moving thing can be: rates are exact over the interval, the lag is
+//! that of one instant, give or take a message.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! The command-line tool of hivemind: runs a root, shows a hive, prints messages of any type, and a demo.
 //!
-//! Every command prints its result on standard output and what went wrong as one sentence with its remedy on standard
-//! error. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by the user where that means that it is not done. A
-//! reader of standard output that closes its end (`hm echo '**' | head`) ends the command quietly.
+//! Every command prints its result on standard output and what went wrong as one sentence with its remedy on
+//! standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by the user where that means that
+//! it is not done. A reader of standard output that closes its end (`hm echo '**' | head`) ends the command
+//! quietly.
 
 mod echo;
 mod key;
@@ -40,7 +41,8 @@ struct Place {
     /// The name of the hive.
     #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = parse_hive)]
     hive: HiveName,
-    /// The runtime directory, instead of $HIVEMIND_DIR, $XDG_RUNTIME_DIR/hivemind or a folder in the temporary directory.
+    /// The runtime directory, instead of $HIVEMIND_DIR, $XDG_RUNTIME_DIR/hivemind or a folder in the
+    /// temporary directory.
     #[arg(long, global = true, value_name = "FOLDER")]
     dir: Option<PathBuf>,
     /// The user who owns the hive, by name or number, instead of $HIVEMIND_OWNER or oneself.
@@ -71,10 +73,11 @@ impl Place {
 enum Command {
     /// Host the root of a hive in this process, until Ctrl-C.
     ///
-    /// A hive works without: then one of its nodes hosts the root, and another takes over when that one dies. A root of
-    /// its own takes over from such a node in order.
+    /// A hive works without: then one of its nodes hosts the root, and another takes over when that one dies.
+    /// A root of its own takes over from such a node in order.
     Root {
-        /// Supersede a root that gives no answer for so long (stopped, hung, at a breakpoint); at least 0.05.
+        /// Supersede a root that gives no answer for so long (stopped, hung, at a breakpoint); at least
+        /// 0.05.
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_root_timeout, allow_negative_numbers = true)]
         root_timeout: Duration,
         #[command(flatten)]
@@ -96,9 +99,10 @@ enum Command {
     },
     /// Print the messages of all services that match a filter, one JSON object a line.
     ///
-    /// In a filter, `*` stands for any text within a level of the name, `**` across levels, `?` for one character, `[ab]`
-    /// for one of several. The types come with the services; this program need not know them. It is a subscriber like any
-    /// other: what it does not print in time is lost to it (and told on standard error), and a reliable service waits for it.
+    /// In a filter, `*` stands for any text within a level of the name, `**` across levels, `?` for one
+    /// character, `[ab]` for one of several. The types come with the services; this program need not know
+    /// them. It is a subscriber like any other: what it does not print in time is lost to it (and told on
+    /// standard error), and a reliable service waits for it.
     Echo {
         /// Which services, such as 'sensors/*'.
         #[arg(value_parser = parse_filter)]
@@ -112,9 +116,9 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// Start a hive of real processes on live data, kill some of them, and count every message.
     ///
-    /// It has a hive of its own, in a folder of its own below the runtime directory or the temporary directory, and removes
-    /// it at the end. Exits with 0 only if every surviving pair received or was told lost what was published, and nothing was
-    /// lost where the service is reliable.
+    /// It has a hive of its own, in a folder of its own below the runtime directory or the temporary
+    /// directory, and removes it at the end. Exits with 0 only if every surviving pair received or was
+    /// told lost what was published, and nothing was lost where the service is reliable.
     Demo {
         /// For about so many seconds, at least 6.
         #[arg(long, value_name = "N", default_value_t = 12,

@@ -1,7 +1,7 @@
 //! `hm policy`: is the file right, who gets in by it, and what may this user do?
 //!
-//! What is read is the file, the same way as the root reads it: what is refused here is refused there, and then the policy before
-//! it stays in force.
+//! What is read is the file, the same way as the root reads it: what is refused here is refused there, and
+//! then the policy before it stays in force.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,8 @@
 //! `hm root`: the root of a hive in a process of its own.
 //!
-//! It takes the root over from a node that hosts it, in order, and serves until Ctrl-C or SIGTERM; then a node takes it
-//! back. If it is killed instead, a node takes over as soon as the kernel says that it is dead. If it is stopped while somebody waits for it,
-//! it is superseded, and ends with that reason when it goes on.
+//! It takes the root over from a node that hosts it, in order, and serves until Ctrl-C or SIGTERM; then a
+//! node takes it back. If it is killed instead, a node takes over as soon as the kernel says that it is dead.
+//! If it is stopped while somebody waits for it, it is superseded, and ends with that reason when it goes on.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -31,7 +31,8 @@ pub(crate) enum RootError {
     /// Standard output is closed or full.
     #[error("cannot print: {0}")]
     Output(#[from] io::Error),
-    /// Links without encryption are made on purpose only. Give the key of this host, or say that there is to be none.
+    /// Links without encryption are made on purpose only. Give the key of this host, or say that there is to
+    /// be none.
     #[error(
         "a link needs the key of this host: --key FILE (hm key new, hm key issue); or, for networks that nobody else is on, --plain-text HOST"
     )]
@@ -50,24 +51,27 @@ pub(crate) enum RootError {
 /// Links to other hosts.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct LinkArguments {
-    /// Accept links of other hosts here: host:port (an IPv6 address in brackets) or unix:/path. May be given more than once.
+    /// Accept links of other hosts here: host:port (an IPv6 address in brackets) or unix:/path. May be given
+    /// more than once.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Address>,
-    /// Link with the host that listens there, again and again while it does not. May be given more than once.
+    /// Link with the host that listens there, again and again while it does not. May be given more than
+    /// once.
     #[arg(long, value_name = "ADDRESS")]
     peer: Vec<Address>,
     /// The key of this host (hm key issue): links are encrypted, and both ends prove who they are.
     #[arg(long, value_name = "FILE", conflicts_with = "plain_text")]
     key: Option<PathBuf>,
-    /// Link without encryption and without proof, under this name of a host. Whoever reaches the address can then read, change and publish
-    /// everything that crosses: for networks that nobody else is on.
+    /// Link without encryption and without proof, under this name of a host. Whoever reaches the address can
+    /// then read, change and publish everything that crosses: for networks that nobody else is on.
     #[arg(long, value_name = "HOST")]
     plain_text: Option<String>,
-    /// How long a link looks for the next bytes before it sleeps, in microseconds, while they come at shorter intervals than that; 0 saves power.
+    /// How long a link looks for the next bytes before it sleeps, in microseconds, while they come at
+    /// shorter intervals than that; 0 saves power.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100)]
     link_spin: u32,
-    /// How long a link without a connection keeps its streams, in seconds: what was sent and not acknowledged, and what stands for the
-    /// publishers of the other host.
+    /// How long a link without a connection keeps its streams, in seconds: what was sent and not
+    /// acknowledged, and what stands for the publishers of the other host.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     link_hold: u32,
     /// Seconds of silence after which the connection of a link is dead; it is asked for a sign of life after

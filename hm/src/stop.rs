@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-/// Calls `stop` on a thread of its own when the first of these signals arrives. The signals do nothing else any more.
+/// Calls `stop` on a thread of its own when the first of these signals arrives. The signals do nothing else
+/// any more.
 pub(crate) fn on_signal(stop: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let (mut ear, bell) = UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {

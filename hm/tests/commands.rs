@@ -1,7 +1,7 @@
 //! The commands of `hm` as a user runs them: the real program, in a runtime directory of its own.
 //!
-//! The other side of each test is a node in this very process. What is waited for is a line of output, the end of a
-//! program, or a peer; nothing sleeps.
+//! The other side of each test is a node in this very process. What is waited for is a line of output, the
+//! end of a program, or a peer; nothing sleeps.
 
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::Path;
@@ -145,7 +145,8 @@ fn echo_ends_quietly_when_nobody_reads_any_more() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
     drop(lines);
-    // Each message is written at once, since no other waits; the first write after the reader left ends the program.
+    // Each message is written at once, since no other waits; the first write after the reader left ends the
+    // program.
     while child.try_wait().unwrap().is_none() {
         poses.send(&pose(2)).unwrap();
         std::thread::yield_now();

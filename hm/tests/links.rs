@@ -1,4 +1,5 @@
-//! Hosts as real processes: `hm root` with links, keys that `hm key` has made, and what happens when one is killed.
+//! Hosts as real processes: `hm root` with links, keys that `hm key` has made, and what happens when one is
+//! killed.
 
 use hivemind::{Node, message};
 use std::io::{BufRead, BufReader, Lines};
@@ -134,8 +135,8 @@ fn keys_are_made_shown_and_refused_in_words() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on 192.0.2.1:1"), "{output:?}");
 }
 
-/// Streams large messages from one host to the other, while `hit` is done to one of the roots again and again in the middle of them. What
-/// arrives is whole and in order, and it goes on arriving.
+/// Streams large messages from one host to the other, while `hit` is done to one of the roots again and again
+/// in the middle of them. What arrives is whole and in order, and it goes on arriving.
 fn stream_through(keys: &Keys, mut hit: impl FnMut(&mut Host, &mut Host)) {
     let mut a = Host::start("camera", &["--listen", "127.0.0.1:0", "--key", &keys.of("a")]);
     let address = a.address.clone().unwrap();
@@ -197,7 +198,8 @@ fn a_root_that_sends_is_killed_in_the_middle_of_large_messages() {
     });
 }
 
-/// What was on the way, or kept to be sent again, is gone with the process that had it; the publisher's numbers tell how much that is.
+/// What was on the way, or kept to be sent again, is gone with the process that had it; the publisher's
+/// numbers tell how much that is.
 #[test]
 fn what_a_killed_root_had_is_counted_as_lost_though_the_service_is_reliable() {
     let keys = Keys::new(&["a", "b"]);
@@ -298,7 +300,8 @@ fn a_host_of_another_hive_gets_nothing() {
     assert!(error.contains(&address) && error.contains("key of the same hive"), "{error}");
 }
 
-/// A program that knows of no other host prints what is published there, because its environment says where that is.
+/// A program that knows of no other host prints what is published there, because its environment says where
+/// that is.
 #[test]
 fn a_program_joins_over_the_socket_when_the_environment_says_so() {
     let keys = Keys::new(&["robot", "arm"]);

@@ -1,4 +1,5 @@
-//! Hosts in network namespaces of their own, and networks between them that lose, delay, reorder, double, narrow and break.
+//! Hosts in network namespaces of their own, and networks between them that lose, delay, reorder, double,
+//! narrow and break.
 
 mod net;
 
@@ -156,7 +157,8 @@ impl Watch {
         }
     }
 
-    /// Publishes until something of it arrives; then each message was received or counted as lost, and one publisher is there.
+    /// Publishes until something of it arrives; then each message was received or counted as lost, and one
+    /// publisher is there.
     fn settle(&mut self, what: &str) {
         let before = self.publisher.published();
         let begun = Instant::now();
@@ -179,8 +181,9 @@ impl Watch {
     }
 }
 
-/// Links that keep what they have for a second, once they have noticed, after another one, that nothing comes; outages that are shorter, about
-/// as long, and longer. `HIVEMIND_OUTAGES=5,25,50`: as long as that, with the links as they are without options, which keep it for 36 s.
+/// Links that keep what they have for a second, once they have noticed, after another one, that nothing
+/// comes; outages that are shorter, about as long, and longer. `HIVEMIND_OUTAGES=5,25,50`: as long as that,
+/// with the links as they are without options, which keep it for 36 s.
 fn outages() -> (Vec<Duration>, &'static [&'static str]) {
     match std::env::var("HIVEMIND_OUTAGES") {
         Ok(text) => (text.split(',').map(|all| Duration::from_secs(all.parse().unwrap())).collect(), &[]),
@@ -239,7 +242,8 @@ fn a_network_that_delays_reorders_and_doubles_packets_costs_no_message() {
     }
 }
 
-/// What a lossy service has too much of is dropped where it is sent, while it is fresh: what arrives is not what was published long ago.
+/// What a lossy service has too much of is dropped where it is sent, while it is fresh: what arrives is not
+/// what was published long ago.
 #[test]
 fn a_narrow_network_carries_what_is_fresh_and_all_that_is_reliable() {
     const RING: u64 = 2048;
@@ -417,7 +421,8 @@ fn a_wire_that_is_cut_and_mended_costs_a_reliable_service_nothing() {
     assert!(ended.lost > 0, "ten seconds were no loss: {ended:?}");
 }
 
-/// Both sides have let go of each other's streams after the longest one. Then nothing flowed any more, in either direction, and nobody was told.
+/// Both sides have let go of each other's streams after the longest one. Then nothing flowed any more, in
+/// either direction, and nobody was told.
 #[test]
 fn after_outages_of_any_length_both_directions_flow_again_and_every_message_is_counted() {
     let Some(mut net) = Net::new(2) else { return };

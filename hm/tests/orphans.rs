@@ -1,7 +1,8 @@
 //! However the demo ends, none of its processes outlives it.
 //!
-//! The demo inherits the write end of a pipe, and so do all processes that it starts; the read end comes to its end when
-//! the last of them is gone. That works only while nobody else starts processes, so this file holds one test.
+//! The demo inherits the write end of a pipe, and so do all processes that it starts; the read end comes to
+//! its end when the last of them is gone. That works only while nobody else starts processes, so this file
+//! holds one test.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

@@ -288,15 +288,17 @@ impl<T: Message + ?Sized> Subscriber<T> {
         self.intake.wait_for_publishers(count, timeout)
     }
 
-    /// A descriptor for `poll`, `epoll` and what rests on them (mio, tokio's `AsyncFd`, libuv): readable when something can be received, or
-    /// happened that a receive looks after: somebody arrived or ended, or the node leaves. Readiness is a level. It stays until a
-    /// [`Subscriber::try_recv`] gave `None`; then there is none until something comes. It may be there for nothing.
+    /// A descriptor for `poll`, `epoll` and what rests on them (mio, tokio's `AsyncFd`, libuv): readable when
+    /// something can be received, or happened that a receive looks after: somebody arrived or ended, or
+    /// the node leaves. Readiness is a level. It stays until a [`Subscriber::try_recv`] gave `None`; then
+    /// there is none until something comes. It may be there for nothing.
     ///
-    /// The first call makes it; a subscriber that is never asked pays nothing for it. It lives as long as the subscriber. Ask for readability
-    /// only, and never read from it: receive instead. Whoever wants edges receives until there is nothing, as with a socket.
+    /// The first call makes it; a subscriber that is never asked pays nothing for it. It lives as long as the
+    /// subscriber. Ask for readability only, and never read from it: receive instead. Whoever wants edges
+    /// receives until there is nothing, as with a socket.
     ///
-    /// No thread waits for it where the kernel can (Linux 6.7, and io_uring allowed); elsewhere one thread of the node does, for all of
-    /// them. As [`AsFd::as_fd`], which panics where this is an error.
+    /// No thread waits for it where the kernel can (Linux 6.7, and io_uring allowed); elsewhere one thread of
+    /// the node does, for all of them. As [`AsFd::as_fd`], which panics where this is an error.
     ///
     /// # Errors
     /// [`WatchError`]: the system has no descriptor left, or this is a forked child.

@@ -1,5 +1,6 @@
-//! Nodes, publishers and subscribers come and go at random, the hosts of roots among them. Whenever they pause, every publisher is
-//! attached to every subscriber, once; and nothing of a reliable service is ever lost, doubled or out of order.
+//! Nodes, publishers and subscribers come and go at random, the hosts of roots among them. Whenever they
+//! pause, every publisher is attached to every subscriber, once; and nothing of a reliable service is ever
+//! lost, doubled or out of order.
 //!
 //! `HIVEMIND_SEED` replays a failure, `HIVEMIND_STEPS` goes on for longer.
 

@@ -1,4 +1,5 @@
-//! What the compiler says to somebody whose type cannot be a message: one sentence, at the right place, with the remedy.
+//! What the compiler says to somebody whose type cannot be a message: one sentence, at the right place, with
+//! the remedy.
 //!
 //! After a change of the texts, look at the differences and run once with `TRYBUILD=overwrite`.
 

@@ -1,4 +1,5 @@
-//! What must not happen: leaks, waits without end, and peers that hold others up. In one process, over a real root.
+//! What must not happen: leaks, waits without end, and peers that hold others up. In one process, over a real
+//! root.
 
 use hivemind::schema::{Describe, SchemaBuilder, TypeRef};
 use hivemind::{Node, RecvError, RunError, Sample, SendError, rkyv};
@@ -76,7 +77,8 @@ fn a_publisher_of_an_invalid_archive_is_cut_off_and_goes_on_without_that_subscri
     assert!(subscriber.try_recv().unwrap().is_none());
 }
 
-// Once the next root introduced them to each other again, and messages that had been received came a second time.
+// Once the next root introduced them to each other again, and messages that had been received came a second
+// time.
 #[test]
 fn a_publisher_that_was_cut_off_stays_so_under_the_next_root() {
     let hive = Hive::new();
@@ -109,7 +111,8 @@ fn pidfds() -> usize {
     links.filter(|link| link.to_string_lossy().contains("pidfd")).count()
 }
 
-// Once each life of a subscriber's node left a descriptor in the publisher's process until its own process ended.
+// Once each life of a subscriber's node left a descriptor in the publisher's process until its own process
+// ended.
 #[test]
 fn nodes_that_come_and_go_leave_no_descriptors_behind() {
     let hive = Hive::new();

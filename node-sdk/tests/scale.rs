@@ -5,8 +5,8 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A subscriber of a thousand services of a node was mapped a thousand times there, each time with all the pages that the
-/// kernel maps around a fault: 96 MB that were not memory, but counted as such.
+/// A subscriber of a thousand services of a node was mapped a thousand times there, each time with all the
+/// pages that the kernel maps around a fault: 96 MB that were not memory, but counted as such.
 #[test]
 fn a_subscriber_of_many_publishers_of_a_node_is_mapped_there_once() {
     const PUBLISHERS: usize = 40;

@@ -1,4 +1,5 @@
-//! Ctrl-C while a node runs, and after. The test binary starts itself again as the program that gets the signals.
+//! Ctrl-C while a node runs, and after. The test binary starts itself again as the program that gets the
+//! signals.
 
 use hivemind::Node;
 use std::io::{BufRead, BufReader, Read};

@@ -1,5 +1,6 @@
-//! Two programs of the README, and somebody has added a field to `Pose` in one of them: `send` said that nobody is there, `recv` waited
-//! for ever, and no word was to be found anywhere. A program of its own, since it listens to the log of the whole process.
+//! Two programs of the README, and somebody has added a field to `Pose` in one of them: `send` said that
+//! nobody is there, `recv` waited for ever, and no word was to be found anywhere. A program of its own, since
+//! it listens to the log of the whole process.
 
 use hivemind::Node;
 use std::fmt::{Debug, Write};

@@ -1,8 +1,8 @@
 //! Doorbells: the only memory that two processes write. What is written here decides when somebody wakes,
 //! never what somebody reads; a peer that scribbles over it can delay a wake-up or cause a needless one.
 //!
-//! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with these words. Peers of
-//! other users never get it: see *Strangers* below.
+//! A node has one doorbell segment for the peers of its own user; each of its ends has a line in it with
+//! these words. Peers of other users never get it: see *Strangers* below.
 //!
 //! | word       | of a         | who writes                                  | meaning                                               |
 //! | ---------- | ------------ | ------------------------------------------- | ----------------------------------------------------- |
@@ -23,11 +23,13 @@
 //!   call each. For subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`:
 //!   the first refusal ends that sleep, and no subscriber of this process listens again.
 //!
-//! Who waits for many ends at once names one line for all of them, and for each a *mark* there ([`crate::place`]): whoever would
-//! ring `wake` of such an end sets its mark and rings `wake` of that line. A mark says which end to look at. One that a peer sets in vain
-//! costs a look; one that it clears lets the end be looked at late, with the next ring there.
+//! Who waits for many ends at once names one line for all of them, and for each a *mark* there
+//! ([`crate::place`]): whoever would ring `wake` of such an end sets its mark and rings `wake` of that line.
+//! A mark says which end to look at. One that a peer sets in vain costs a look; one that it clears lets the
+//! end be looked at late, with the next ring there.
 //!
-//! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which all wait.
+//! News that are no message of a publisher (its node noticed an arrival or a death) ring `wake`, on which all
+//! wait.
 //!
 //! A futex word is always changed before the wake-up, so a waiter that read the old value and has not slept
 //! yet does not sleep at all. If the waker dies between the two, the waiter sleeps on until the next ring, or
@@ -81,13 +83,15 @@ pub const LISTENED_MAX: usize = if cfg!(loom) { 1 } else { 4 };
 /// In `sleepers` of the node's own doorbells: subscribers of other users are attached; look at their doors.
 /// Never in a door.
 pub const STRANGERS: u32 = 4;
-/// In `sleeping`: set a mark of the line that is named there, and ring `wake` of that line; see [`crate::place::Place`].
+/// In `sleeping`: set a mark of the line that is named there, and ring `wake` of that line; see
+/// [`crate::place::Place`].
 pub const ELSEWHERE: u32 = 8;
 /// Marks of a line. Ends of one line beyond that number share them.
 pub const MARKS: usize = 32 * MARK_WORDS;
 const MARK_WORDS: usize = if cfg!(loom) { 1 } else { 12 };
 
-/// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us to wait on.
+/// Publishers of other users that a sleeping subscriber listens to, at most: each word costs it about 0.3 us
+/// to wait on.
 pub const STRANGERS_HEARD_MAX: usize = if cfg!(loom) { 2 } else { 63 };
 /// Longest sleep of a subscriber that is attached to a publisher of another user, before it looks by itself:
 /// others can spoil the word that would have woken it. Long enough that ten looks a second cost nothing that
@@ -130,7 +134,8 @@ impl Bell {
 
     /// The marks that were set since they were taken last, in ascending order.
     pub fn take_marks(&self) -> impl Iterator<Item = u32> + use<> {
-        // Relaxed: a word without marks is passed over. One that is missed comes with another count, see `WordsUpTo::at`.
+        // Relaxed: a word without marks is passed over. One that is missed comes with another count, see
+        // `WordsUpTo::at`.
         let words = self.marks.each_ref().map(|word| match word.load(Ordering::Relaxed) {
             0 => 0,
             // edge wake. Acquire: what a mark was set for is found.
@@ -166,8 +171,8 @@ impl<'bell, const MAX: usize> WordsUpTo<'bell, MAX> {
         WordsUpTo { words: [(word, word.load(Ordering::Relaxed)); MAX], count: 1 }
     }
 
-    /// The `wake` of a line where somebody waits for several ends. To be noted before the marks are taken: a mark that is set later comes
-    /// with another count.
+    /// The `wake` of a line where somebody waits for several ends. To be noted before the marks are taken: a
+    /// mark that is set later comes with another count.
     pub fn at(bell: &'bell Bell) -> Self {
         // edge wake. Acquire: whoever sees the count also sees the mark that was set before it.
         let seen = bell.wake.load(strong!("wake: waiter looks", Acquire));

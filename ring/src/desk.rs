@@ -414,8 +414,8 @@ impl<M: Memory> Peer<M> {
             && self.seats.seats()[self.seat].pins.iter().any(|pin| pin.load(strong!("unpin: reader over", Acquire)) != 0)
     }
 
-    /// Rings the reader's bell when it said that it sleeps alone, or the one where it is waited for with others. At most one system
-    /// call. A stranger never does.
+    /// Rings the reader's bell when it said that it sleeps alone, or the one where it is waited for with
+    /// others. At most one system call. A stranger never does.
     pub(crate) fn wake_if_alone(&self) {
         let Call::Bell(bell) = &self.call else { return };
         let sleeping = self.sleeping();

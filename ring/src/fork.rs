@@ -394,8 +394,8 @@ mod process {
             Descriptor { owner: Some(owner), registered: Registered::new(What::Descriptor(number)) }
         }
 
-        /// As [`Descriptor::new`], but in a child its number leads to a descriptor of the child's that is always readable: whoever polls it
-        /// there goes on to call what says [`Forked`].
+        /// As [`Descriptor::new`], but in a child its number leads to a descriptor of the child's that is
+        /// always readable: whoever polls it there goes on to call what says [`Forked`].
         pub(crate) fn always_ready_in_children(owner: OwnedFd) -> Self {
             let number = AtomicI32::new(owner.as_raw_fd());
             Descriptor { owner: Some(owner), registered: Registered::new(What::Event(number)) }
@@ -534,14 +534,16 @@ mod process {
         let fresh = || unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         let made = fresh();
         if made >= 0 {
-            // SAFETY: takes integers. The number was open in the parent at the fork, and leads to something else in the child from here on.
+            // SAFETY: takes integers. The number was open in the parent at the fork, and leads to something
+            // else in the child from here on.
             unsafe { libc::dup3(made, number, libc::O_CLOEXEC) };
             // SAFETY: made above, and nobody else knows the number.
             unsafe { libc::close(made) };
         } else {
             // SAFETY: as in `close`.
             unsafe { libc::close(number) };
-            // All lower numbers are taken, so it gets this one; where it gets none, polling says that it is closed.
+            // All lower numbers are taken, so it gets this one; where it gets none, polling says that it is
+            // closed.
             fresh();
         }
     }

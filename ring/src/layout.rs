@@ -215,10 +215,11 @@ pub struct RingHeader {
 pub struct ReaderHeader {
     /// See [`ReaderConstants`]. Private, and nothing here loads them: users have a checked copy.
     constants: [AtomicU64; fill(READER_CONSTANTS)],
-    /// Not 0 while the subscriber is about to sleep or sleeps, or is waited for with others: [`crate::bell::SLEEPS`],
-    /// [`crate::bell::LISTENS`], or a [`crate::place::Place`].
+    /// Not 0 while the subscriber is about to sleep or sleeps, or is waited for with others:
+    /// [`crate::bell::SLEEPS`], [`crate::bell::LISTENS`], or a [`crate::place::Place`].
     pub sleeping: AtomicU64,
-    /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are dropped.
+    /// 1 once the subscriber ended in order: its cursors no longer count; its pins do until they are
+    /// dropped.
     pub closed: AtomicU64,
     state_padding: [AtomicU64; fill(6)],
     seats_padding: [AtomicU64; fill(48)],

@@ -184,8 +184,8 @@ pub struct MappedRing {
     chunks_length: u64,
     constants: RingConstants,
     unmapped: Option<Unmapped>,
-    /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half of
-    /// a first touch.
+    /// The owner's chunk memory up to here has its pages: asking for each again would cost as much as half
+    /// of a first touch.
     ahead: AtomicU64,
     segment: Segment,
 }

@@ -73,7 +73,8 @@ pub trait SeatMemory: Sealed + Send + Sync {
     fn is_forked(&self) -> bool {
         false
     }
-    /// What the subscriber notes about its own seats; of a peer's segment, nothing. It lies here so that a reader needs no more than this.
+    /// What the subscriber notes about its own seats; of a peer's segment, nothing. It lies here so that a
+    /// reader needs no more than this.
     #[doc(hidden)]
     fn book(&self) -> &Mutex<SeatBook>;
     /// Whether a node of this process has such segments, so that it lives.
@@ -91,7 +92,8 @@ pub trait SeatMemory: Sealed + Send + Sync {
 #[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct SeatBook {
-    /// Where to look first: low seats are taken again first, after the first round, so few pages are touched.
+    /// Where to look first: low seats are taken again first, after the first round, so few pages are
+    /// touched.
     pub(crate) next: usize,
     /// How many seats are backed by pages.
     pub(crate) backed: usize,

@@ -1,7 +1,9 @@
-//! A descriptor that becomes readable when one of some futex words changes: for `poll`, `epoll` and whatever rests on them.
+//! A descriptor that becomes readable when one of some futex words changes: for `poll`, `epoll` and whatever
+//! rests on them.
 //!
-//! The kernel waits, no thread does: io_uring waits on futex words since Linux 6.7 (`IORING_OP_FUTEX_WAITV`), the same words on which
-//! [`crate::reader::Seats::sleep`] waits, and says in an eventfd that the wait is over. Peers notice no difference, and are trusted in nothing more.
+//! The kernel waits, no thread does: io_uring waits on futex words since Linux 6.7 (`IORING_OP_FUTEX_WAITV`),
+//! the same words on which [`crate::reader::Seats::sleep`] waits, and says in an eventfd that the wait is
+//! over. Peers notice no difference, and are trusted in nothing more.
 //!
 //! ```text
 //! clear     what has ended is taken from the io_uring, what has not is cancelled; the eventfd is 0
@@ -10,19 +12,22 @@
 //! ring      whoever rings the word makes the kernel raise the eventfd, before anything else runs here
 //! ```
 //!
-//! From `clear` on one of three things is true until the next: the wait has begun, or it is over and the descriptor is readable, or
-//! [`Pollable::trip`] made it readable. Nothing else makes it readable but the end of the thread that began the wait, which ends the wait.
+//! From `clear` on one of three things is true until the next: the wait has begun, or it is over and the
+//! descriptor is readable, or [`Pollable::trip`] made it readable. Nothing else makes it readable but the end
+//! of the thread that began the wait, which ends the wait.
 //!
-//! The kernel finishes a request in the thread that made it. For the first thread that waits, the io_uring is made so that this happens when
-//! that thread asks (`IORING_SETUP_DEFER_TASKRUN`), and the eventfd is raised meanwhile: nothing that this thread does is disturbed. Such an
-//! io_uring serves one thread. When another one waits, the next io_uring serves all: then the thread that waited last is interrupted for
+//! The kernel finishes a request in the thread that made it. For the first thread that waits, the io_uring is
+//! made so that this happens when that thread asks (`IORING_SETUP_DEFER_TASKRUN`), and the eventfd is raised
+//! meanwhile: nothing that this thread does is disturbed. Such an io_uring serves one thread. When another
+//! one waits, the next io_uring serves all: then the thread that waited last is interrupted for
 //! a moment wherever it is, so `epoll_wait` may return EINTR there, as it may after SIGCONT.
 //!
-//! If the process dies, the kernel takes everything back. A forked child finds at the eventfd's number a descriptor of its own that is always readable, and
-//! nothing of the io_uring (see `fork`); its close, its reads and its death do nothing in the parent.
+//! If the process dies, the kernel takes everything back. A forked child finds at the eventfd's number a
+//! descriptor of its own that is always readable, and nothing of the io_uring (see `fork`); its close, its
+//! reads and its death do nothing in the parent.
 //!
-//! Not offered: kernels before 6.7 and sandboxes that forbid io_uring; there [`Pollable::new`] says [`PollableError::Refused`], and somebody
-//! else has to raise an [`Event`].
+//! Not offered: kernels before 6.7 and sandboxes that forbid io_uring; there [`Pollable::new`] says
+//! [`PollableError::Refused`], and somebody else has to raise an [`Event`].
 
 use crate::fork::{Descriptor, Home};
 use crate::reader::Armed;
@@ -102,7 +107,8 @@ pub struct Pollable {
 /// Set where this process is not to ask the kernel.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`Pollable::new`] is refused in this process, as on a kernel before 6.7: for tests of what is done instead.
+/// From now on [`Pollable::new`] is refused in this process, as on a kernel before 6.7: for tests of what is
+/// done instead.
 #[doc(hidden)]
 pub fn refuse_from_now_on() {
     // Relaxed: nothing else is read by it.
@@ -131,7 +137,8 @@ impl Pollable {
         !self.is_tripped && self.uring.as_ref().is_some_and(Uring::is_waiting)
     }
 
-    /// Makes it unreadable, and ends the wait that may be under way. To be followed by [`Pollable::wait`] or [`Pollable::trip`].
+    /// Makes it unreadable, and ends the wait that may be under way. To be followed by [`Pollable::wait`] or
+    /// [`Pollable::trip`].
     pub fn clear(&mut self) {
         if !self.home.is_here() {
             return;
@@ -145,7 +152,8 @@ impl Pollable {
         self.is_tripped = false;
     }
 
-    /// Lets the kernel wait until one of the words changes or the bound is over. Where it cannot, the descriptor is readable at once.
+    /// Lets the kernel wait until one of the words changes or the bound is over. Where it cannot, the
+    /// descriptor is readable at once.
     pub fn wait(&mut self, armed: &Armed<'_>) {
         let waits = self.home.is_here() && self.uring.as_mut().is_some_and(|uring| uring.wait(armed).is_ok());
         if !waits {

@@ -102,8 +102,8 @@ pub struct Writer<M: Memory> {
     allocator: ChunkAllocator,
     /// The longest message that can be, by the bounds of messages and of memory.
     longest: u64,
-    /// Bytes of the chunk memory that the system has given; more is committed only for a draft that begins on
-    /// paper.
+    /// Bytes of the chunk memory that the system has given; more is committed only for a draft that begins
+    /// on paper.
     backed: u64,
     /// It takes no more than this from the system, whatever the ring's bound says.
     growth_limit: u64,

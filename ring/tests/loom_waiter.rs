@@ -1,8 +1,8 @@
-//! Edges *sleep*, *wake* and *close* where somebody waits for several ends at one place, or waits for an end that stays armed: nothing is
-//! missed, and an end that is silent is neither looked at nor armed again.
+//! Edges *sleep*, *wake* and *close* where somebody waits for several ends at one place, or waits for an end
+//! that stays armed: nothing is missed, and an end that is silent is neither looked at nor armed again.
 //!
-//! A lost wake-up shows as in `loom_sleep`: a loop that nobody ends. Who waits here looks at an end only if its mark says so, so a lost mark
-//! shows in the same way. Each of these was broken once, and seen to fail:
+//! A lost wake-up shows as in `loom_sleep`: a loop that nobody ends. Who waits here looks at an end only if
+//! its mark says so, so a lost mark shows in the same way. Each of these was broken once, and seen to fail:
 //!
 //! | broken on purpose                                                                    |
 //! | ------------------------------------------------------------------------------------ |

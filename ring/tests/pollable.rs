@@ -1,4 +1,5 @@
-//! Descriptors for which the kernel waits on futex words. Where it does not (before 6.7, or in a sandbox), these tests are skipped, and say so.
+//! Descriptors for which the kernel waits on futex words. Where it does not (before 6.7, or in a sandbox),
+//! these tests are skipped, and say so.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 

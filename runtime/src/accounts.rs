@@ -1,8 +1,8 @@
 //! The names of users and groups of this machine.
 //!
-//! Read from `/etc/passwd` and `/etc/group`, and not through the C library's name services: those may wait for the network,
-//! load code into the process that hosts the root, and cannot be bounded. Who is known to a directory service alone is named in a
-//! policy by number.
+//! Read from `/etc/passwd` and `/etc/group`, and not through the C library's name services: those may wait
+//! for the network, load code into the process that hosts the root, and cannot be bounded. Who is known to a
+//! directory service alone is named in a policy by number.
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The file of a policy: `policy` in the folder of its hive.
 //!
-//! It says who gets in, so it counts only if nobody else could have written it: it belongs to the owner of the hive or to the
-//! system's administrator, and only its owner may write to it. If there is none, nobody but the owner gets in. A file that is
-//! refused changes nothing: the root keeps what it had, and says why.
+//! It says who gets in, so it counts only if nobody else could have written it: it belongs to the owner of
+//! the hive or to the system's administrator, and only its owner may write to it. If there is none, nobody
+//! but the owner gets in. A file that is refused changes nothing: the root keeps what it had, and says why.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};

@@ -16,8 +16,8 @@ pub fn random_number() -> u64 {
     }
 }
 
-/// The keys come from the system's random numbers, so processes that start together differ; the rest is for those that are
-/// forked, whose keys are the same.
+/// The keys come from the system's random numbers, so processes that start together differ; the rest is for
+/// those that are forked, whose keys are the same.
 fn number_of(keys: &RandomState, process: u32, now: Duration) -> u64 {
     let mut hasher = keys.build_hasher();
     hasher.write_u32(process);

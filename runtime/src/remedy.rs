@@ -1,6 +1,7 @@
 //! What to do about an error of the operating system, so that every error of ours ends in it.
 //!
-//! The system says what it lacks and not what gives it more of that. Whoever reads a log at night wants the second.
+//! The system says what it lacks and not what gives it more of that. Whoever reads a log at night wants the
+//! second.
 use std::io;
 
 use nix::errno::Errno;
@@ -33,7 +34,8 @@ pub(crate) fn with_remedy(error: &io::Error) -> String {
 mod tests {
     use super::*;
 
-    /// "Cannot watch the root: Cannot allocate memory" was all that a user heard: the story of every error below.
+    /// "Cannot watch the root: Cannot allocate memory" was all that a user heard: the story of every error
+    /// below.
     #[test]
     fn an_error_of_the_system_says_what_to_do() {
         for (errno, wanted) in [

@@ -9,15 +9,17 @@
 //!                                    dedicated (`hm root`) ─┘
 //! ```
 //!
-//! Whoever holds the lock file is the root; there is no other condition. The holder binds the socket and writes its epoch
-//! into the file. Handing over: the dedicated root connects, asks, and the embedded one closes its socket, frees the
-//! lock and says so, in this order; nodes that hear of it give the successor a moment before they would take the lock
-//! themselves. If a root dies without a word, every node tries the lock, one gets it, and the others find its socket.
+//! Whoever holds the lock file is the root; there is no other condition. The holder binds the socket and
+//! writes its epoch into the file. Handing over: the dedicated root connects, asks, and the embedded one
+//! closes its socket, frees the lock and says so, in this order; nodes that hear of it give the successor a
+//! moment before they would take the lock themselves. If a root dies without a word, every node tries the
+//! lock, one gets it, and the others find its socket.
 //!
-//! A root that lives and does not answer (stopped, at a breakpoint, hung) is superseded: whoever waits for it in vain for half of
-//! the [`DEFAULT_ROOT_TIMEOUT`] raises a *doubt*, upon which all nodes ask it for a sign of life; when the whole time is over, one that may
-//! host takes its place by replacing the lock file (`root/lock.rs`) and the socket, which every node sees, as all watch the folder. The
-//! old root ends as soon as it goes on. While nobody waits for anything, nobody asks, and a root that stands still is not noticed.
+//! A root that lives and does not answer (stopped, at a breakpoint, hung) is superseded: whoever waits for it
+//! in vain for half of the [`DEFAULT_ROOT_TIMEOUT`] raises a *doubt*, upon which all nodes ask it for a sign
+//! of life; when the whole time is over, one that may host takes its place by replacing the lock file
+//! (`root/lock.rs`) and the socket, which every node sees, as all watch the folder. The old root ends as soon
+//! as it goes on. While nobody waits for anything, nobody asks, and a root that stands still is not noticed.
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -41,9 +43,11 @@ pub(crate) mod server;
 use lock::{FileId, RootLock};
 use server::{Ended, OpenError, Server};
 
-/// How long a root may keep somebody waiting without a sign of life, unless said otherwise. Then it is superseded.
+/// How long a root may keep somebody waiting without a sign of life, unless said otherwise. Then it is
+/// superseded.
 pub const DEFAULT_ROOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The least that this can be set to; less is taken for this. A busy machine keeps a root from running for some of it.
+/// The least that this can be set to; less is taken for this. A busy machine keeps a root from running for
+/// some of it.
 pub const MIN_ROOT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The first and the longest pause between two attempts to get the lock.
@@ -56,7 +60,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct ServeOptions {
     /// How long it may take to get the lock from whoever has it.
     pub patience: Duration,
-    /// A root that does not hand over and gives no answer for so long is superseded; at least [`MIN_ROOT_TIMEOUT`].
+    /// A root that does not hand over and gives no answer for so long is superseded; at least
+    /// [`MIN_ROOT_TIMEOUT`].
     pub root_timeout: Duration,
 }
 
@@ -113,8 +118,9 @@ pub enum RootError {
         /// How long this was tried.
         waited: Duration,
     },
-    /// This process did not answer for so long (it was stopped, or at a breakpoint) that a node took the root over. Start it again,
-    /// and it takes over from there in order; if that time is too short for you, raise `root_timeout` of the nodes.
+    /// This process did not answer for so long (it was stopped, or at a breakpoint) that a node took the root
+    /// over. Start it again, and it takes over from there in order; if that time is too short for you,
+    /// raise `root_timeout` of the nodes.
     #[error(
         "this root did not answer for too long and was superseded by process {pid} (epoch {epoch}); start it again to take over in order"
     )]
@@ -140,7 +146,8 @@ pub enum RootError {
         /// Who we are.
         user: u32,
     },
-    /// The system refused: for want of memory, descriptors or space, mostly. The message says what gives it more.
+    /// The system refused: for want of memory, descriptors or space, mostly. The message says what gives it
+    /// more.
     #[error("cannot {doing}: {error}; {}", crate::remedy::remedy(error))]
     System {
         /// What was tried.
@@ -150,7 +157,8 @@ pub enum RootError {
     },
 }
 
-/// Serves a hive as a dedicated root, in the calling thread, until `stop`. An embedded root hands over in order.
+/// Serves a hive as a dedicated root, in the calling thread, until `stop`. An embedded root hands over in
+/// order.
 ///
 /// # Errors
 /// [`RootError`]; nothing is left running then.
@@ -301,7 +309,8 @@ impl EmbeddedRoot {
         Ok(EmbeddedRoot { socket, stop, thread: Some(thread), is_running })
     }
 
-    /// True when it is this root that listens in this folder now, and not one of another node of this process.
+    /// True when it is this root that listens in this folder now, and not one of another node of this
+    /// process.
     ///
     /// # Errors
     /// The system cannot say so now. To take that for a no would be wrong for as long as this root lives.
@@ -349,8 +358,8 @@ mod tests {
     use hivemind_core::name::HiveName;
     use std::fs;
 
-    /// A look at the socket that failed for want of memory, right after a take-over, was taken for "another root listens there":
-    /// the node hosted the root and said for ever after that it did not.
+    /// A look at the socket that failed for want of memory, right after a take-over, was taken for "another
+    /// root listens there": the node hosted the root and said for ever after that it did not.
     #[test]
     fn a_root_that_cannot_look_at_its_socket_does_not_say_that_another_listens_there() {
         let base = tempfile::tempdir().unwrap();

@@ -10,12 +10,13 @@
 //!     └── policy          who else may join, and what for; written by the owner (see `policy`)
 //! ```
 //!
-//! The folder is the authority over who may join: so one that somebody else owns, or that others may write to, is
-//! refused. If a process dies here, at most an empty folder is left, which the next start uses.
+//! The folder is the authority over who may join: so one that somebody else owns, or that others may write
+//! to, is refused. If a process dies here, at most an empty folder is left, which the next start uses.
 //!
-//! *A hive of another user* is joined only when its owner is named (`$HIVEMIND_OWNER`): otherwise whoever makes the right folder in
-//! time would be joined by mistake. Nothing is made or checked there, since all that lies there is the owner's; what counts is that
-//! the kernel says of the process that listens that it is the owner's.
+//! *A hive of another user* is joined only when its owner is named (`$HIVEMIND_OWNER`): otherwise whoever
+//! makes the right folder in time would be joined by mistake. Nothing is made or checked there, since all
+//! that lies there is the owner's; what counts is that the kernel says of the process that listens that it is
+//! the owner's.
 use std::env;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -105,7 +106,8 @@ pub enum RuntimeDirError {
         /// Its value.
         path: PathBuf,
     },
-    /// The owner that was named is nobody. Name a user of this machine, or give the number that `id -u` shows.
+    /// The owner that was named is nobody. Name a user of this machine, or give the number that `id -u`
+    /// shows.
     #[error("{owner:?} is no user of this machine; name one, or give the number that `id -u` shows")]
     UnknownOwner {
         /// What was named.
@@ -132,7 +134,8 @@ impl RuntimeDir {
         RuntimeDir::find(None, hive, None)
     }
 
-    /// The folder of a hive in `base`, of the user `owner` (a name or a number); what is not given is what the environment says.
+    /// The folder of a hive in `base`, of the user `owner` (a name or a number); what is not given is what
+    /// the environment says.
     ///
     /// # Errors
     /// [`RuntimeDirError`].
@@ -156,7 +159,8 @@ impl RuntimeDir {
         if owner == user { RuntimeDir::at(&base, hive) } else { RuntimeDir::of_another(&base, hive, owner) }
     }
 
-    /// The folder of a hive of another user. Nothing is made there, and nothing checked; see the head of the module.
+    /// The folder of a hive of another user. Nothing is made there, and nothing checked; see the head of the
+    /// module.
     ///
     /// # Errors
     /// Only when the path is too long for a socket.
@@ -194,8 +198,8 @@ impl RuntimeDir {
         })
     }
 
-    /// What the names of this hive's segments begin with, where segments have names (feature `named-segments`): another
-    /// runtime directory or hive has another.
+    /// What the names of this hive's segments begin with, where segments have names (feature
+    /// `named-segments`): another runtime directory or hive has another.
     #[cfg(feature = "named-segments")]
     pub fn segment_prefix(&self) -> String {
         use std::os::unix::ffi::OsStrExt;
@@ -277,8 +281,9 @@ fn base_directory(owner: u32) -> Result<PathBuf, RuntimeDirError> {
     Ok(env::temp_dir().join(format!("hivemind-{owner}")))
 }
 
-/// Makes the folder with its parents, or checks the one that is there. The check comes after the making, and on what
-/// the path means itself (no symbolic link is followed), so nobody can slip another folder in between.
+/// Makes the folder with its parents, or checks the one that is there. The check comes after the making, and
+/// on what the path means itself (no symbolic link is followed), so nobody can slip another folder in
+/// between.
 fn make_private(path: &Path) -> Result<(), RuntimeDirError> {
     let failed = |doing| move |error| RuntimeDirError::System { doing, path: path.to_owned(), error };
     match DirBuilder::new().recursive(true).mode(0o700).create(path) {

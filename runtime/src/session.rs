@@ -1,22 +1,23 @@
 //! A node's side of the control path: join a hive, say what is there, hear who is a match, and outlive roots.
 //!
-//! One thread for each node, `hm-<node>`, does everything: it looks for a root, becomes its host when there is none, passes
-//! requests of the node's other threads on, calls the node back ([`NodeSide`]), and watches the pidfds of peers. While
-//! nothing happens it sleeps.
+//! One thread for each node, `hm-<node>`, does everything: it looks for a root, becomes its host when there
+//! is none, passes requests of the node's other threads on, calls the node back ([`NodeSide`]), and watches
+//! the pidfds of peers. While nothing happens it sleeps.
 //!
-//! Waking that thread to ask, and being woken by it for the answer, would cost more than all the rest of a request. So a
-//! thread that announces an end *drives* the session itself if it can: it takes the state of the control thread (both hold
-//! it under one lock, never while they sleep), sends, sleeps on the socket in the control thread's place, and handles what
-//! arrives until its answer is there, for at most [`DRIVING`]. Whatever else happens (the root dies, a peer dies, the node
-//! leaves) still wakes the control thread alone. Where driving is not possible (no root, the control thread is at work), the request goes
-//! into the control thread's inbox.
+//! Waking that thread to ask, and being woken by it for the answer, would cost more than all the rest of a
+//! request. So a thread that announces an end *drives* the session itself if it can: it takes the state of
+//! the control thread (both hold it under one lock, never while they sleep), sends, sleeps on the socket in
+//! the control thread's place, and handles what arrives until its answer is there, for at most [`DRIVING`].
+//! Whatever else happens (the root dies, a peer dies, the node leaves) still wakes the control thread alone.
+//! Where driving is not possible (no root, the control thread is at work), the request goes into the control
+//! thread's inbox.
 //!
-//! Making an end takes about as long as the root takes to wake up and answer. So the end is announced first and made
-//! meanwhile ([`Session::offer_while`]), by the thread that looks after the link: what the root says about the end waits in the
-//! socket until it is there.
+//! Making an end takes about as long as the root takes to wake up and answer. So the end is announced first
+//! and made meanwhile ([`Session::offer_while`]), by the thread that looks after the link: what the root says
+//! about the end waits in the socket until it is there.
 //!
-//! Ends that are announced within a [`Gathering`] do not wait for each answer: the root works on the first while
-//! the next are made, and all answers are awaited at the end ([`Session::finish`]).
+//! Ends that are announced within a [`Gathering`] do not wait for each answer: the root works on the first
+//! while the next are made, and all answers are awaited at the end ([`Session::finish`]).
 //!
 //! ```text
 //!            connected         Welcome
@@ -25,13 +26,15 @@
 //!      └─────────────────────────────────────────┘   (then the whole roll call is said again to the next one)
 //! ```
 //!
-//! The state of the hive lives in the nodes: whatever a root knew, its successor learns from the roll calls. Connections
-//! that are attached need no root at all; the death of a peer is told by its pidfd, which this thread holds.
+//! The state of the hive lives in the nodes: whatever a root knew, its successor learns from the roll calls.
+//! Connections that are attached need no root at all; the death of a peer is told by its pidfd, which this
+//! thread holds.
 //!
 //! If this process dies half-way through a handshake, the root and the peers see it by socket and pidfd.
 //!
-//! A forked child has neither the thread nor what it holds, and finds locks that may stay locked: each call says [`Forked`] before it takes
-//! one, or does nothing where there is nothing to be said. The child may join by itself.
+//! A forked child has neither the thread nor what it holds, and finds locks that may stay locked: each call
+//! says [`Forked`] before it takes one, or does nothing where there is nothing to be said. The child may join
+//! by itself.
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
@@ -105,8 +108,8 @@ pub struct SessionConfig {
     pub patience: Duration,
     /// Who may be the root.
     pub root: RootRole,
-    /// How long a root may keep this node waiting without a sign of life before it counts as one that does not answer, and is
-    /// superseded; at least [`crate::root::MIN_ROOT_TIMEOUT`].
+    /// How long a root may keep this node waiting without a sign of life before it counts as one that does
+    /// not answer, and is superseded; at least [`crate::root::MIN_ROOT_TIMEOUT`].
     pub root_timeout: Duration,
     /// True: this node only looks. It claims no name and has no ends.
     pub observer: bool,
@@ -204,7 +207,8 @@ pub struct AttachRequest {
     pub reader: Handle,
     /// The doorbells of its node. `None`: it is of another user; answer with doorbells made for that one.
     pub bells: Option<Handle>,
-    /// It was there when the publisher began: it gets everything, from the first message on, or counts it as lost.
+    /// It was there when the publisher began: it gets everything, from the first message on, or counts it as
+    /// lost.
     pub from_first: bool,
 }
 
@@ -240,38 +244,44 @@ pub struct AttachedTo {
     pub gone: bool,
 }
 
-/// What a node does when it is called. The calls come one at a time, from the thread `hm-<node>` or from one that waits in
-/// [`Session::offer`] or [`Session::demand`]; they must not block, and must not call [`Session::offer`], [`Session::demand`], [`Session::list`] or [`Session::inspect`].
+/// What a node does when it is called. The calls come one at a time, from the thread `hm-<node>` or from one
+/// that waits in [`Session::offer`] or [`Session::demand`]; they must not block, and must not call
+/// [`Session::offer`], [`Session::demand`], [`Session::list`] or [`Session::inspect`].
 pub trait NodeSide: Send + Sync + 'static {
-    /// Everything that lives now, told to every new root. [`Demand::connected`] lists the connections for which
-    /// [`NodeSide::attached`] was called and that are open; all other pairs are matched anew.
+    /// Everything that lives now, told to every new root. [`Demand::connected`] lists the connections for
+    /// which [`NodeSide::attached`] was called and that are open; all other pairs are matched anew.
     fn roll_call(&self) -> Vec<Announcement>;
 
-    /// A match: give it a seat. `None`: not wanted, or attached to this publisher already. A second call for one pair
-    /// replaces the first, whose handshake a dead root has left unfinished.
+    /// A match: give it a seat. `None`: not wanted, or attached to this publisher already. A second call for
+    /// one pair replaces the first, whose handshake a dead root has left unfinished.
     fn matched(&self, subscriber: u32, matched: Box<Match>) -> Option<Seating>;
 
-    /// A subscriber wants in: map its segment, register its pins, and only then answer. A second call for one pair
-    /// replaces the first.
+    /// A subscriber wants in: map its segment, register its pins, and only then answer. A second call for one
+    /// pair replaces the first.
     ///
     /// # Errors
     /// Why not, in words; they reach [`NodeSide::attach_refused`] at the other side.
     fn attach(&self, request: AttachRequest) -> Result<AttachReply, String>;
 
-    /// The answer to the last [`NodeSide::attach`] is on its way, so the subscriber gets to know it even if this process
-    /// dies now. Not before may anybody be told that it is attached: what is published then is promised to arrive.
+    /// The answer to the last [`NodeSide::attach`] is on its way, so the subscriber gets to know it even if
+    /// this process dies now. Not before may anybody be told that it is attached: what is published then
+    /// is promised to arrive.
     fn attach_answered(&self) {}
 
-    /// A publisher let us in: map its ring and read. If that fails, [`NodeSide::has_to_do_with`] says no after it.
+    /// A publisher let us in: map its ring and read. If that fails, [`NodeSide::has_to_do_with`] says no
+    /// after it.
     fn attached(&self, attached: AttachedTo);
 
-    /// Whether this subscription is attached to this publisher, or has taken a seat for it ([`NodeSide::matched`]).
+    /// Whether this subscription is attached to this publisher, or has taken a seat for it
+    /// ([`NodeSide::matched`]).
     fn has_to_do_with(&self, subscriber: u32, publisher: EndId) -> bool;
 
-    /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher may have registered it.
+    /// A publisher did not let us in, or has just gone ([`PUBLISHER_GONE`]). Close the seat: the publisher
+    /// may have registered it.
     fn attach_refused(&self, subscriber: u32, publisher: EndId, reason: &str);
 
-    /// A service is what a subscription means, but has another type or another pattern. Once they fit there is a match.
+    /// A service is what a subscription means, but has another type or another pattern. Once they fit there
+    /// is a match.
     fn skipped(&self, subscriber: u32, carried: Carried);
 
     /// An observer wants to look at the segment of an end. `None`: there is no such end.
@@ -280,7 +290,8 @@ pub trait NodeSide: Send + Sync + 'static {
     /// The kernel says that the process of this node is gone.
     fn peer_gone(&self, node: u64);
 
-    /// Keep this ring, whose publisher `offer.author` tells, for those who come when that is gone; if it is gone already, offer it now.
+    /// Keep this ring, whose publisher `offer.author` tells, for those who come when that is gone; if it is
+    /// gone already, offer it now.
     ///
     /// # Errors
     /// Why not, in words.
@@ -315,15 +326,16 @@ pub trait NodeSide: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The nodes with which this node has connections, or is about to. The processes of all others need not be watched. Asked at
-    /// [`Session::forget`], which another thread may have called just before the latest attachment, and when there are many
-    /// peers. `None`: not known; then what `forget` says is done, and nobody else is forgotten.
+    /// The nodes with which this node has connections, or is about to. The processes of all others need not
+    /// be watched. Asked at [`Session::forget`], which another thread may have called just before the
+    /// latest attachment, and when there are many peers. `None`: not known; then what `forget` says is
+    /// done, and nobody else is forgotten.
     fn acquaintances(&self) -> Option<HashSet<u64>> {
         None
     }
 
-    /// A root refused an end for which no [`Session::offer`] or [`Session::demand`] waits: after the death of a root, somebody
-    /// else was faster with the name of a service. Connections that are attached stay.
+    /// A root refused an end for which no [`Session::offer`] or [`Session::demand`] waits: after the death of
+    /// a root, somebody else was faster with the name of a service. Connections that are attached stay.
     fn refused(&self, index: u32, error: &AnnounceError) {
         let _ = (index, error);
     }
@@ -352,7 +364,8 @@ struct Shared {
     next_request: AtomicU64,
 }
 
-/// Announcements whose answers are awaited later, by [`Session::finish`]. Several threads may announce within one.
+/// Announcements whose answers are awaited later, by [`Session::finish`]. Several threads may announce within
+/// one.
 #[derive(Default)]
 pub struct Gathering {
     awaited: Mutex<Vec<Awaited>>,
@@ -444,7 +457,8 @@ enum Command {
 
 type Reply<T, E> = Sender<Result<T, E>>;
 
-/// Requests about ends are numbered as their ends, so that the answers to a roll call reach who waits; others from here.
+/// Requests about ends are numbered as their ends, so that the answers to a roll call reach who waits; others
+/// from here.
 const FIRST_REQUEST: u64 = 1 << 32;
 
 impl Session {
@@ -486,8 +500,9 @@ impl Session {
         }
     }
 
-    /// Announces a publisher. Waits for the root's answer up to the patience, also across the death of a root; and, if it begins, for the
-    /// subscribers that were there before it, until they are attached or [`JOINERS_PATIENCE`] is over.
+    /// Announces a publisher. Waits for the root's answer up to the patience, also across the death of a
+    /// root; and, if it begins, for the subscribers that were there before it, until they are attached or
+    /// [`JOINERS_PATIENCE`] is over.
     ///
     /// The node must list it in its roll call before, and take it out again when this fails.
     ///
@@ -507,12 +522,14 @@ impl Session {
         self.announce_while(Announcement::Demand(demand), None, || Ok(()))
     }
 
-    /// As [`Session::offer`], and makes the publisher, if possible while the root works on the announcement: `make` is called
-    /// once, and nothing that the root says about the end is heard before it returns. So it must not take long, and it is `make`
-    /// that lists the end for the roll call. Within a gathering the answer is not awaited here.
+    /// As [`Session::offer`], and makes the publisher, if possible while the root works on the announcement:
+    /// `make` is called once, and nothing that the root says about the end is heard before it returns. So
+    /// it must not take long, and it is `make` that lists the end for the roll call. Within a gathering
+    /// the answer is not awaited here.
     ///
     /// # Errors
-    /// What `make` says, and [`AnnounceError`]. Then take the end out of the roll call, if it is in, and withdraw it.
+    /// What `make` says, and [`AnnounceError`]. Then take the end out of the roll call, if it is in, and
+    /// withdraw it.
     pub fn offer_while<T, E: From<AnnounceError>>(
         &self,
         offer: Offer,
@@ -537,8 +554,8 @@ impl Session {
         self.announce_while(Announcement::Demand(demand), gathering, make)
     }
 
-    /// Waits for the answers to what was announced within this gathering so far, at most for the patience. Those that were
-    /// refused; take those ends back.
+    /// Waits for the answers to what was announced within this gathering so far, at most for the patience.
+    /// Those that were refused; take those ends back.
     #[must_use]
     pub fn finish(&self, gathering: &Gathering) -> Vec<RefusedEnd> {
         if !self.shared.home.is_here() {
@@ -606,15 +623,16 @@ impl Session {
         let _ = self.shared.push(Command::Withdraw { index, ring: None });
     }
 
-    /// As [`Session::withdraw`], for a publisher that may end while subscribers are on their way to it: then its ring goes to
-    /// them.
+    /// As [`Session::withdraw`], for a publisher that may end while subscribers are on their way to it: then
+    /// its ring goes to them.
     pub fn withdraw_lending(&self, index: u32, ring: Option<Handle>) {
         // As above.
         let _ = self.shared.push(Command::Withdraw { index, ring });
     }
 
-    /// This subscription has let go of a publisher that lives: [`NodeSide::has_to_do_with`] says no by now. The root hears of it, so that
-    /// [`Session::rematch`] can bring them together again. Never waits; may be called by the node's callbacks.
+    /// This subscription has let go of a publisher that lives: [`NodeSide::has_to_do_with`] says no by now.
+    /// The root hears of it, so that [`Session::rematch`] can bring them together again. Never waits; may
+    /// be called by the node's callbacks.
     pub fn detached(&self, index: u32, publisher: EndId) {
         // As above.
         let _ = self.shared.push(Command::Detached { index, publisher });
@@ -626,13 +644,15 @@ impl Session {
         let _ = self.shared.push(Command::Rematch { index });
     }
 
-    /// Asks to be told by [`NodeSide::changed`], once, when there are other publishers or subscriptions. Never waits.
+    /// Asks to be told by [`NodeSide::changed`], once, when there are other publishers or subscriptions.
+    /// Never waits.
     pub fn watch(&self) {
         // As above.
         let _ = self.shared.push(Command::Watch);
     }
 
-    /// Announces what a publisher of this node retained that has ended. Never waits; a refusal comes to [`NodeSide::refused`].
+    /// Announces what a publisher of this node retained that has ended. Never waits; a refusal comes to
+    /// [`NodeSide::refused`].
     pub fn stand_for(&self, offer: Offer) {
         // As above.
         let _ = self.shared.push(Command::StandFor(offer));
@@ -694,7 +714,8 @@ impl Session {
         }
     }
 
-    /// The process of the root, as this process sees it; `None` while there is no root, and in a forked child.
+    /// The process of the root, as this process sees it; `None` while there is no root, and in a forked
+    /// child.
     #[must_use]
     pub fn root_pid(&self) -> Option<i32> {
         self.shared.home.is_here().then(|| self.shared.status().root_pid)?
@@ -724,8 +745,9 @@ impl Session {
         self.shared.node
     }
 
-    /// Leaves the hive: whoever waits gets `Left`, an embedded root passes on, and the thread ends before this returns
-    /// (unless a callback of the node calls). May be called more than once. Does nothing in a forked child.
+    /// Leaves the hive: whoever waits gets `Left`, an embedded root passes on, and the thread ends before
+    /// this returns (unless a callback of the node calls). May be called more than once. Does nothing in
+    /// a forked child.
     pub fn leave(&self) {
         if !self.shared.home.is_here() {
             return;
@@ -746,7 +768,8 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave();
         if !self.shared.home.is_here() {
-            // The system would let go of whatever thread of this process has the place of the parent's by now.
+            // The system would let go of whatever thread of this process has the place of the parent's by
+            // now.
             let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
             std::mem::forget(thread);
         }

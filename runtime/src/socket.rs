@@ -1,8 +1,9 @@
 //! Packets over Unix sockets: one SEQPACKET packet is one message with its descriptors.
 //!
-//! Nothing here blocks. What cannot be sent at once waits in an [`OutQueue`] with a bound; who exceeds it does not read
-//! and is cut off by the caller. Received descriptors are owned before anything else happens, so that every way out of a
-//! function closes them. If a process dies, the kernel drops its queues, and descriptors in flight with them.
+//! Nothing here blocks. What cannot be sent at once waits in an [`OutQueue`] with a bound; who exceeds it
+//! does not read and is cut off by the caller. Received descriptors are owned before anything else happens,
+//! so that every way out of a function closes them. If a process dies, the kernel drops its queues, and
+//! descriptors in flight with them.
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -72,8 +73,8 @@ impl Socket {
     pub(crate) fn peer(&self) -> io::Result<Peer> {
         let credentials = getsockopt(&self.0, PeerCredentials)?;
         let pidfd = match getsockopt(&self.0, PeerPidfd) {
-            // Kernels before 6.5 give no pidfd for a socket. The id may be reused between the connect and here; then
-            // the first process is gone and its socket says so.
+            // Kernels before 6.5 give no pidfd for a socket. The id may be reused between the connect and
+            // here; then the first process is gone and its socket says so.
             Err(Errno::ENOPROTOOPT | Errno::EINVAL) => os::open_pidfd(credentials.pid())?,
             other => other?,
         };
@@ -91,7 +92,8 @@ impl Socket {
         buffer: &mut PacketBuffer,
         descriptors: &mut Vec<OwnedFd>,
     ) -> io::Result<Packet> {
-        // Bounded: a reset is reported once, an interrupted call is not repeated by this kernel call more than once.
+        // Bounded: a reset is reported once, an interrupted call is not repeated by this kernel call more
+        // than once.
         for _ in 0..RECEIVE_ATTEMPTS {
             match os::receive(self.0.as_fd(), &mut buffer.0, descriptors) {
                 Ok(received) if received.length == 0 => return Ok(Packet::Closed),
@@ -139,7 +141,8 @@ fn seqpacket() -> io::Result<OwnedFd> {
 
 /// Binds and listens. The path must be free; the socket can be used by its owner only.
 ///
-/// The listener is the standard library's for its safe `accept`; that it carries packets makes no difference to it.
+/// The listener is the standard library's for its safe `accept`; that it carries packets makes no difference
+/// to it.
 pub(crate) fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let descriptor = seqpacket()?;
     bind(descriptor.as_raw_fd(), &UnixAddr::new(path)?)?;
@@ -148,7 +151,8 @@ pub(crate) fn listen_at(path: &Path) -> io::Result<UnixListener> {
     Ok(UnixListener::from(descriptor))
 }
 
-/// True when the kernel says that the process of this pidfd is gone (a zombie is gone, a stopped process is not).
+/// True when the kernel says that the process of this pidfd is gone (a zombie is gone, a stopped process is
+/// not).
 pub(crate) fn is_gone(pidfd: &impl AsFd) -> bool {
     let mut wanted = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(ready) if ready > 0)
@@ -200,7 +204,8 @@ pub(crate) enum Flushed {
     Empty,
     /// The peer has to read first; the socket will become writable.
     Blocked,
-    /// The kernel is short of something that no readiness tells (descriptors in flight, memory): try again soon.
+    /// The kernel is short of something that no readiness tells (descriptors in flight, memory): try again
+    /// soon.
     Later,
 }
 

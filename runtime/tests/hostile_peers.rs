@@ -269,8 +269,8 @@ fn a_publisher_that_never_answers_delays_only_those_who_want_it() {
     });
 }
 
-/// A publisher that is slow to read is not cut off for it: no more is sent to it than it can answer. (Once it was, and cut
-/// off, came back, was told everything again, and was cut off again.)
+/// A publisher that is slow to read is not cut off for it: no more is sent to it than it can answer. (Once it
+/// was, and cut off, came back, was told everything again, and was cut off again.)
 #[test]
 fn a_slow_publisher_gets_all_its_subscribers_in_the_end() {
     let (_base, dir) = hive();
@@ -367,8 +367,8 @@ fn a_node_obeys_the_highest_epoch() {
     });
 }
 
-/// Somebody was faster with the name of a service while its owner had no root: the owner hears that its end does not
-/// stand, and the end is not announced any more.
+/// Somebody was faster with the name of a service while its owner had no root: the owner hears that its end
+/// does not stand, and the end is not announced any more.
 #[test]
 fn an_end_that_the_next_root_refuses_is_told_to_its_node() {
     let (_base, dir) = hive();

@@ -66,7 +66,8 @@ fn a_subscriber_may_be_there_first_and_a_node_may_read_itself() {
     node.wait_attached(1, node.end(2));
 }
 
-/// Without the word of the first one the root would take the pair for connected, and never introduce them again.
+/// Without the word of the first one the root would take the pair for connected, and never introduce them
+/// again.
 #[test]
 fn who_has_let_go_of_a_publisher_is_introduced_again_when_it_wants_it_again() {
     let (_base, dir) = hive();
@@ -189,8 +190,9 @@ fn plain_offer(index: u32, service: &str, fingerprint: u128) -> Offer {
     Offer { begins: true, ..Offer::new(index, service, kind, contract) }
 }
 
-/// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is being made. When the
-/// root has answered a question that the viewer asked after that, the request lies in the camera's socket.
+/// The viewer answers its match at once, so the root asks the camera to attach it while the publisher is
+/// being made. When the root has answered a question that the viewer asked after that, the request lies in
+/// the camera's socket.
 #[test]
 fn what_the_root_says_about_an_end_waits_until_the_end_is_made() {
     let (_base, dir) = hive();
@@ -506,8 +508,8 @@ fn ends_that_are_gathered_are_all_there_and_the_refused_are_named() {
     assert!(node.session.finish(&gathering).is_empty());
 }
 
-/// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each other aside,
-/// while matches of all of them are under way.
+/// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each
+/// other aside, while matches of all of them are under way.
 #[test]
 fn threads_that_announce_at_the_same_time_all_get_their_answers_and_their_matches() {
     const THREADS: u32 = 4;
@@ -537,8 +539,8 @@ fn threads_that_announce_at_the_same_time_all_get_their_answers_and_their_matche
     }
 }
 
-/// The callback runs in the control thread or in the one that waits; in either case nobody waits for ever, and the hive
-/// sees the node go.
+/// The callback runs in the control thread or in the one that waits; in either case nobody waits for ever,
+/// and the hive sees the node go.
 #[test]
 fn a_callback_that_panics_ends_the_session_for_every_thread() {
     let (_base, dir) = hive();

@@ -1,7 +1,8 @@
 //! Roots and nodes die by SIGKILL, in processes of their own, and the hive goes on.
 //!
-//! The test binary starts itself again as a node (`child`, below) and kills it. The times it prints are measured, not
-//! asserted; run it with `cargo test --release -p hivemind-ipc-core --test takeover -- --nocapture --test-threads 1`.
+//! The test binary starts itself again as a node (`child`, below) and kills it. The times it prints are
+//! measured, not asserted; run it with `cargo test --release -p hivemind-ipc-core --test takeover --
+//! --nocapture --test-threads 1`.
 mod recorder;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,8 +28,8 @@ use recorder::{Heard, Node, files, hive, wait_for};
 const DIR: &str = "HIVEMIND_TEST_DIR";
 const NAME: &str = "HIVEMIND_TEST_NAME";
 
-/// What a process that a test started does, told so by its environment: it joins, announces itself, says so, and lives
-/// until its input ends. Without that environment there is nothing to do.
+/// What a process that a test started does, told so by its environment: it joins, announces itself, says so,
+/// and lives until its input ends. Without that environment there is nothing to do.
 #[test]
 fn child() {
     let Some(base) = std::env::var_os(DIR).map(PathBuf::from) else { return };
@@ -252,8 +253,8 @@ fn a_forgotten_peer_is_not_watched() {
     assert!(!viewer.side.heard().contains(&Heard::PeerGone { node: nodes[0] }));
 }
 
-// A thread of the user sees the last connection with a peer end and says so; meanwhile the next one is attached. Once the peer
-// was forgotten all the same, and its death was never noticed.
+// A thread of the user sees the last connection with a peer end and says so; meanwhile the next one is
+// attached. Once the peer was forgotten all the same, and its death was never noticed.
 #[test]
 fn a_peer_with_a_connection_is_watched_whoever_says_that_it_may_be_forgotten() {
     let (base, dir) = hive();
@@ -337,8 +338,8 @@ fn a_hive_starts_from_nothing_with_any_number_of_nodes_at_once() {
     print_times("cold start, join and leave", cold.collect());
 }
 
-/// A process forked by the host of the root may outlive it and keep its listening socket. Connecting to that works, and
-/// nobody would ever answer; but the kernel says that the process that listened is gone.
+/// A process forked by the host of the root may outlive it and keep its listening socket. Connecting to that
+/// works, and nobody would ever answer; but the kernel says that the process that listened is gone.
 #[test]
 fn the_socket_of_a_dead_root_in_another_process_is_no_root() {
     let (base, dir) = hive();
@@ -370,8 +371,8 @@ fn a_host_without_descriptors_refuses_in_words_and_recovers() {
     assert_eq!(Node::join(&dir, "node").session.root_pid(), Some(hoarder.pid()));
 }
 
-/// The root goes at any moment of an announcement, also while the thread that announces has taken over the work of the control
-/// thread. One that lost the link there once left nobody to seek the next root.
+/// The root goes at any moment of an announcement, also while the thread that announces has taken over the
+/// work of the control thread. One that lost the link there once left nobody to seek the next root.
 #[test]
 fn a_thread_that_announces_goes_on_under_each_next_root() {
     const ROOTS: u32 = 6;

@@ -30,7 +30,8 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Failure>, variant: &str, parts
     says(&failure.text, parts);
 }
 
-/// Once `capacity(4).history(4)` gave 3 messages, `history(1000)` gave 255, and `capacity(0)` two slots, without a word.
+/// Once `capacity(4).history(4)` gave 3 messages, `history(1000)` gave 255, and `capacity(0)` two slots,
+/// without a word.
 #[test]
 fn options_that_a_ring_cannot_have_are_refused_and_the_remedy_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +155,8 @@ fn another_type_on_the_same_service_names_both_and_what_differs() {
     drop(hivemind_tests::until("the service is free", || node.publisher::<Reading>("sensors/pose").ok()));
 }
 
-/// It was not: whoever subscribed by name with the old type kept the upgraded program from starting, until it was found and ended.
+/// It was not: whoever subscribed by name with the old type kept the upgraded program from starting, until it
+/// was found and ended.
 #[test]
 fn a_stale_viewer_keeps_no_upgraded_robot_from_starting_and_is_served_when_it_fits_again() {
     let hive = Hive::new(ACTOR);
@@ -300,8 +302,8 @@ fn files_that_may_not_be_long_enough_are_an_error_and_no_signal() {
     assert_eq!(poor.nodes(), ["poor"]);
 }
 
-/// With every number of descriptors from none upwards a process can join, publish and subscribe, or is told that it needs more. It
-/// never hangs, and what stands is whole.
+/// With every number of descriptors from none upwards a process can join, publish and subscribe, or is told
+/// that it needs more. It never hangs, and what stands is whole.
 #[test]
 fn a_process_without_descriptors_is_told_so() {
     let hive = Hive::new(ACTOR);

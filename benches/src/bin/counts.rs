@@ -1,7 +1,8 @@
-//! How many instructions a message costs, path by path: the workload that `benches/instructions` runs under callgrind.
+//! How many instructions a message costs, path by path: the workload that `benches/instructions` runs under
+//! callgrind.
 //!
-//! Instructions do not depend on what else the machine does, so a few per cent more of them are a fact and not noise. They are
-//! no time, either: what a fence or a cache line costs is the question of the harness.
+//! Instructions do not depend on what else the machine does, so a few per cent more of them are a fact and
+//! not noise. They are no time, either: what a fence or a cache line costs is the question of the harness.
 //!
 //! ```text
 //!   for every path     settle                  rings take their memory, tables grow
@@ -9,9 +10,10 @@
 //!                      reading of 2 N          the same; the difference is N messages and nothing else
 //! ```
 //!
-//! callgrind is told to collect inside of [`counted`] only, and to dump before [`end_of_reading`]; it tells them by their names, so
-//! neither is inlined. This program prints one line per path, with what was counted and N; the script takes the dumps in that
-//! order. Both ends of a service live in one node and on one thread; the other threads of the node are never inside of `counted`.
+//! callgrind is told to collect inside of [`counted`] only, and to dump before [`end_of_reading`]; it tells
+//! them by their names, so neither is inlined. This program prints one line per path, with what was counted
+//! and N; the script takes the dumps in that order. Both ends of a service live in one node and on one
+//! thread; the other threads of the node are never inside of `counted`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -55,7 +57,8 @@ fn main() -> Outcome {
 
 // ---- the paths ----
 
-/// Lossy: the subscribers are attached and do not read, so the publisher goes round and round. Reliable: they read in between.
+/// Lossy: the subscribers are attached and do not read, so the publisher goes round and round. Reliable: they
+/// read in between.
 fn send(hive: &Hive) -> Outcome {
     for (name, readers, reliable) in [
         ("send 56 B, no subscriber", 0, false),
@@ -133,7 +136,8 @@ fn loan_and_receive(hive: &Hive) -> Outcome {
     Ok(())
 }
 
-/// What hivemind adds to rkyv shows in the first two figures: the same archive into a buffer that is ready, and sent.
+/// What hivemind adds to rkyv shows in the first two figures: the same archive into a buffer that is ready,
+/// and sent.
 fn archive(hive: &Hive) -> Outcome {
     let manifest = Manifest::numbered(1);
     let mut buffer = Align([0; ROOM]);
@@ -178,8 +182,8 @@ fn drain<T: Message + ?Sized>(subscriber: &mut Subscriber<T>) -> Outcome {
 
 // ---- how they are counted ----
 
-/// Settles, then takes the two readings. `step` gets its number within the batch, and says whether all came as it must: so no work
-/// can be left out, and little is counted that is not hivemind's.
+/// Settles, then takes the two readings. `step` gets its number within the batch, and says whether all came
+/// as it must: so no work can be left out, and little is counted that is not hivemind's.
 fn path(name: &str, mut prepare: impl FnMut() -> Outcome, mut step: impl FnMut(u64) -> bool) -> Outcome {
     for batches in [TO_SETTLE, BATCHES, 2 * BATCHES] {
         for _ in 0..batches {

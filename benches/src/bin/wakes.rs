@@ -1,8 +1,8 @@
 //! What a wake-up costs by the way in which one waits, beside a receive that blocks.
 //!
-//! Two processes on two cores send one message to and fro, each asleep when it comes; both wait in the same way. All ways take turns in
-//! one run, and each is compared with the blocking receive of the same lap: the host moves its cores, and figures of two minutes
-//! cannot be compared.
+//! Two processes on two cores send one message to and fro, each asleep when it comes; both wait in the same
+//! way. All ways take turns in one run, and each is compared with the blocking receive of the same lap: the
+//! host moves its cores, and figures of two minutes cannot be compared.
 //!
 //! ```text
 //! for every lap, for every way      parent                  peer

@@ -45,8 +45,8 @@ pub struct Offer {
     /// When the ring was made, in nanoseconds since the machine was started: tells which of two that retain
     /// messages is the later.
     pub born: u64,
-    /// Whose messages: its own, those of a publisher that is gone and whose ring this node keeps, or those of
-    /// another host.
+    /// Whose messages: its own, those of a publisher that is gone and whose ring this node keeps, or those
+    /// of another host.
     pub author: Author,
     /// It has sent nothing yet: the subscribers that are there get everything, from its first message on.
     pub begins: bool,

@@ -17,9 +17,9 @@
 //! all others; what is added:
 //!
 //! - `Accepted` says that they are under way, `Joined` that nobody is awaited any more. Between the two the
-//!   publisher's node waits, for at most `hivemind_runtime::session::JOINERS_PATIENCE` after the
-//!   last sign of progress. `Joined` leaves after the `Attached` of the last joiner, so whatever dies then
-//!   (the publisher, the root, both), the ring is with the subscriber.
+//!   publisher's node waits, for at most `hivemind_runtime::session::JOINERS_PATIENCE` after the last sign of
+//!   progress. `Joined` leaves after the `Attached` of the last joiner, so whatever dies then (the publisher,
+//!   the root, both), the ring is with the subscriber.
 //! - `Attach` says that the reader begins at the first message, also if it comes late. What was overwritten
 //!   until then counts as lost.
 //! - When the wait is over, `Lend` gives the root a descriptor of the ring. The root never maps it. It hands

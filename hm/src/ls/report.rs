@@ -279,8 +279,8 @@ impl Sources<'_> {
     }
 }
 
-/// What a subscription means and does not get, for want of its type. Of several services one is told, rather one whose type has the
-/// name that is expected: of two builds of a program.
+/// What a subscription means and does not get, for want of its type. Of several services one is told, rather
+/// one whose type has the name that is expected: of two builds of a program.
 fn does_not_fit(subscriber: &SubscriberInfo, services: &[(&ServiceInfo, String)]) -> Option<DoesNotFit> {
     let kind = subscriber.kind.as_ref()?;
     let filter = Filter::parse(&subscriber.filter).ok()?;

@@ -1,7 +1,8 @@
 //! Networks that tests make for themselves: namespaces, wires between them, and weather on the wires.
 //!
-//! A wire is a pair of veth devices, which the kernel can make lossy (a filter of three instructions drops packets by chance), narrow (`tbf`), or
-//! cut. A tunnel is a pair of TUN devices with a thread between them, which delays, reorders, doubles and drops packets, from a seed.
+//! A wire is a pair of veth devices, which the kernel can make lossy (a filter of three instructions drops
+//! packets by chance), narrow (`tbf`), or cut. A tunnel is a pair of TUN devices with a thread between them,
+//! which delays, reorders, doubles and drops packets, from a seed.
 
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -61,8 +62,8 @@ impl Net {
         &self.hosts[host]
     }
 
-    /// A wire between two hosts: its device is called so at both ends, and has the addresses 10.77.N.1 and 10.77.N.2. `None`: this kernel
-    /// cannot, which is said.
+    /// A wire between two hosts: its device is called so at both ends, and has the addresses 10.77.N.1 and
+    /// 10.77.N.2. `None`: this kernel cannot, which is said.
     pub(crate) fn wire(&mut self, one: usize, other: usize) -> Option<Device> {
         let device = self.device();
         let (one, other) = (self.host(one), self.host(other));
@@ -77,7 +78,8 @@ impl Net {
         Some(device)
     }
 
-    /// As [`Net::wire`], through a thread that makes the weather. `None`: this machine does not let us, which is said.
+    /// As [`Net::wire`], through a thread that makes the weather. `None`: this machine does not let us, which
+    /// is said.
     pub(crate) fn tunnel(&mut self, one: usize, other: usize, weather: Weather) -> Option<(Device, Tunnel)> {
         let device = self.device();
         let mut ends = Vec::new();
@@ -110,7 +112,8 @@ impl Net {
         assert!(run("ip", &["-n", self.host(host), "link", "set", &device.name, state]));
     }
 
-    /// From now on that host loses one in 32 of the packets that it sends. `false`: this kernel cannot, which is said.
+    /// From now on that host loses one in 32 of the packets that it sends. `false`: this kernel cannot, which
+    /// is said.
     pub(crate) fn lose(&self, host: usize, device: &Device) -> bool {
         // A random number, its last five bits; if they are 0 the packet is dropped (2), else it goes on (0).
         const PROGRAM: &str = "5,32 0 0 4294963256,84 0 0 31,21 0 1 0,6 0 0 2,6 0 0 0,";
@@ -126,7 +129,8 @@ impl Net {
         can
     }
 
-    /// From now on that host sends so much at most ("20mbit"), and has a short queue. `false`: this kernel cannot, which is said.
+    /// From now on that host sends so much at most ("20mbit"), and has a short queue. `false`: this kernel
+    /// cannot, which is said.
     pub(crate) fn narrow(&self, host: usize, device: &Device, rate: &str) -> bool {
         let (host, name) = (self.host(host), &*device.name);
         let shape = ["rate", rate, "burst", "16kb", "limit", "30kb"];
@@ -195,7 +199,8 @@ fn tun(host: &str, name: &str) -> Option<File> {
             *to = from as libc::c_char;
         }
         #[expect(unsafe_code, reason = "no crate at hand makes a TUN device")]
-        // SAFETY: the descriptor is open, and the kernel reads one `ifreq`, whose name ends in a zero, since names are shorter than it.
+        // SAFETY: the descriptor is open, and the kernel reads one `ifreq`, whose name ends in a zero, since
+        // names are shorter than it.
         let made = unsafe { tun_set_iff(device.as_raw_fd(), &raw const request) };
         made.ok().map(|_| device)
     });

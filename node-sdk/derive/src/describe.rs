@@ -15,9 +15,9 @@ use crate::recursion::bounds_are_omitted;
 
 /// `impl Describe`.
 ///
-/// It demands of every field type that it can be described, in its head rather than in its body, and stands before
-/// the type: so the compiler's first word about a field that is no message is about messages, at that field, and
-/// what it then says about rkyv comes second.
+/// It demands of every field type that it can be described, in its head rather than in its body, and stands
+/// before the type: so the compiler's first word about a field that is no message is about messages, at that
+/// field, and what it then says about rkyv comes second.
 pub(crate) fn implementation(input: &DeriveInput, hivemind: &Path) -> TokenStream {
     let schema = quote!(#hivemind::schema);
     let ident = &input.ident;
@@ -142,9 +142,9 @@ fn list(elements: impl Iterator<Item = TokenStream>) -> TokenStream {
     quote!(::std::vec::Vec::from([#(#elements),*]))
 }
 
-/// `Debug` for the archived form: rkyv's own way where it works. The standard derive does not see the bounds that
-/// the fields of a generic type need (`<T as Archive>::Archived: Debug`), so those types get an implementation of
-/// their own.
+/// `Debug` for the archived form: rkyv's own way where it works. The standard derive does not see the bounds
+/// that the fields of a generic type need (`<T as Archive>::Archived: Debug`), so those types get an
+/// implementation of their own.
 pub(crate) fn archived_debug(input: &DeriveInput, user: &UserAttributes, hivemind: &Path) -> Debug {
     let mut debug = Debug { attribute: TokenStream::new(), implementation: TokenStream::new() };
     if user.derives_debug {

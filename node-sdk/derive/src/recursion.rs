@@ -2,8 +2,8 @@
 //!
 //! rkyv puts a bound on the type of every field, and for a type that contains itself these bounds go round in
 //! circles. Its remedy is to omit the bound on such fields and to say by hand what the fields need from a
-//! serializer, a deserializer and a validator. Which fields those are can be seen here when a field names the type
-//! itself; so the attributes are added, unless the user did it.
+//! serializer, a deserializer and a validator. Which fields those are can be seen here when a field names the
+//! type itself; so the attributes are added, unless the user did it.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens as _, quote};
@@ -11,8 +11,8 @@ use syn::{Attribute, DeriveInput, Field, Ident, Path, Type, parse_quote};
 
 use crate::attributes::{UserAttributes, fields_mut, mentions};
 
-/// Writes the name of the type for `Self` in the types of fields: rkyv copies those into the archived type, where
-/// `Self` would be that.
+/// Writes the name of the type for `Self` in the types of fields: rkyv copies those into the archived type,
+/// where `Self` would be that.
 pub(crate) fn name_self(input: &mut DeriveInput) {
     let (_, generics, _) = input.generics.split_for_impl();
     let ident = &input.ident;

@@ -1,7 +1,9 @@
-//! The few calls of io_uring that one wait needs, without a library: a ring of [`ENTRIES`] requests, one of which waits.
+//! The few calls of io_uring that one wait needs, without a library: a ring of [`ENTRIES`] requests, one of
+//! which waits.
 //!
-//! The kernel reads the words and the time of a request while it is submitted and keeps copies, so nothing that a request names has
-//! to live longer than that. Its two mappings are shared with the kernel alone, and are not there in a forked child.
+//! The kernel reads the words and the time of a request while it is submitted and keeps copies, so nothing
+//! that a request names has to live longer than that. Its two mappings are shared with the kernel alone, and
+//! are not there in a forked child.
 use super::{Event, PollableError};
 use crate::bell::Wait;
 use crate::fork::{Descriptor, Home};
@@ -142,7 +144,8 @@ impl Uring {
             Serves::AllThreads => 0,
         };
         let mut params = Params { flags: flags | SETUP_SUBMIT_ALL, ..Params::default() };
-        // SAFETY: reads and writes `params`, a local of the layout that the kernel knows; the rest are integers.
+        // SAFETY: reads and writes `params`, a local of the layout that the kernel knows; the rest are
+        // integers.
         let made = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut params) };
         let number = match RawFd::try_from(made) {
             Ok(number) if number >= 0 => number,
@@ -242,9 +245,11 @@ impl Uring {
         // Relaxed: only this process stores it.
         let tail = self.rings.word(self.sq.tail).load(Ordering::Relaxed);
         let place = (tail.wrapping_add(ahead) % ENTRIES) as usize;
-        // SAFETY: in bounds: the mapping has ENTRIES requests or more, as the kernel rounds up, and `place` is below.
+        // SAFETY: in bounds: the mapping has ENTRIES requests or more, as the kernel rounds up, and `place`
+        // is below.
         let place = unsafe { self.requests.base.cast::<Request>().add(place) };
-        // SAFETY: in bounds (above) and aligned: the mapping begins with a page. Nobody reads it: the kernel does within `enter`, of requests before the tail.
+        // SAFETY: in bounds (above) and aligned: the mapping begins with a page. Nobody reads it: the kernel
+        // does within `enter`, of requests before the tail.
         unsafe { place.write(request) };
     }
 
@@ -261,8 +266,9 @@ impl Uring {
     fn enter(&self, submitted: u32, awaited: u32) -> io::Result<u32> {
         let flags = if submitted == 0 { ENTER_GETEVENTS } else { 0 };
         let number = self.descriptor.get().map_err(io::Error::other)?.as_raw_fd();
-        // SAFETY: the kernel reads requests from the mapping, and what they name, which `wait` keeps alive for the call; it writes to
-        // its own mapping. The rest are integers, and there is no signal set.
+        // SAFETY: the kernel reads requests from the mapping, and what they name, which `wait` keeps alive
+        // for the call; it writes to its own mapping. The rest are integers, and there is no signal
+        // set.
         let taken = unsafe {
             let (none, no_bytes) = (std::ptr::null::<libc::c_void>(), 0usize);
             libc::syscall(libc::SYS_io_uring_enter, number, submitted, awaited, flags, none, no_bytes)
@@ -290,7 +296,8 @@ fn event_number(event: &Event) -> i32 {
 fn knows_the_wait(io_uring: RawFd) -> bool {
     let operation = ProbedOperation { operation: 0, reserved: 0, flags: 0, reserved_too: 0 };
     let mut probe = Probe { last_op: 0, count: 0, reserved: [0; 7], operations: [operation; _] };
-    // SAFETY: writes `probe`, a local that has room for as many operations as are asked for; the rest are integers.
+    // SAFETY: writes `probe`, a local that has room for as many operations as are asked for; the rest are
+    // integers.
     let told = unsafe {
         let count = probe.operations.len();
         libc::syscall(libc::SYS_io_uring_register, io_uring, REGISTER_PROBE, &raw mut probe, count)
@@ -344,7 +351,8 @@ impl Mapping {
         );
         // SAFETY: in bounds (above).
         let place = unsafe { self.base.add(offset) };
-        // SAFETY: in bounds and aligned (above; the mapping begins with a page), initialised by the kernel, only used as an atomic, alive as long as self.
+        // SAFETY: in bounds and aligned (above; the mapping begins with a page), initialised by the kernel,
+        // only used as an atomic, alive as long as self.
         unsafe { place.cast::<AtomicU32>().as_ref() }
     }
 }

@@ -8,8 +8,9 @@
 //! | a descriptor, for one end | [`Seats::arm`]    | once  | the same words, by the kernel ([`crate::pollable`])   | it stays armed  |
 //! | anybody, for many ends    | [`Seats::arm_at`] | once  | `wake` of a line for all of them ([`crate::place`])   | it stays armed  |
 //!
-//! An end that stays armed is told of the next message and then no more, until it is armed again. The words are noted before the look, so a
-//! wait that begins later, in another thread or in the kernel, ends at once if something came meanwhile.
+//! An end that stays armed is told of the next message and then no more, until it is armed again. The words
+//! are noted before the look, so a wait that begins later, in another thread or in the kernel, ends at once
+//! if something came meanwhile.
 
 use super::{Reader, Seats};
 use crate::barrier;
@@ -174,8 +175,8 @@ impl<M: Memory> Seats<M> {
         woken
     }
 
-    /// The first half of a sleep for which somebody else waits: the publishers of `readers` know of it, and there is nothing new yet, as
-    /// `news` says, which is asked afterwards. `None`: there is.
+    /// The first half of a sleep for which somebody else waits: the publishers of `readers` know of it, and
+    /// there is nothing new yet, as `news` says, which is asked afterwards. `None`: there is.
     ///
     /// It stays so until it is armed again, [`Seats::disarm`]ed, or sleeps itself.
     pub fn arm<'w, 'a: 'w>(
@@ -188,8 +189,9 @@ impl<M: Memory> Seats<M> {
         (!news()).then_some(Armed { words, bound })
     }
 
-    /// As [`Seats::arm`], for somebody who waits at `place`. Puts the publishers of other users that are to be listened to, beyond those that
-    /// are there, into `heard`, of which [`STRANGERS_HEARD_MAX`] are heard. The look is to be repeated after the time in `Ok`, if any.
+    /// As [`Seats::arm`], for somebody who waits at `place`. Puts the publishers of other users that are to
+    /// be listened to, beyond those that are there, into `heard`, of which [`STRANGERS_HEARD_MAX`] are
+    /// heard. The look is to be repeated after the time in `Ok`, if any.
     ///
     /// # Errors
     /// There is something new.
@@ -226,12 +228,13 @@ impl<M: Memory> Seats<M> {
 
     /// Says in shared memory how this subscriber sleeps.
     fn say(&self, sleeping: u64) {
-        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see `Desk::wake_sleepers`).
+        // Relaxed: `sleepers` carries it to those of our user; to others it is a hint (see
+        // `Desk::wake_sleepers`).
         self.memory().header().sleeping.store(sleeping, Ordering::Relaxed);
     }
 
-    /// Notes the words, says how this subscriber sleeps, and tells its publishers: it listens to those of other users, to as many as it can,
-    /// and to the others if it `listens`.
+    /// Notes the words, says how this subscriber sleeps, and tells its publishers: it listens to those of
+    /// other users, to as many as it can, and to the others if it `listens`.
     fn tell_all<'w, 'a: 'w>(
         &'w self,
         listens: bool,
@@ -267,9 +270,9 @@ fn listens<'a, M: Memory>(readers: impl Iterator<Item = &'a Reader<M>>) -> bool 
     (1..=LISTENED_MAX).contains(&readers.take(LISTENED_MAX + 1).count()) && bell::can_wait_for_any()
 }
 
-/// Puts a fence between the word to the publishers and the look that follows, and one between the commits of publishers that make none
-/// themselves and their looks at `sleepers`. Where the kernel refuses, says how long a sleep may be: no longer than a wake-up
-/// may be late.
+/// Puts a fence between the word to the publishers and the look that follows, and one between the commits of
+/// publishers that make none themselves and their looks at `sleepers`. Where the kernel refuses, says how
+/// long a sleep may be: no longer than a wake-up may be late.
 #[inline]
 fn order_look<'a, M: Memory>(mut readers: impl Iterator<Item = &'a Reader<M>>) -> Option<Duration> {
     // edge sleep: see `Seats::sleep`.

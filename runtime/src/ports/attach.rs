@@ -7,8 +7,8 @@
 //! | reader segments of subscribers      | once for the subscriber       | the same                                 |
 //! | rings of publishers                 | once for each reader          | -                                        |
 //!
-//! A node has one segment of doorbells in its life, a subscriber one reader segment: another one under the same epoch is another process's, and
-//! its pins would count as those of the first.
+//! A node has one segment of doorbells in its life, a subscriber one reader segment: another one under the
+//! same epoch is another process's, and its pins would count as those of the first.
 
 use hivemind_core::contract::Match;
 use hivemind_core::protocol::EndId;
@@ -24,7 +24,8 @@ use super::trust::Trust;
 use crate::lock;
 use crate::session::{AttachedTo, Handle};
 
-/// Other users whose subscribers this node lets in: it makes doorbells for each, which take a descriptor and a page.
+/// Other users whose subscribers this node lets in: it makes doorbells for each, which take a descriptor and
+/// a page.
 const DOORS_MAX: usize = 64;
 /// See the head of the module.
 pub(super) struct PeerMemory {
@@ -32,13 +33,15 @@ pub(super) struct PeerMemory {
     backend: Box<dyn Backend>,
     /// Those of this node.
     bells: Arc<Bells>,
-    /// Doorbells of peers that are mapped already, by the life of their node; true: it is of another user, and made them for ours.
+    /// Doorbells of peers that are mapped already, by the life of their node; true: it is of another user,
+    /// and made them for ours.
     peers: Mutex<HashMap<(u64, bool), Weak<Bells>>>,
-    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay until there are so many, also
-    /// when nobody uses them: who leaves and comes back may have them mapped still.
+    /// Doorbells made for other users, who never get those of this node; at most [`DOORS_MAX`]. They stay
+    /// until there are so many, also when nobody uses them: who leaves and comes back may have them
+    /// mapped still.
     doors: Mutex<HashMap<u32, Arc<Bells>>>,
-    /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this node is mapped
-    /// once.
+    /// Reader segments of subscribers that are mapped already: one that reads a thousand publishers of this
+    /// node is mapped once.
     seats: Mutex<HashMap<EndId, Weak<MappedSeats>>>,
 }
 
@@ -91,8 +94,8 @@ impl PeerMemory {
         lock(&self.seats).retain(|subscriber, _| subscriber.node != node);
     }
 
-    /// The doorbells of a peer, mapped once. A node has them once, and its publishers have one door for our user if that is another
-    /// one: a sender of others under its epoch is refused.
+    /// The doorbells of a peer, mapped once. A node has them once, and its publishers have one door for our
+    /// user if that is another one: a sender of others under its epoch is refused.
     pub(super) fn peer_bells(
         &self,
         node: u64,
@@ -122,8 +125,9 @@ impl PeerMemory {
             return Ok(Arc::clone(bells));
         }
         if doors.len() >= DOORS_MAX {
-            // A desk holds the door of everybody who is attached to it. Who still reads something that is kept, of a user without any
-            // door by now, is refused until it has read that to its end: see `peer_bells`.
+            // A desk holds the door of everybody who is attached to it. Who still reads something that is
+            // kept, of a user without any door by now, is refused until it has read that to its
+            // end: see `peer_bells`.
             doors.retain(|_, bells| Arc::strong_count(bells) > 1);
         }
         if doors.len() >= DOORS_MAX {
@@ -157,7 +161,8 @@ impl PeerMemory {
         let whose = (subscriber.node, subscriber.index);
         let seats = MappedSeats::open(self.backend(), reader, Some(whose)).map_err(StrangeMemory::Seats)?;
         let seats = Arc::new(seats);
-        // Now and then, so that the table stays below twice what is mapped, and a thousand attachments are not a million steps.
+        // Now and then, so that the table stays below twice what is mapped, and a thousand attachments are
+        // not a million steps.
         if known.len() == known.capacity() {
             known.retain(|_, seats| seats.strong_count() > 0);
         }
@@ -180,7 +185,8 @@ impl PeerMemory {
         let ring = MappedRing::open_if(self.backend(), to.ring, Some(announced), trusts)
             .map_err(|error| error.to_string())?;
         let copies = ring.unmapped().is_some();
-        // One that is gone rings no more, and nothing of its doorbells is passed on: a line of ours stands in for them.
+        // One that is gone rings no more, and nothing of its doorbells is passed on: a line of ours stands in
+        // for them.
         let (bells, line) = if to.gone {
             (Arc::clone(&self.bells), 0)
         } else {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::member::Member;
 use crate::session::{Gathering, RefusedEnd};
 
-/// Ends that are announced without waiting for each answer of the root, and are then waited for once. Several threads may create
-/// ends of one batch.
+/// Ends that are announced without waiting for each answer of the root, and are then waited for once. Several
+/// threads may create ends of one batch.
 ///
 /// Dropped without [`Batch::finish`] it waits as that does, and says in the log what was refused.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl Batch {
         &self.gathering
     }
 
-    /// Waits for the answers to all that was announced so far, at most for the patience of the node. Those that were refused: they are in no
-    /// hive, and nobody attaches to them.
+    /// Waits for the answers to all that was announced so far, at most for the patience of the node. Those
+    /// that were refused: they are in no hive, and nobody attaches to them.
     #[must_use]
     pub fn finish(&self) -> Vec<RefusedEnd> {
         let refused = self.member.session().finish(&self.gathering);

@@ -39,7 +39,8 @@ pub enum PublisherError {
     /// A ring holds at least one message. Ask for a `capacity` of 1 to 1,048,576.
     #[error("capacity(0) holds no message; ask for 1 to 1,048,576")]
     NoCapacity,
-    /// Past messages are kept in the ring, beside the one that is written. Ask for fewer, or for a larger `capacity`.
+    /// Past messages are kept in the ring, beside the one that is written. Ask for fewer, or for a larger
+    /// `capacity`.
     #[error(
         "{option}({asked}) is too many for a ring of {capacity} messages; ask for less than that, or raise `capacity`"
     )]

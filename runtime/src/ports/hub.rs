@@ -1,12 +1,12 @@
 //! What a node has: its publishers, its subscribers, and whom they are attached to.
 //!
-//! Two kinds of threads meet here. The threads of the user create, use and drop ends; the node's control thread (see
-//! `crate::session`) calls [`NodeSide`] when the root introduces somebody or the kernel reports a death. No message
-//! passes through here: a publisher owns its ring, a subscriber its readers, and what the control thread has for them lies in a
-//! subscriber's *inbox* or at a publisher's desk until they look.
+//! Two kinds of threads meet here. The threads of the user create, use and drop ends; the node's control
+//! thread (see `crate::session`) calls [`NodeSide`] when the root introduces somebody or the kernel reports a
+//! death. No message passes through here: a publisher owns its ring, a subscriber its readers, and what the
+//! control thread has for them lies in a subscriber's *inbox* or at a publisher's desk until they look.
 //!
-//! Locks are held for a few instructions and taken in the order `ends`, then one `inbox`; none is held while a callback of
-//! another layer runs.
+//! Locks are held for a few instructions and taken in the order `ends`, then one `inbox`; none is held while
+//! a callback of another layer runs.
 
 use super::attach::PeerMemory;
 use super::inbox::{Arrival, Pending, SubscriberEnd, Suitor};
@@ -43,7 +43,8 @@ pub(crate) struct Hub {
     /// Services that run themselves end; the rest of the node goes on for the moment.
     services_end: AtomicBool,
     ends: Mutex<Ends>,
-    /// The publisher that lets a subscriber in which does not know it yet, plus 1; 0: none. The control thread lets in one at a time.
+    /// The publisher that lets a subscriber in which does not know it yet, plus 1; 0: none. The control
+    /// thread lets in one at a time.
     introducing: AtomicU64,
     /// Counts what the root said about other ends, and roots.
     changes: AtomicU64,
@@ -103,7 +104,8 @@ impl Hub {
         self.node
     }
 
-    /// The process that joined. In a child of it no lock of this node may be taken: its holder may not be there.
+    /// The process that joined. In a child of it no lock of this node may be taken: its holder may not be
+    /// there.
     pub(crate) fn home(&self) -> &Home {
         &self.home
     }
@@ -175,13 +177,15 @@ impl Hub {
         lock(&self.ends).subscribers.remove(&index);
     }
 
-    /// Whether this publisher has let somebody in who does not know it yet. To be asked after its desk has counted.
+    /// Whether this publisher has let somebody in who does not know it yet. To be asked after its desk has
+    /// counted.
     pub(crate) fn is_introducing(&self, publisher: u32) -> bool {
         // Relaxed: see `attach`.
         self.introducing.load(Ordering::Relaxed) == u64::from(publisher) + 1
     }
 
-    /// Waits until the root says that there are other ends than when it counted `seen`, or the node leaves; returns the present count.
+    /// Waits until the root says that there are other ends than when it counted `seen`, or the node leaves;
+    /// returns the present count.
     pub(crate) fn wait_for_changes(&self, seen: u64, timeout: Duration) -> u64 {
         // Relaxed: see `changed`.
         let count = || self.changes.load(Ordering::Relaxed);
@@ -204,8 +208,8 @@ impl Hub {
         }
     }
 
-    /// Waits until `check` says yes, at most for `timeout`; otherwise returns its last refusal. Ends early, with a
-    /// refusal, when the node is leaving.
+    /// Waits until `check` says yes, at most for `timeout`; otherwise returns its last refusal. Ends early,
+    /// with a refusal, when the node is leaving.
     pub(super) fn wait_until<E>(
         &self,
         timeout: Duration,

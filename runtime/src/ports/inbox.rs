@@ -7,8 +7,9 @@
 //!           problems                        one publisher, one attachment at a time
 //! ```
 //!
-//! The lock of an inbox is held for a few instructions, and no callback of another layer runs under it. Whatever is put in moves `news`, which the
-//! subscriber compares before each look at its readers, and rings the subscriber's bell after the change.
+//! The lock of an inbox is held for a few instructions, and no callback of another layer runs under it.
+//! Whatever is put in moves `news`, which the subscriber compares before each look at its readers, and rings
+//! the subscriber's bell after the change.
 
 use hivemind_core::contract::{Carried, Match};
 use hivemind_core::name::ServiceName;
@@ -27,12 +28,13 @@ use crate::session::{Mismatch, Seating};
 
 /// Reports (skipped services, failed attachments) that a subscriber keeps until somebody asks.
 const REPORTS_MAX: usize = 256;
-/// A subscriber warns of services of another type at most so often: each time it had none before. The rest is in its reports.
+/// A subscriber warns of services of another type at most so often: each time it had none before. The rest is
+/// in its reports.
 const WARNINGS_MAX: u32 = 8;
 /// Publishers at fault that a subscriber remembers, so as not to attach to them again under the next root.
 const BARRED_MAX: usize = 1024;
-/// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest: so that it does not get
-/// their messages twice when they are gone.
+/// Publishers that retain messages of which a subscriber remembers that it was attached to them, the latest:
+/// so that it does not get their messages twice when they are gone.
 const KNOWN_MAX: usize = 4096;
 
 /// What the control thread needs of a subscriber.
@@ -42,7 +44,8 @@ pub(super) struct SubscriberEnd {
     trust: Trust,
     gate: Option<Arc<dyn Gate>>,
     inbox: Mutex<Inbox>,
-    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers. Moves in a forked child, too.
+    /// Counts what was put into the inbox; the subscriber compares it before each look at its readers. Moves
+    /// in a forked child, too.
     news: Counter,
 }
 
@@ -109,7 +112,8 @@ pub(super) struct Pending {
     /// Given back when this is dropped, unless a reader has it then.
     pub(super) seat: TakenSeat<Mapped>,
     pub(super) suitor: Suitor,
-    /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps with the ring.
+    /// The kernel says that its process is gone. The root, which knows that too, has yet to answer: perhaps
+    /// with the ring.
     pub(super) is_widowed: bool,
 }
 
@@ -152,7 +156,8 @@ impl SubscriberEnd {
         lock(&self.inbox)
     }
 
-    /// Moves whenever something was put into the inbox, which is read under its lock; a sleeper is woken after the change.
+    /// Moves whenever something was put into the inbox, which is read under its lock; a sleeper is woken
+    /// after the change.
     pub(super) fn news(&self) -> &Counter {
         &self.news
     }
@@ -220,7 +225,8 @@ impl SubscriberEnd {
         Ok(Some(seating))
     }
 
-    /// Gives back the seats for publishers that are gone, for which the root has not answered and will not: there is another root.
+    /// Gives back the seats for publishers that are gone, for which the root has not answered and will not:
+    /// there is another root.
     pub(super) fn give_up_widowed(&self) {
         self.inbox().pending.retain(|_, pending| !pending.is_widowed);
     }

@@ -1,8 +1,8 @@
 //! The untyped receiving end: the readers of all publishers that it is attached to, polled in turn.
 //!
-//! A port above it that looks at each connection by itself (a link) keeps a state with each: `Intake<S>`. It takes
-//! in what is new with [`Intake::take_notice`] and [`Intake::admit_new`], then reads from [`Intake::connection_mut`]
-//! and sleeps in [`Intake::sleep_at`].
+//! A port above it that looks at each connection by itself (a link) keeps a state with each: `Intake<S>`. It
+//! takes in what is new with [`Intake::take_notice`] and [`Intake::admit_new`], then reads from
+//! [`Intake::connection_mut`] and sleeps in [`Intake::sleep_at`].
 
 use hivemind_core::contract::{Asks, Kind, Match, Remote, SubscriberRole};
 use hivemind_core::filter::Filter;
@@ -34,7 +34,8 @@ use crate::session::Mismatch;
 pub const SPIN: Duration = Duration::from_micros(20);
 /// Looks at the readers between two looks at the clock while spinning.
 const SPINS_PER_CLOCK: u32 = 64;
-/// Rounds of a blocking receive, each of which found something new but no message, between two looks at the clock.
+/// Rounds of a blocking receive, each of which found something new but no message, between two looks at the
+/// clock.
 const ROUNDS_PER_CLOCK: u32 = 16;
 /// After so many looks at the readers follows one for publishers that have ended …
 const LOOKS_PER_SWEEP: u32 = 256;
@@ -80,9 +81,11 @@ pub struct ConnectionStatus {
     pub received: u64,
     /// Messages missed for good. `first + received + lost` is the sequence that is read next.
     pub lost: u64,
-    /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it was at fault).
+    /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it
+    /// was at fault).
     pub ended: bool,
-    /// Whether messages are copied before they are read, because their publisher is not trusted (see [`Trust`]).
+    /// Whether messages are copied before they are read, because their publisher is not trusted (see
+    /// [`Trust`]).
     pub copies: bool,
 }
 
@@ -115,7 +118,8 @@ impl Patience {
     }
 }
 
-/// A receiving end above an intake. What it receives is its own matter; how it waits is the same for all: see [`receive`].
+/// A receiving end above an intake. What it receives is its own matter; how it waits is the same for all: see
+/// [`receive`].
 pub trait Receiving {
     /// What it receives.
     type Received;
@@ -130,8 +134,8 @@ pub trait Receiving {
     fn try_receive(&mut self) -> Result<Option<Self::Received>, RecvError>;
 }
 
-/// The next message; waits for one, at most for `timeout`. `None` when the time is over, and once the node is leaving and
-/// everything was read that was there when that began.
+/// The next message; waits for one, at most for `timeout`. `None` when the time is over, and once the node is
+/// leaving and everything was read that was there when that began.
 ///
 /// # Errors
 /// [`RecvError`]; the end stays usable.
@@ -155,8 +159,8 @@ pub fn receive<R: Receiving>(
     }
 }
 
-/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn. `S` is what a
-/// port above it keeps with each connection.
+/// A subscriber without its type: the readers of all publishers it is attached to, polled in turn. `S` is
+/// what a port above it keeps with each connection.
 pub struct Intake<S = ()> {
     connections: Vec<Connection<S>>,
     turn: usize,
@@ -176,7 +180,8 @@ pub struct Intake<S = ()> {
     /// Of connections that ended.
     received_before: u64,
     lost_before: u64,
-    /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was missed if there is another one.
+    /// How far it got with publishers of other hosts whose stand-in has ended, so that it is known what was
+    /// missed if there is another one.
     left: Option<Box<Left>>,
     problems: VecDeque<(Origin, String)>,
     /// Who waits for this end beside the thread that receives.
@@ -186,8 +191,8 @@ pub struct Intake<S = ()> {
 /// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
 const LEFT_MAX: usize = 4096;
 
-/// A publisher of another host, and the user who says that it stands for it: nobody takes the place of somebody else's, and has messages
-/// counted that nobody ever sent.
+/// A publisher of another host, and the user who says that it stands for it: nobody takes the place of
+/// somebody else's, and has messages counted that nobody ever sent.
 type StoodFor = (u32, EndId);
 
 /// By publisher, the number of the message that would have been next.
@@ -221,11 +226,13 @@ pub struct Connection<S = ()> {
     user: u32,
     /// The kernel says that the publisher's node is gone.
     gone: bool,
-    /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are looked at.
+    /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are
+    /// looked at.
     copies: bool,
     /// Messages that were read and are not what they must be, or could not be copied.
     invalid: u64,
-    /// There is another one for the same publisher of another host by now, which begins at this number there.
+    /// There is another one for the same publisher of another host by now, which begins at this number
+    /// there.
     followed_at: Option<u64>,
     /// `None` until [`Intake::admit_new`] gives it one.
     state: Option<S>,
@@ -271,7 +278,8 @@ impl<S> Connection<S> {
     /// The next message, if there is one. Never blocks.
     ///
     /// # Errors
-    /// [`PollError`]. All but [`PollError::HeldOut`] mean that the publisher is at fault: [`Intake::cut_off`] it.
+    /// [`PollError`]. All but [`PollError::HeldOut`] mean that the publisher is at fault: [`Intake::cut_off`]
+    /// it.
     pub fn poll(&mut self) -> Result<Option<Taken<Mapped>>, PollError> {
         self.reader.poll()
     }
@@ -325,8 +333,8 @@ impl<S> Connection<S> {
 }
 
 impl<S> Intake<S> {
-    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in a
-    /// batch, that waits. `None` expects any type.
+    /// Subscribes. Waits for the root's answer, at most for the patience of the node; not for publishers; in
+    /// a batch, that waits. `None` expects any type.
     ///
     /// # Errors
     /// See [`SubscriberError`].
@@ -374,8 +382,8 @@ impl<S> Intake<S> {
         })
     }
 
-    /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to be done: the
-    /// short way through [`Intake::poll`].
+    /// The next message of the connection whose turn it is, if it travels in its slot and nothing else is to
+    /// be done: the short way through [`Intake::poll`].
     #[inline(always)]
     pub fn poll_line(&mut self) -> Option<(usize, Line)> {
         self.looks += 1;
@@ -393,7 +401,8 @@ impl<S> Intake<S> {
         (!disturbed).then_some(if self.turn < self.connections.len() { self.turn } else { 0 })
     }
 
-    /// Whether there is nothing at all: the short way for a subscriber with one connection for which nobody waits.
+    /// Whether there is nothing at all: the short way for a subscriber with one connection for which nobody
+    /// waits.
     #[inline]
     pub fn is_idle(&mut self) -> bool {
         if self.undisturbed_turn().is_none() || self.watch.get().is_some() {
@@ -452,7 +461,8 @@ impl<S> Intake<S> {
         if self.watch.get().is_some() { self.arm() } else { Ok(None) }
     }
 
-    /// Nothing is there: whoever waits for this end is told of what comes next. If that came meanwhile, it is told, and looked at.
+    /// Nothing is there: whoever waits for this end is told of what comes next. If that came meanwhile, it is
+    /// told, and looked at.
     #[cold]
     fn arm(&mut self) -> Result<Option<(usize, Arrived)>, RecvError> {
         let Some(mut watch) = self.watch.take() else { return Ok(None) };
@@ -538,7 +548,8 @@ impl<S> Intake<S> {
         self.connections[turn].origin
     }
 
-    /// Whether the messages of a connection are copied before they are looked at, because their publisher is not trusted.
+    /// Whether the messages of a connection are copied before they are looked at, because their publisher is
+    /// not trusted.
     ///
     /// # Panics
     /// As [`Intake::origin`].
@@ -557,8 +568,9 @@ impl<S> Intake<S> {
         &self.connections[turn].matched.kind.schema
     }
 
-    /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began was read. Whatever
-    /// comes still is not waited out, or a busy publisher would keep the node for ever.
+    /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began
+    /// was read. Whatever comes still is not waited out, or a busy publisher would keep the node for
+    /// ever.
     #[inline]
     fn is_over(&self) -> bool {
         self.last_call == Some(0)
@@ -623,8 +635,8 @@ impl<S> Intake<S> {
         self.member.session().forget(route.node);
     }
 
-    /// Takes over what the control thread put into the inbox. The publishers that had to be let go of, each with the number of the message
-    /// that would have been next.
+    /// Takes over what the control thread put into the inbox. The publishers that had to be let go of, each
+    /// with the number of the message that would have been next.
     #[cold]
     fn take_news(&mut self) -> Vec<(EndId, u64)> {
         let (arrivals, gone, revoked) = {
@@ -671,8 +683,9 @@ impl<S> Intake<S> {
         let_go
     }
 
-    /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for it, to which it was attached.
-    /// That one may not be read to its end yet; then this is done when it is.
+    /// Counts what this subscriber has missed of a publisher of another host since an earlier one stood for
+    /// it, to which it was attached. That one may not be read to its end yet; then this is done when it
+    /// is.
     fn count_missed(&mut self, publisher: StoodFor, first: u64) {
         let is_earlier = |connection: &&mut Connection<S>| {
             connection.remote_first().is_some() && (connection.user, connection.origin.publisher) == publisher
@@ -686,8 +699,8 @@ impl<S> Intake<S> {
         }
     }
 
-    /// Ends the connections whose publisher is gone and that have nothing more to read. A publisher that ends in order
-    /// says so in its ring alone, so this is asked from time to time.
+    /// Ends the connections whose publisher is gone and that have nothing more to read. A publisher that ends
+    /// in order says so in its ring alone, so this is asked from time to time.
     #[cold]
     fn sweep(&mut self) {
         self.looks = 0;
@@ -701,7 +714,8 @@ impl<S> Intake<S> {
     /// Waits until there may be something to read. False: the time is over, or the node is leaving.
     fn wait(&mut self, patience: &mut Patience) -> bool {
         patience.rounds = patience.rounds.wrapping_add(1);
-        // A publisher that overtakes this reader again and again has always something new, and never a message.
+        // A publisher that overtakes this reader again and again has always something new, and never a
+        // message.
         if patience.rounds.is_multiple_of(ROUNDS_PER_CLOCK)
             && (patience.is_over() || self.member.hub().leaving())
         {
@@ -852,7 +866,8 @@ impl<S> Intake<S> {
         self.index
     }
 
-    /// All connections, in the order in which they came: those that were admitted, then those that were not yet.
+    /// All connections, in the order in which they came: those that were admitted, then those that were not
+    /// yet.
     #[must_use]
     pub fn connections(&self) -> &[Connection<S>] {
         &self.connections
@@ -890,8 +905,9 @@ impl<S> Intake<S> {
         Some(next)
     }
 
-    /// Takes notice of connections that came and went. Returns those that have ended and were read, with the number
-    /// after their last message. Looks at rings if there are news, if it is told to, and now and then.
+    /// Takes notice of connections that came and went. Returns those that have ended and were read, with the
+    /// number after their last message. Looks at rings if there are news, if it is told to, and now and
+    /// then.
     pub fn take_notice(&mut self, look_at_rings: bool) -> Vec<(EndId, u64)> {
         let mut ended = Vec::new();
         let has_news = self.has_news();
@@ -915,8 +931,8 @@ impl<S> Intake<S> {
     }
 
     /// Sleeps until the publisher of one of these connections publishes or ends, connections come or go, a
-    /// [`Waker`] wakes it, or the time is over. It does not sleep if `is_due` says yes, asked once wake-ups cannot
-    /// be lost any more. It may return early.
+    /// [`Waker`] wakes it, or the time is over. It does not sleep if `is_due` says yes, asked once wake-ups
+    /// cannot be lost any more. It may return early.
     pub fn sleep_at<'a>(
         &'a self,
         chosen: impl Iterator<Item = &'a Connection<S>> + Clone,

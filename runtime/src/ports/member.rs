@@ -152,8 +152,8 @@ impl Member {
         Ok(Arc::new(Member { companion: OnceLock::new(), hub, session }))
     }
 
-    /// Keeps something as long as this node lives, such as the links of a node on another host. Only the first is kept; it is dropped before
-    /// the node leaves.
+    /// Keeps something as long as this node lives, such as the links of a node on another host. Only the
+    /// first is kept; it is dropped before the node leaves.
     pub fn accompany(&self, companion: Box<dyn Any + Send + Sync>) {
         // A second one is dropped here.
         let _ = self.companion.set(companion);
@@ -171,7 +171,8 @@ impl Member {
         &self.session
     }
 
-    /// The process that joined. In a child of it no lock of this node may be taken: its holder may not be there.
+    /// The process that joined. In a child of it no lock of this node may be taken: its holder may not be
+    /// there.
     #[must_use]
     pub fn home(&self) -> &Home {
         self.hub.home()
@@ -183,13 +184,15 @@ impl Member {
         self.hub.node()
     }
 
-    /// Whether the node is leaving or has left, or belongs to another process, from which this one was forked.
+    /// Whether the node is leaving or has left, or belongs to another process, from which this one was
+    /// forked.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.hub.leaving() || !self.home().is_here()
     }
 
-    /// Whether services that run themselves are to end: the node is leaving, or will leave once they have ended.
+    /// Whether services that run themselves are to end: the node is leaving, or will leave once they have
+    /// ended.
     #[must_use]
     pub fn services_end(&self) -> bool {
         self.hub.services_ending() || !self.home().is_here()
@@ -200,8 +203,8 @@ impl Member {
         self.hub.end_services();
     }
 
-    /// Makes every wait of this node's ends return, and lets its receiving ends give what is there and no more. The node is still in its hive:
-    /// [`Member::leave`] comes next.
+    /// Makes every wait of this node's ends return, and lets its receiving ends give what is there and no
+    /// more. The node is still in its hive: [`Member::leave`] comes next.
     pub fn end_waits(&self) {
         self.hub.leave();
     }
@@ -214,8 +217,9 @@ impl Member {
         }
     }
 
-    /// Waits until the root says that there are other ends than when it counted `seen`, [`Member::look_again`] was called, or the node leaves;
-    /// returns the present count. Ask with [`Session::watch`] before.
+    /// Waits until the root says that there are other ends than when it counted `seen`,
+    /// [`Member::look_again`] was called, or the node leaves; returns the present count. Ask with
+    /// [`Session::watch`] before.
     #[must_use]
     pub fn wait_for_changes(&self, seen: u64, timeout: Duration) -> u64 {
         self.hub.wait_for_changes(seen, timeout)

@@ -1,8 +1,9 @@
-//! Names that live as long as the process, so that a sample can carry where it came from without counting references: a locked
-//! instruction costs as much as the rest of a receive.
+//! Names that live as long as the process, so that a sample can carry where it came from without counting
+//! references: a locked instruction costs as much as the rest of a receive.
 //!
-//! A name is kept once and never freed; a forked child keeps names of its own (of a remote node that its parent met, it knows the name and not
-//! the host). A stranger could flood a process with names, so there is a bound.
+//! A name is kept once and never freed; a forked child keeps names of its own (of a remote node that its
+//! parent met, it knows the name and not the host). A stranger could flood a process with names, so there is
+//! a bound.
 
 use hivemind_core::name::{NodeName, ServiceName};
 use hivemind_ring::fork::PerLife;

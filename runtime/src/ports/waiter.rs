@@ -8,19 +8,24 @@
 //! | whoever polls the descriptor of a waiter ([`Waiter::descriptor`]) | both | the same |
 //! | the same two where the kernel does not wait | the node's herald, one thread ([`super::wards::Herald`]) | the same |
 //!
-//! An end tells whoever waits for it of the next thing: a message, an arrival, the end of a publisher, that the node leaves. Then it is *ready*
-//! until a `try_recv` that finds nothing arms it again. So readiness is a level: it may be told in vain, and is never held back while
-//! something can be received. Who takes edges has to receive until there is nothing, as always.
+//! An end tells whoever waits for it of the next thing: a message, an arrival, the end of a publisher, that
+//! the node leaves. Then it is *ready* until a `try_recv` that finds nothing arms it again. So readiness is a
+//! level: it may be told in vain, and is never held back while something can be received. Who takes edges has
+//! to receive until there is nothing, as always.
 //!
 //! What the patterns above it need is here, and how they stand on it:
 //!
-//! - *wait set*: a waiter. Timers are the timeout of [`Waiter::wait`]: the earliest of a heap that the set keeps, so that no timer costs a
-//!   descriptor. Priorities and deadlines are the set's own order of what [`Waiter::wait`] names. Nothing grows with what is silent.
-//! - *foreign descriptors in a set*: the set polls them together with [`Waiter::descriptor`], which is one descriptor however many ends there are.
-//! - *async*: a task of a runtime with a reactor registers [`Intake::descriptor`] there (tokio's `AsyncFd`, `async-io`), polls
-//!   `try_recv`, and on `None` awaits readability: one wake-up and no thread between. It is cancel-safe, as nothing was taken. For a bare
-//!   `block_on` the herald wakes tasks as it raises events: a ward has a place for either.
-//! - *calls, latest values, events*: their receiving ends sleep by the same words, and are wards like any other.
+//! - *wait set*: a waiter. Timers are the timeout of [`Waiter::wait`]: the earliest of a heap that the set
+//!   keeps, so that no timer costs a descriptor. Priorities and deadlines are the set's own order of what
+//!   [`Waiter::wait`] names. Nothing grows with what is silent.
+//! - *foreign descriptors in a set*: the set polls them together with [`Waiter::descriptor`], which is one
+//!   descriptor however many ends there are.
+//! - *async*: a task of a runtime with a reactor registers [`Intake::descriptor`] there (tokio's `AsyncFd`,
+//!   `async-io`), polls `try_recv`, and on `None` awaits readability: one wake-up and no thread between. It
+//!   is cancel-safe, as nothing was taken. For a bare `block_on` the herald wakes tasks as it raises events:
+//!   a ward has a place for either.
+//! - *calls, latest values, events*: their receiving ends sleep by the same words, and are wards like any
+//!   other.
 //!
 //! In a forked child every call says so; descriptors are always readable there.
 
@@ -86,8 +91,9 @@ impl Waiter {
         })
     }
 
-    /// Waits until an end may have something, and names all that may, after what is there already; returns how many. 0: the time is over.
-    /// Those that are not read to their end are named again by the next call.
+    /// Waits until an end may have something, and names all that may, after what is there already; returns
+    /// how many. 0: the time is over. Those that are not read to their end are named again by the next
+    /// call.
     ///
     /// # Errors
     /// [`Forked`].
@@ -165,7 +171,8 @@ impl Waiter {
         }
     }
 
-    /// A descriptor that is readable when an end may have something, until [`Waiter::wait`] has found that none has. It lives as long as this.
+    /// A descriptor that is readable when an end may have something, until [`Waiter::wait`] has found that
+    /// none has. It lives as long as this.
     ///
     /// # Errors
     /// [`WatchError`]: the system has no descriptor left.
@@ -193,9 +200,10 @@ impl std::fmt::Debug for Waiter {
 }
 
 impl Intake {
-    /// A descriptor that is readable when something can be received or looked at: a message, an arrival, the end of a publisher, that the node
-    /// leaves. Once a look for a message found none, it is not readable until something comes. It may be readable for nothing. It is
-    /// made by the first call, costs nothing before, and lives as long as this end; nobody must read from it.
+    /// A descriptor that is readable when something can be received or looked at: a message, an arrival, the
+    /// end of a publisher, that the node leaves. Once a look for a message found none, it is not readable
+    /// until something comes. It may be readable for nothing. It is made by the first call, costs nothing
+    /// before, and lives as long as this end; nobody must read from it.
     ///
     /// # Errors
     /// [`WatchError`]: a waiter waits for this end, or the system has no descriptor left.

@@ -1,8 +1,10 @@
-//! The book of those who are waited for at one place: which of them may have something, and what to listen to beside the place.
+//! The book of those who are waited for at one place: which of them may have something, and what to listen to
+//! beside the place.
 //!
-//! A *ward* is somebody who is waited for: a receiving end, or a waiter that a thread waits for on behalf of a descriptor. It is either *armed*,
-//! or *ready*: then it may have something, and is told of until its owner has looked, found nothing and armed it again. Rings at the
-//! place make armed wards ready, and nothing else costs time: not the wards that are silent, and not their number.
+//! A *ward* is somebody who is waited for: a receiving end, or a waiter that a thread waits for on behalf of
+//! a descriptor. It is either *armed*, or *ready*: then it may have something, and is told of until its owner
+//! has looked, found nothing and armed it again. Rings at the place make armed wards ready, and nothing else
+//! costs time: not the wards that are silent, and not their number.
 //!
 //! ```text
 //! owner of a ward                         who waits at the place
@@ -12,8 +14,8 @@
 //! something new ? trip: it is ready       the bound of a ward is over ? it is ready
 //! ```
 //!
-//! Both may be on different threads; the book is locked for a few instructions, never while somebody sleeps. Whoever changes what the sleeper
-//! waits for rings the place.
+//! Both may be on different threads; the book is locked for a few instructions, never while somebody sleeps.
+//! Whoever changes what the sleeper waits for rings the place.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -164,8 +166,9 @@ impl Wards {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Appends those that are ready, and says so. If there are none, notes that somebody sleeps here from now on: with the words that were
-    /// noted before, with the ears, and for no longer than the time in `Err`.
+    /// Appends those that are ready, and says so. If there are none, notes that somebody sleeps here from now
+    /// on: with the words that were noted before, with the ears, and for no longer than the time in
+    /// `Err`.
     pub(crate) fn gather(&self, ready: &mut Vec<Ticket>) -> Result<(), (Vec<Ear>, Option<Duration>)> {
         let mut book = lock(&self.book);
         book.hear(&self.bell);
@@ -248,7 +251,8 @@ impl Book {
         if !ward.is_ready {
             ward.is_ready = true;
             if let Some(seats) = &ward.seats {
-                // Its publishers need not ring before it is armed again. Relaxed: one that still sees the place rings in vain.
+                // Its publishers need not ring before it is armed again. Relaxed: one that still sees the
+                // place rings in vain.
                 seats.header().sleeping.store(0, Ordering::Relaxed);
             }
             self.forget_watch(number);
@@ -293,7 +297,8 @@ impl WardHandle {
         self.ticket
     }
 
-    /// Whether it is looked at when there is something, and not before. So it is for ever where nobody waits any more.
+    /// Whether it is looked at when there is something, and not before. So it is for ever where nobody waits
+    /// any more.
     pub(crate) fn is_armed(&self) -> bool {
         let number = self.ticket.number as usize;
         self.wards.is_over()
@@ -309,7 +314,8 @@ impl WardHandle {
         }
     }
 
-    /// It is armed. `ears`: what it is told by beside the place; `bound`: to be looked at again after this time.
+    /// It is armed. `ears`: what it is told by beside the place; `bound`: to be looked at again after this
+    /// time.
     pub(crate) fn settle(&self, ears: Vec<Ear>, bound: Option<Duration>) {
         if ears.is_empty() && bound.is_none() {
             return;
@@ -355,7 +361,8 @@ impl Drop for WardHandle {
     }
 }
 
-/// A thread that waits at a place and raises the events of its wards: for descriptors where the kernel does not wait for them.
+/// A thread that waits at a place and raises the events of its wards: for descriptors where the kernel does
+/// not wait for them.
 pub(crate) struct Herald {
     wards: Arc<Wards>,
 }

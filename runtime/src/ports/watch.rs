@@ -1,4 +1,5 @@
-//! Who waits for a receiving end, beside the thread that receives: a descriptor of its own, or a waiter that waits for many.
+//! Who waits for a receiving end, beside the thread that receives: a descriptor of its own, or a waiter that
+//! waits for many.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ pub enum WatchError {
     /// It is of another process.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// Somebody waits for it already: a waiter, or its own descriptor. Take it from that waiter, or wait on the descriptor.
+    /// Somebody waits for it already: a waiter, or its own descriptor. Take it from that waiter, or wait on
+    /// the descriptor.
     #[error(
         "this end is waited for by a descriptor or a waiter already; drop that waiter, or wait on that descriptor"
     )]
@@ -152,7 +154,8 @@ impl Watch {
         }
     }
 
-    /// The end was read to its end: from now on the next thing is told. False: there is something new, and that is told already.
+    /// The end was read to its end: from now on the next thing is told. False: there is something new, and
+    /// that is told already.
     pub(crate) fn arm<'a>(
         &mut self,
         seats: &'a Seats<Mapped>,

@@ -4,12 +4,13 @@
 //!   knocked (inotify) ──▶ settles for SETTLE ──▶ file read ──▶ as before: nothing │ refused: warned, nothing │ another policy
 //! ```
 //!
-//! An editor may remove a file for a moment and put another one in its place. So a change is looked at a moment after it was
-//! told, once. Between changes nothing wakes the root.
+//! An editor may remove a file for a moment and put another one in its place. So a change is looked at a
+//! moment after it was told, once. Between changes nothing wakes the root.
 //!
-//! While the policy admits others, everybody may pass through the folder of the hive (not look into it) and connect to its socket;
-//! who then connects is judged by the kernel's word. The folders above it are their owner's business, and `hm policy check` says
-//! which of them are closed. If the process dies, the modes stay, and the next root sets them anew.
+//! While the policy admits others, everybody may pass through the folder of the hive (not look into it) and
+//! connect to its socket; who then connects is judged by the kernel's word. The folders above it are their
+//! owner's business, and `hm policy check` says which of them are closed. If the process dies, the modes
+//! stay, and the next root sets them anew.
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -49,8 +50,8 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Reads the policy and sets the folder's mode. A policy that is refused admits nobody but the owner, until there is a
-    /// better one.
+    /// Reads the policy and sets the folder's mode. A policy that is refused admits nobody but the owner,
+    /// until there is a better one.
     pub(super) fn open(dir: &RuntimeDir) -> (Door, Policy) {
         let file = dir.policy_file().to_owned();
         // First, so that no change is missed.
@@ -87,7 +88,8 @@ impl Door {
         for _ in 0..READS_IN_A_ROW {
             let Ok(events) = changes.read_events() else { return knock };
             for InotifyEvent { mask, name, .. } in &events {
-                // When reports were lost, it may have been anything. Others without a name are about the folder itself.
+                // When reports were lost, it may have been anything. Others without a name are about the
+                // folder itself.
                 let is_lost = mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
                 let is = |path: &Path| is_lost || name.is_some() && name.as_deref() == path.file_name();
                 if is(&self.file) {

@@ -1,14 +1,14 @@
 //! The lock file: whoever holds the lock of the file with this name is the root.
 //!
-//! The kernel gives the lock back when the process dies, so the file itself says nothing about who lives. What stands in
-//! it is for people and for the next root: the epoch, and the process that took it.
+//! The kernel gives the lock back when the process dies, so the file itself says nothing about who lives.
+//! What stands in it is for people and for the next root: the epoch, and the process that took it.
 //!
 //! ```text
 //! epoch 00000000000000000007 process 0000012345
 //! ```
 //!
-//! The line has a fixed length and is written with one call. If it is lost (a full disk, a person) the next root begins
-//! at epoch 1, and rises above whatever its nodes have seen.
+//! The line has a fixed length and is written with one call. If it is lost (a full disk, a person) the next
+//! root begins at epoch 1, and rises above whatever its nodes have seen.
 //!
 //! # Superseding a holder that lives and does not answer
 //!
@@ -21,10 +21,11 @@
 //! read the epoch of the old file   after the rename, see below
 //! ```
 //!
-//! The old holder asks [`RootLock::is_in_force`] when it goes on, and abdicates. Others cannot take the old file by mistake: who takes
-//! a lock looks at the name afterwards ([`RootLock::try_take`]), and the server looks again when it has written its epoch down. So if the
-//! old holder dies just before the rename and another process takes its lock, either that one finds the name gone and gives up, or its
-//! epoch was written before the rename, and the heir reads it and rises above it: no two roots have the same epoch.
+//! The old holder asks [`RootLock::is_in_force`] when it goes on, and abdicates. Others cannot take the old
+//! file by mistake: who takes a lock looks at the name afterwards ([`RootLock::try_take`]), and the server
+//! looks again when it has written its epoch down. So if the old holder dies just before the rename and
+//! another process takes its lock, either that one finds the name gone and gives up, or its epoch was written
+//! before the rename, and the heir reads it and rises above it: no two roots have the same epoch.
 use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -87,8 +88,8 @@ impl RootLock {
         Ok(Some(RootLock { file: keep_from_children(file), epoch }))
     }
 
-    /// Takes the place of a holder that lives and does not answer; see the head of the module. `None`: the lock file is not
-    /// `observed` any more, or somebody else is at it. Never waits.
+    /// Takes the place of a holder that lives and does not answer; see the head of the module. `None`: the
+    /// lock file is not `observed` any more, or somebody else is at it. Never waits.
     pub(crate) fn supersede(dir: &RuntimeDir, observed: FileId) -> io::Result<Option<RootLock>> {
         let old = match File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(dir.lock_file()) {
             Ok(old) => old,
@@ -132,8 +133,8 @@ pub(crate) fn last_holder(dir: &RuntimeDir) -> Option<Record> {
     Some(read(&file)).filter(|record| record.pid != 0)
 }
 
-/// Says that somebody waits in vain for the root, without a word: all nodes watch this file, and look for a sign of life of their own.
-/// Needs to be the owner of the hive; anybody else waits for one that is.
+/// Says that somebody waits in vain for the root, without a word: all nodes watch this file, and look for a
+/// sign of life of their own. Needs to be the owner of the hive; anybody else waits for one that is.
 pub(crate) fn raise_doubt(dir: &RuntimeDir) {
     // Whatever it says: who cannot tell the others waits on.
     let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(dir.lock_file());
@@ -162,7 +163,8 @@ fn lock_file(path: &Path) -> io::Result<Option<File>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Somebody may have removed or renamed the file between opening and locking; then this is the lock of nothing.
+        // Somebody may have removed or renamed the file between opening and locking; then this is the lock of
+        // nothing.
         if FileId::at(path)? == Some(FileId::of(&file)?) {
             return Ok(Some(file));
         }

@@ -1,4 +1,5 @@
-//! What makes a process the root: the lock file, the socket, the door, and how it notices that another process has taken them over.
+//! What makes a process the root: the lock file, the socket, the door, and how it notices that another
+//! process has taken them over.
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,11 +16,13 @@ use super::lock::{FileId, RootLock};
 use crate::runtime_dir::RuntimeDir;
 use crate::socket::listen_at;
 
-/// A root that did nothing for so long looks whether it still is the root. Far less than [`MIN_ROOT_TIMEOUT`], after which it may not be.
+/// A root that did nothing for so long looks whether it still is the root. Far less than
+/// [`MIN_ROOT_TIMEOUT`], after which it may not be.
 ///
 /// [`MIN_ROOT_TIMEOUT`]: super::MIN_ROOT_TIMEOUT
 const LOOK_AFTER: Duration = Duration::from_millis(10);
-/// How often the name of a new socket may be taken away before it is renamed. Only those do who are about to be superseded.
+/// How often the name of a new socket may be taken away before it is renamed. Only those do who are about to
+/// be superseded.
 const BIND_ATTEMPTS: usize = 8;
 
 /// How a root ended.
@@ -56,7 +59,8 @@ impl From<Errno> for OpenError {
 /// See the head of the module.
 pub(super) struct Office {
     pub(super) dir: RuntimeDir,
-    // The order of these two is the order of an unordered end: nobody connects any more, then the lock is free.
+    // The order of these two is the order of an unordered end: nobody connects any more, then the lock is
+    // free.
     listener: Kept<UnixListener>,
     pub(super) lock: RootLock,
     /// The socket that it listens on.
@@ -109,8 +113,8 @@ impl Office {
         }
     }
 
-    /// Whether another socket is in the place of this root's, while its lock is in force: a process that was superseded
-    /// while it began has put it there, or a person has removed this one.
+    /// Whether another socket is in the place of this root's, while its lock is in force: a process that was
+    /// superseded while it began has put it there, or a person has removed this one.
     pub(super) fn has_to_bind_anew(&mut self) -> bool {
         self.look_at_lock();
         let is_ours = FileId::at(self.dir.root_socket()).map_or(true, |found| found == Some(self.socket));
@@ -144,8 +148,8 @@ impl Office {
     }
 }
 
-/// Binds the socket under another name and then renames it, so that a stale one is no obstacle and nobody ever connects to
-/// one that does not listen yet.
+/// Binds the socket under another name and then renames it, so that a stale one is no obstacle and nobody
+/// ever connects to one that does not listen yet.
 fn bind(dir: &RuntimeDir, lock: &RootLock, door: &Door) -> Result<(UnixListener, FileId), OpenError> {
     for _ in 0..BIND_ATTEMPTS {
         remove_if_there(dir.new_socket())?;
@@ -160,7 +164,8 @@ fn bind(dir: &RuntimeDir, lock: &RootLock, door: &Door) -> Result<(UnixListener,
         }
         match fs::rename(dir.new_socket(), dir.root_socket()) {
             Ok(()) => {}
-            // Taken away by a process that is about to find itself superseded, or by the one that supersedes this one.
+            // Taken away by a process that is about to find itself superseded, or by the one that supersedes
+            // this one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }

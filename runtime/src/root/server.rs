@@ -1,8 +1,9 @@
 //! The root at work: one thread, one epoll, the registry.
 //!
-//! Everything that comes in becomes an event of the registry, everything it answers with is done here. Nothing blocks: a
-//! packet that a client does not take waits in its queue, and a client whose queue overflows is cut off (it may connect
-//! again and say what it has). Of a client that sends without end only some packets are taken in a row.
+//! Everything that comes in becomes an event of the registry, everything it answers with is done here.
+//! Nothing blocks: a packet that a client does not take waits in its queue, and a client whose queue
+//! overflows is cut off (it may connect again and say what it has). Of a client that sends without end only
+//! some packets are taken in a row.
 //!
 //! | it is watched | because                                                                                   |
 //! | ------------- | ----------------------------------------------------------------------------------------- |
@@ -12,10 +13,11 @@
 //! | folder        | an inotify: the owner of the hive changed its policy, or another process took the root over   |
 //! | stop          | an eventfd by which the owner ends the thread                                              |
 //!
-//! A root that stood still for long may have been superseded (see [`super::lock`]). So whenever it did nothing for [`LOOK_AFTER`], and
-//! when the folder says so, it looks whether its lock file still has its name before it handles anything; others wait for far
-//! longer before they supersede it. What it does between that look and a new standstill is an introduction more, which harms nobody.
-//! If somebody else's socket has taken the place of its own while its lock is in force, it binds anew.
+//! A root that stood still for long may have been superseded (see [`super::lock`]). So whenever it did
+//! nothing for [`LOOK_AFTER`], and when the folder says so, it looks whether its lock file still has its name
+//! before it handles anything; others wait for far longer before they supersede it. What it does between that
+//! look and a new standstill is an introduction more, which harms nobody. If somebody else's socket has taken
+//! the place of its own while its lock is in force, it binds anew.
 //!
 //! If the process dies, the kernel frees the lock and closes the sockets, and every node sees that at once.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -47,16 +49,19 @@ use hivemind_core::registry::{Action, Attachment, ClientId, Event, Limits, Regis
 
 /// Packets that are taken from one client in a row, so that one that never stops does not starve the others.
 const PACKETS_IN_A_ROW: usize = 64;
-/// Packets that are heard of a client after its end. The buffer of a socket holds fewer; a child that keeps it may go on for ever.
+/// Packets that are heard of a client after its end. The buffer of a socket holds fewer; a child that keeps
+/// it may go on for ever.
 const LAST_WORDS_MAX: usize = 1024;
 /// Connections that are accepted in a row.
 const ACCEPTS_IN_A_ROW: usize = 64;
 /// Events that one wait reports.
 const EVENTS: usize = 64;
-/// What may wait for a client that does not read. The registry's lanes keep obedient nodes far below: eight pairs with each
-/// other node, three descriptors each, of which the doorbells and the pidfd are shared by all packets.
+/// What may wait for a client that does not read. The registry's lanes keep obedient nodes far below: eight
+/// pairs with each other node, three descriptors each, of which the doorbells and the pidfd are shared by all
+/// packets.
 const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 16 << 20, descriptors: 8192 };
-/// When the kernel is short of something that no readiness tells, it is asked again after this many milliseconds.
+/// When the kernel is short of something that no readiness tells, it is asked again after this many
+/// milliseconds.
 const RETRY_MS: u8 = 2;
 /// While there is no descriptor left for a connection, none is accepted for this many milliseconds.
 const PAUSE_MS: u8 = 20;
@@ -87,7 +92,8 @@ pub(crate) struct Server {
     next_client: ClientId,
     /// Rings that publishers have lent.
     lent: BTreeMap<EndId, Lent>,
-    /// The processes of clients that are gone as a connection, and have lent something: they may still write.
+    /// The processes of clients that are gone as a connection, and have lent something: they may still
+    /// write.
     leaving: BTreeMap<ClientId, Passed>,
     registry: Registry,
     buffer: PacketBuffer,
@@ -214,7 +220,8 @@ impl Server {
         }
     }
 
-    /// Ends at once: whoever is connected goes to the successor, who has the lock file and the socket already.
+    /// Ends at once: whoever is connected goes to the successor, who has the lock file and the socket
+    /// already.
     fn abdicate(self) -> Ended {
         tracing::warn!(
             epoch = self.office.lock.epoch(),
@@ -256,8 +263,8 @@ impl Server {
         }
     }
 
-    /// Ends in order: everybody hears that it ends and who comes next, nobody connects any more, the lock is free, the
-    /// successor hears so, and last the connections close.
+    /// Ends in order: everybody hears that it ends and who comes next, nobody connects any more, the lock is
+    /// free, the successor hears so, and last the connections close.
     fn close(mut self, successor: Option<ClientId>) -> Ended {
         let mut successor = successor.and_then(|client| self.clients.remove(&client));
         let pid = successor.as_ref().map_or(0, |client| client.pid);
@@ -293,8 +300,8 @@ impl Server {
         }
     }
 
-    /// A connection that cannot be accepted would be reported for ever: accept it with the spare descriptor, say why
-    /// not, and close it.
+    /// A connection that cannot be accepted would be reported for ever: accept it with the spare descriptor,
+    /// say why not, and close it.
     fn refuse_for_lack(&mut self) {
         if self.office.take_spare()
             && let Ok((stream, _)) = self.office.listener().accept()
@@ -382,8 +389,9 @@ impl Server {
         }
     }
 
-    /// What a client that is gone has said and nobody has read: its death may be reported before its packets, and a publisher
-    /// that has let somebody in and published since must not take back with its death that it has.
+    /// What a client that is gone has said and nobody has read: its death may be reported before its packets,
+    /// and a publisher that has let somebody in and published since must not take back with its death
+    /// that it has.
     fn last_words(&mut self, client: ClientId) -> VecDeque<Happened> {
         let mut events = VecDeque::new();
         while events.len() < LAST_WORDS_MAX {
@@ -408,7 +416,8 @@ impl Server {
         // Said explicitly: others may hold the pidfd on its way to a third, and a child the socket.
         let _ = self.epoll.delete(&entry.socket);
         if self.has_lent(client) {
-            // That the socket is closed proves nothing; whether the process is dead already, the next wait says.
+            // That the socket is closed proves nothing; whether the process is dead already, the next wait
+            // says.
             self.leaving.insert(client, entry.pidfd);
         } else {
             let _ = self.epoll.delete(&entry.pidfd);
@@ -554,7 +563,8 @@ impl Server {
             }
             Action::DropRing { publisher } => self.drop_ring(publisher),
             Action::RaiseEpoch { epoch } => {
-                // A node has seen a later root. Either the lock file had lost its epoch, or that root is there.
+                // A node has seen a later root. Either the lock file had lost its epoch, or that root is
+                // there.
                 self.office.look_at_lock();
                 if !self.office.is_superseded
                     && let Err(error) = self.office.lock.record(epoch)

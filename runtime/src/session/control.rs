@@ -9,10 +9,11 @@
 //! | peer's pidfd | the process of a node that this node has connections with is gone                            |
 //! | timer        | armed only while there is no root (pauses between attempts), while joining (the patience), while the root owes an answer, and while the kernel is short of something |
 //!
-//! A thread that announces an end may do this work in the meantime ([`drive`]): it then looks after the link, and this
-//! thread after everything else.
+//! A thread that announces an end may do this work in the meantime ([`drive`]): it then looks after the link,
+//! and this thread after everything else.
 //!
-//! Requests of other threads stay pending until a root answers or nobody waits any more, so they outlive roots.
+//! Requests of other threads stay pending until a root answers or nobody waits any more, so they outlive
+//! roots.
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -164,7 +165,8 @@ impl Control {
                 let mut ready = event.events();
                 let is_over = ready.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
                 if self.link.as_ref().is_some_and(|link| link.is_driven) && !is_over {
-                    // A report from before somebody else began to read from the link. What is to be sent is sent here.
+                    // A report from before somebody else began to read from the link. What is to be sent is
+                    // sent here.
                     ready.remove(EpollFlags::EPOLLIN);
                 }
                 self.link_ready(ready);
@@ -233,7 +235,8 @@ impl Control {
         }
         forgotten.retain(|node| self.peers.contains(*node));
         if !forgotten.is_empty() {
-            // Attachments are made by this thread alone, so who is no acquaintance now stays none until it attaches anew.
+            // Attachments are made by this thread alone, so who is no acquaintance now stays none until it
+            // attaches anew.
             let acquaintances = self.side.acquaintances().unwrap_or_default();
             for node in forgotten.into_iter().filter(|node| !acquaintances.contains(node)) {
                 self.peers.forget(node);
@@ -287,7 +290,8 @@ impl Control {
 
     // ---- the root
 
-    /// Sends to the root, if there is one that has admitted this node. What it does not hear, the next one is told.
+    /// Sends to the root, if there is one that has admitted this node. What it does not hear, the next one is
+    /// told.
     fn say(&mut self, message: &ToRoot, descriptors: Vec<Passed>) {
         let Some(link) = self.link.as_mut().filter(|link| link.is_admitted) else { return };
         if let Err(failure) = link.send(message, descriptors, &mut self.packets.packet) {
@@ -312,8 +316,8 @@ impl Control {
         }
     }
 
-    /// Tells the root that a subscription is not attached to this publisher, if that is so now. Attachments are made by this thread
-    /// alone, so it stays so until the root has heard it.
+    /// Tells the root that a subscription is not attached to this publisher, if that is so now. Attachments
+    /// are made by this thread alone, so it stays so until the root has heard it.
     fn say_detached(&mut self, subscriber: u32, publisher: EndId) {
         if !self.announced.contains(subscriber) || self.side.has_to_do_with(subscriber, publisher) {
             return;
@@ -481,7 +485,8 @@ impl Drop for EmptyCell<'_> {
     }
 }
 
-/// However the thread ends, whoever waits or will wait hears `Left`: their senders are dropped with the commands.
+/// However the thread ends, whoever waits or will wait hears `Left`: their senders are dropped with the
+/// commands.
 struct CloseInbox(Arc<Shared>);
 
 impl Drop for CloseInbox {

@@ -315,7 +315,8 @@ impl From<Unanswered> for AnnounceError {
 const REQUESTS: &str = "requests at once in one node";
 
 impl AnnounceError {
-    /// The answer of the root in the words of the caller. `ours` is what was announced; `None`: it stood already.
+    /// The answer of the root in the words of the caller. `ours` is what was announced; `None`: it stood
+    /// already.
     pub(super) fn from_refusal(refusal: Refusal, ours: Option<&Announcement>) -> AnnounceError {
         match refusal {
             Refusal::OtherType(carried) => {
@@ -350,7 +351,8 @@ pub struct Mismatch {
 }
 
 impl Mismatch {
-    /// Compares two types by their descriptions; the fingerprint of theirs stands for it if nothing better is there.
+    /// Compares two types by their descriptions; the fingerprint of theirs stands for it if nothing better is
+    /// there.
     #[must_use]
     pub fn between(ours: Option<&Kind>, theirs: &Kind) -> Mismatch {
         let Kind { fingerprint, .. } = theirs;

@@ -13,7 +13,8 @@ use crate::runtime_dir::RuntimeDir;
 use crate::socket::{Flushed, OutQueue, Passed, Peer, QueueBounds, SendFailure, Socket, is_gone};
 use hivemind_core::protocol::{Carrier, ToRoot, encode};
 
-/// What may wait for a root that is busy. A root never waits for a node, so this fills only while it is stopped.
+/// What may wait for a root that is busy. A root never waits for a node, so this fills only while it is
+/// stopped.
 const QUEUE: QueueBounds = QueueBounds { packets: 65_536, bytes: 64 << 20, descriptors: 4096 };
 /// With so many packets waiting, nothing more is announced or read until the root has caught up.
 pub(super) const HIGH_WATER: usize = 256;
@@ -58,7 +59,8 @@ impl Link {
     pub(super) fn connect(dir: &RuntimeDir) -> Connecting {
         let (path, owner) = (dir.root_socket(), dir.owner());
         let ourselves = geteuid().as_raw();
-        // Before, not after: if the socket is replaced in between, a later look finds another one, and connects once too often.
+        // Before, not after: if the socket is replaced in between, a later look finds another one, and
+        // connects once too often.
         let found = FileId::at(path).unwrap_or_default();
         let lock = FileId::at(dir.lock_file()).unwrap_or_default();
         let socket = match Socket::connect(path) {
@@ -77,7 +79,8 @@ impl Link {
         if user != owner {
             return Connecting::Failed(JoinError::Stranger { owner, user });
         }
-        // A forked child may keep the socket of a dead root open: then connecting works and nobody ever answers.
+        // A forked child may keep the socket of a dead root open: then connecting works and nobody ever
+        // answers.
         if is_gone(&pidfd) {
             return Connecting::Nobody;
         }

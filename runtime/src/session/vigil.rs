@@ -6,16 +6,18 @@
 //!         └────────────── the root says something ◀──┴────────────────────────────┘
 //! ```
 //!
-//! Time runs only while this node waits for the root: a hive in which nobody asks for anything has no timer. Whoever is in doubt says so
-//! by touching the lock file, and all nodes, which watch the folder, ask for a sign of life ([`ToRoot::AreYouThere`]) and wait the
-//! other half. So a guest, which never hosts the root, does not wait in vain beside nodes that would but want nothing of it.
+//! Time runs only while this node waits for the root: a hive in which nobody asks for anything has no timer.
+//! Whoever is in doubt says so by touching the lock file, and all nodes, which watch the folder, ask for a
+//! sign of life ([`ToRoot::AreYouThere`]) and wait the other half. So a guest, which never hosts the root,
+//! does not wait in vain beside nodes that would but want nothing of it.
 //!
-//! Any packet is a sign of life. Before the time counts as over, what the root has said meanwhile is read: it may be this process
-//! that stood still.
+//! Any packet is a sign of life. Before the time counts as over, what the root has said meanwhile is read: it
+//! may be this process that stood still.
 //!
-//! The folder also tells when the socket is replaced: then the root that this node knows is the root no more, whether it answers
-//! or not. A node that gets no watch (fs.inotify.max_user_instances) hears of a successor when the old root's process ends or goes on, and
-//! looks by itself whenever it has waited for a whole timeout.
+//! The folder also tells when the socket is replaced: then the root that this node knows is the root no more,
+//! whether it answers or not. A node that gets no watch (fs.inotify.max_user_instances) hears of a successor
+//! when the old root's process ends or goes on, and looks by itself whenever it has waited for a whole
+//! timeout.
 //!
 //! [`ToRoot::AreYouThere`]: hivemind_core::protocol::ToRoot::AreYouThere
 
@@ -122,7 +124,8 @@ impl Vigil {
         self.waiting = None;
     }
 
-    /// Others have waited for half of the time, and this node is about to ask the root for a sign of life. False: it waits already.
+    /// Others have waited for half of the time, and this node is about to ask the root for a sign of life.
+    /// False: it waits already.
     pub(super) fn join_doubt(&mut self, lock: Option<FileId>) -> bool {
         if self.waiting.is_some() {
             return false;

@@ -30,7 +30,8 @@ pub enum Task {
     },
     /// From nothing to the first message: a node, a new service, both ends of it.
     ColdStart,
-    /// A thousand services, each with a publisher here and a subscriber in the peer, until each has carried one message.
+    /// A thousand services, each with a publisher here and a subscriber in the peer, until each has carried
+    /// one message.
     Services {
         /// How many.
         count: usize,

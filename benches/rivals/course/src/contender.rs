@@ -26,8 +26,8 @@ pub struct Run {
 
 /// Starts the peer. A contender calls it once, when everything the peer needs to open exists.
 pub trait Launch {
-    /// Starts the same program as the peer; `offer` is handed to its side of the contender. Descriptors that are to
-    /// be inherited must have lost their close-on-exec flag.
+    /// Starts the same program as the peer; `offer` is handed to its side of the contender. Descriptors that
+    /// are to be inherited must have lost their close-on-exec flag.
     fn launch(&mut self, offer: &str) -> Result<()>;
 }
 
@@ -44,14 +44,15 @@ pub enum Waits {
 
 /// One end of an open link, with both directions if the case has them.
 pub trait Link {
-    /// Sends one message of `bytes` bytes: `fill` writes it where it will be read, if the contender can lend that
-    /// place, or into a buffer that is then copied. Waits for room.
+    /// Sends one message of `bytes` bytes: `fill` writes it where it will be read, if the contender can lend
+    /// that place, or into a buffer that is then copied. Waits for room.
     fn send(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()>;
 
     /// Waits for the next message and lets `read` look at it, in place if the contender can.
     fn receive<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R>;
 
-    /// Sends one message of `bytes` bytes of which `part` is written; for references that carry the number themselves.
+    /// Sends one message of `bytes` bytes of which `part` is written; for references that carry the number
+    /// themselves.
     #[inline(always)]
     fn send_numbered(&mut self, bytes: usize, part: Part, number: u64, mark: u64) -> Result<()> {
         self.send(bytes, |place| crate::message::fill(place, part, number, mark))
@@ -76,8 +77,8 @@ pub trait Link {
         self.receive_numbered(SMALL, Part::Small)
     }
 
-    /// Whether a receiver that has nothing to answer takes all messages that are there with one call, however they
-    /// were sent. Then [`receive_each`](Link::receive_each) is used one way.
+    /// Whether a receiver that has nothing to answer takes all messages that are there with one call, however
+    /// they were sent. Then [`receive_each`](Link::receive_each) is used one way.
     const TAKES_ALL: bool = false;
 
     /// Waits for at least one message and lets `read` look at each that is there, in order.
@@ -127,8 +128,8 @@ pub trait Contender {
     /// Why it does not run that task, if it does not.
     fn refuses(task: Task) -> Option<&'static str>;
 
-    /// Prefixes of paths outside the room under which it leaves files, to be counted and removed after a kill; a last
-    /// component that begins with `*` stands for whatever ends in the rest of it.
+    /// Prefixes of paths outside the room under which it leaves files, to be counted and removed after a
+    /// kill; a last component that begins with `*` stands for whatever ends in the rest of it.
     fn traces(run: &Run) -> Vec<PathBuf> {
         let _ = run;
         Vec::new()
@@ -149,14 +150,15 @@ pub trait Contender {
         Err(Failure::NotOffered("no fan-out"))
     }
 
-    /// What runs in the parent while the peer starts cold: a root, a driver, or nothing. Returns the offer too.
+    /// What runs in the parent while the peer starts cold: a root, a driver, or nothing. Returns the offer
+    /// too.
     fn host(run: &Run) -> Result<(String, Keep)> {
         let _ = run;
         Ok((String::new(), Box::new(())))
     }
 
-    /// A node, a service that did not exist (`round` tells it from the others), both ends, one message sent and
-    /// received. What it returns is dropped after the clock has stopped.
+    /// A node, a service that did not exist (`round` tells it from the others), both ends, one message sent
+    /// and received. What it returns is dropped after the clock has stopped.
     fn cold_start(run: &Run, offer: &str, round: u64) -> Result<Keep> {
         let _ = (run, offer, round);
         Err(Failure::NotOffered("no cold start"))

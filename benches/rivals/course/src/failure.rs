@@ -6,7 +6,8 @@ use std::fmt::Display;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The other end stopped answering. Run that case alone with `--only CONTENDER/CASE` and look at its stderr.
+    /// The other end stopped answering. Run that case alone with `--only CONTENDER/CASE` and look at its
+    /// stderr.
     #[error(
         "nothing happened for {waited_s} s while waiting for {what}; run that case alone with `--only CONTENDER/CASE`"
     )]

@@ -6,9 +6,9 @@
 //!   word 2.. the number again
 //! ```
 //!
-//! *Small* messages are one cache line (64 bytes; 56 for contenders whose line holds a stamp of its own): all words are
-//! written, the first, the mark and the last are read. *Touched* messages have their first and last cache line
-//! written and read. *Full* messages are written and read in every word.
+//! *Small* messages are one cache line (64 bytes; 56 for contenders whose line holds a stamp of its own): all
+//! words are written, the first, the mark and the last are read. *Touched* messages have their first and last
+//! cache line written and read. *Full* messages are written and read in every word.
 
 /// An ordinary message.
 pub const ORDINARY: u64 = 0;

@@ -1,6 +1,8 @@
-//! The program of a contender: `list`, `parent RUN`, `peer RUN OFFER`. The race starts the first two, the parent the third.
+//! The program of a contender: `list`, `parent RUN`, `peer RUN OFFER`. The race starts the first two, the
+//! parent the third.
 //!
-//! Answers are lines of stdout that begin with `@@ `, one JSON text each; whatever else a rival prints goes to stderr.
+//! Answers are lines of stdout that begin with `@@ `, one JSON text each; whatever else a rival prints goes
+//! to stderr.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
@@ -201,7 +203,8 @@ impl Launch for Launcher<'_> {
 }
 
 impl Drop for Launcher<'_> {
-    /// Lets the peer end by itself, so that it can tidy up what its contender leaves; kills it if it does not.
+    /// Lets the peer end by itself, so that it can tidy up what its contender leaves; kills it if it does
+    /// not.
     fn drop(&mut self) {
         self.stop();
         let Some(child) = &mut self.child else { return };

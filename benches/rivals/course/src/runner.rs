@@ -1,7 +1,7 @@
 //! One run of one case: the parent's half and the peer's half, the same for every contender.
 //!
-//! The clock is read around batches where one operation is too short for it, and around single operations for the
-//! tail. Counts follow from time, so that a contender of 70 ns and one of 100 us take equally long.
+//! The clock is read around batches where one operation is too short for it, and around single operations for
+//! the tail. Counts follow from time, so that a contender of 70 ns and one of 100 us take equally long.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ pub fn parent<C: Contender>(run: &Run) -> Result<Outcome> {
             launcher.ready()?;
             let sent = if batched { pour_batches(&mut link, run.effort)? } else { pour(&mut link, run)? };
             let peer: PeerOutcome = launcher.answer()?;
-            // The link outlives the answer: closing it early may take messages that are still under way along.
+            // The link outlives the answer: closing it early may take messages that are still under way
+            // along.
             drop(link);
             same(sent, peer.checked)?;
             Ok(Outcome { batches: peer.readings, checked: peer.checked, ..Outcome::default() })
@@ -219,7 +220,8 @@ fn ask<L: Link>(link: &mut L, run: &Run, asleep: bool, launcher: &mut Launcher) 
 
     let warm = Instant::now() + Duration::from_millis(warm_up_ms);
     while Instant::now() < warm {
-        // Without it, one that looks a few times before it sleeps would warm up awake, and leave the host in another state.
+        // Without it, one that looks a few times before it sleeps would warm up awake, and leave the host in
+        // another state.
         if asleep {
             rest();
         }

@@ -7,7 +7,8 @@ use crate::failure::{Failure, Result};
 /// How long one side waits for the other before it gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Between two readings of a case in which both sides sleep: long enough for the other side to fall asleep again.
+/// Between two readings of a case in which both sides sleep: long enough for the other side to fall asleep
+/// again.
 pub const REST: Duration = Duration::from_micros(50);
 
 /// Failed looks between two looks at the clock.
@@ -33,7 +34,8 @@ pub fn spin_until(mut ready: impl FnMut() -> bool, what: &'static str) -> Result
     spin_for(|| Ok(ready().then_some(())), what)
 }
 
-/// Looks every millisecond: for starting up, where a spinning side would take the core from the rival's own threads.
+/// Looks every millisecond: for starting up, where a spinning side would take the core from the rival's own
+/// threads.
 pub fn nap_for<T>(mut look: impl FnMut() -> Result<Option<T>>, what: &'static str) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {

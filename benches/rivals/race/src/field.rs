@@ -39,7 +39,8 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// Asks every program in `folder`; a program that is not there and for which no reason is known says so itself.
+    /// Asks every program in `folder`; a program that is not there and for which no reason is known says so
+    /// itself.
     pub(crate) fn assemble(folder: &Path, mut not_running: Vec<NotRunning>) -> Field {
         let mut contenders = Vec::new();
         for &name in PROGRAMS {

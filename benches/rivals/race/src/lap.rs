@@ -26,8 +26,8 @@ pub(crate) const ATTEMPTS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Batches of the floor of one cache line.
 const FLOOR_BATCHES: u64 = 2_000;
-/// Rounds of the floor of one futex: as many as a contender makes, since the first few hundred are not like the rest (probably the
-/// host adapts to cores that halt).
+/// Rounds of the floor of one futex: as many as a contender makes, since the first few hundred are not like
+/// the rest (probably the host adapts to cores that halt).
 const FLOOR_ROUNDS: u64 = 2_000;
 /// How long the processes of a killed lap may take to be gone.
 const DEATH: Duration = Duration::from_secs(5);
@@ -133,7 +133,8 @@ fn memory() -> PathBuf {
     if memory.is_dir() { memory } else { std::env::temp_dir() }
 }
 
-/// Starts the contender, hears its answer, ends it. A run with services is killed, so that what it leaves can be seen.
+/// Starts the contender, hears its answer, ends it. A run with services is killed, so that what it leaves can
+/// be seen.
 fn outcome_of(program: &Path, run: &Run) -> Result<Outcome, String> {
     let text = serde_json::to_string(run).map_err(|error| error.to_string())?;
     let mut child = Command::new(program)
@@ -253,7 +254,8 @@ fn figures(outcome: Outcome) -> Figures {
     }
 }
 
-/// Batches give the median and the rate, single readings the tail; where only one kind was taken, it gives all.
+/// Batches give the median and the rate, single readings the tail; where only one kind was taken, it gives
+/// all.
 fn summary(batches: Readings, singles: Readings) -> rivals_course::readings::Summary {
     use rivals_course::readings::Summary;
     let (of_batches, of_singles) = (batches.clone().summary(), singles.clone().summary());

@@ -4,9 +4,10 @@
 //!   floor before  ─▶  a contender's two processes  ─▶  floor after      one lap; the same two cores throughout
 //! ```
 //!
-//! A lap whose two floors disagree by more than [`floor::DISAGREEMENT`] is run again, at most [`lap::ATTEMPTS`] times;
-//! after that it counts, visibly marked. Laps of one case follow each other contender by contender, and all cases
-//! are run before the next run begins, so that a slow minute of the host is shared by all.
+//! A lap whose two floors disagree by more than [`floor::DISAGREEMENT`] is run again, at most
+//! [`lap::ATTEMPTS`] times; after that it counts, visibly marked. Laps of one case follow each other
+//! contender by contender, and all cases are run before the next run begins, so that a slow minute of the
+//! host is shared by all.
 //!
 //! What could not be built, does not start, fails or is not offered is said in the report with its reason.
 
@@ -41,7 +42,8 @@ struct Arguments {
     /// One run with tiny counts: shows that everything works and claims nothing.
     #[arg(long)]
     smoke: bool,
-    /// Only what matches CONTENDER/CASE; either side may be left out or be a part of a name. May be repeated.
+    /// Only what matches CONTENDER/CASE; either side may be left out or be a part of a name. May be
+    /// repeated.
     #[arg(long, value_name = "CONTENDER/CASE")]
     only: Vec<String>,
     /// The cores of the parent and of the peer; the first two usable ones otherwise.
@@ -59,7 +61,8 @@ struct Arguments {
     /// Write the report from figures that an earlier race left, and measure nothing.
     #[arg(long, value_name = "FILE", conflicts_with = "only")]
     from: Option<PathBuf>,
-    /// Write the report into this file, between its markers, and the plots into the folder `plots` beside it.
+    /// Write the report into this file, between its markers, and the plots into the folder `plots` beside
+    /// it.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// List contenders and cases, and measure nothing.

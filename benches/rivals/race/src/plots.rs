@@ -209,7 +209,8 @@ fn draw(
             line.points.iter().map(|point| Circle::new(*point, if line.thin { 1 } else { 2 }, style)),
         )?;
     }
-    // The legend stands beside the plot, in the order of the lines' right ends, so that it can be read across.
+    // The legend stands beside the plot, in the order of the lines' right ends, so that it can be read
+    // across.
     let mut named: Vec<&Line> = Vec::new();
     for line in lines {
         if !named.iter().any(|other| other.name == line.name) {

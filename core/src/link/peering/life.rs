@@ -14,8 +14,8 @@ pub(super) struct Life {
     ping_due: bool,
     /// The number of a ping that is to be answered.
     pong_due: Option<u64>,
-    /// Without a connection: when streams are let go. With one: when those are that have not come back on it.
-    /// `None`: nothing is kept.
+    /// Without a connection: when streams are let go. With one: when those are that have not come back on
+    /// it. `None`: nothing is kept.
     release_at: Option<Now>,
 }
 

@@ -7,9 +7,9 @@
 //!                    └───────────── nothing is in it; released; this node leaves ◀──────────────┘
 //! ```
 //!
-//! A kept ring is a descriptor. It is not mapped, and nothing of it is looked at but a few words when the publisher is gone. Whoever wants
-//! the messages attaches to the end of this node as to any publisher, gets the descriptor and reads; its seat counts nowhere, as nobody
-//! writes any more.
+//! A kept ring is a descriptor. It is not mapped, and nothing of it is looked at but a few words when the
+//! publisher is gone. Whoever wants the messages attaches to the end of this node as to any publisher, gets
+//! the descriptor and reads; its seat counts nowhere, as nobody writes any more.
 use std::collections::HashMap;
 
 use crate::session::{AttachReply, Handle, Keeping};

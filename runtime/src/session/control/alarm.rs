@@ -29,7 +29,8 @@ impl Alarm {
     pub(super) fn set(&mut self, wanted: Option<Instant>, now: Instant) {
         let is_set = match (wanted, self.set) {
             (None, None) => true,
-            // It may ring early, and is then set again: what the root owes moves later with each of its answers.
+            // It may ring early, and is then set again: what the root owes moves later with each of its
+            // answers.
             (Some(wanted), Some(alarm)) => alarm > now && alarm <= wanted,
             _ => false,
         };

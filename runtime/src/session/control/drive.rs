@@ -1,11 +1,13 @@
-//! A thread that waits for its answer does the work of the control thread meanwhile: see the head of [`crate::session`].
+//! A thread that waits for its answer does the work of the control thread meanwhile: see the head of
+//! [`crate::session`].
 //!
 //! | who holds the state                | looks after                                                             |
 //! | ---------------------------------- | ----------------------------------------------------------------------- |
 //! | the control thread, when it wakes  | everything; what is to be read from a link that is driven it leaves alone |
 //! | a thread that drives (`is_driven`) | the link, until its answer is there, for at most [`DRIVING`]             |
 //!
-//! Neither holds it while it sleeps. A callback that panics in a thread that drives poisons the state: the session ends then.
+//! Neither holds it while it sleeps. A callback that panics in a thread that drives poisons the state: the
+//! session ends then.
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -24,7 +26,8 @@ use crate::socket::Socket;
 const DRIVING_MS: u8 = DRIVING.as_millis() as u8;
 
 impl Control {
-    /// Reads what the root has said to a thread that drives this link since `begun`. False: it drives no more.
+    /// Reads what the root has said to a thread that drives this link since `begun`. False: it drives no
+    /// more.
     fn heard(
         &mut self,
         socket: &Arc<Socket>,
@@ -56,7 +59,8 @@ pub(in crate::session) fn is_driving() -> bool {
     DRIVES.get()
 }
 
-/// Marks this thread while it holds the state; if a callback panics meanwhile, the control thread wakes and ends.
+/// Marks this thread while it holds the state; if a callback panics meanwhile, the control thread wakes and
+/// ends.
 struct Driving(Arc<Shared>);
 
 impl Driving {
@@ -75,8 +79,9 @@ impl Drop for Driving {
     }
 }
 
-/// An end that the root was told of before it is made. Whoever holds this looks after the link, so nothing that the root
-/// says about the end is heard before it is there. Dropped before [`drive`] has taken it, it takes the announcement back.
+/// An end that the root was told of before it is made. Whoever holds this looks after the link, so nothing
+/// that the root says about the end is heard before it is there. Dropped before [`drive`] has taken it, it
+/// takes the announcement back.
 pub(in crate::session) struct Ahead {
     cell: Cell,
     shared: Arc<Shared>,
@@ -106,7 +111,8 @@ impl Drop for Ahead {
     }
 }
 
-/// Announces an end that is still to be made, so that the root works on it meanwhile. `None`: not now; make it first.
+/// Announces an end that is still to be made, so that the root works on it meanwhile. `None`: not now; make
+/// it first.
 pub(in crate::session) fn announce_ahead(cell: &Cell, announcement: &Announcement) -> Option<Ahead> {
     let said = AssertUnwindSafe(|| {
         let mut held = cell.try_lock().ok()?;
@@ -142,9 +148,9 @@ pub(in crate::session) fn announce_ahead(cell: &Cell, announcement: &Announcemen
     catch_unwind(said).unwrap_or(None)
 }
 
-/// Announces an end from the thread that waits for it (if it was not announced `ahead`), and looks after the link until the
-/// answer is there (if it waits: `answer`). What is handed back has to be done by the control thread; otherwise the answer is
-/// in the channel afterwards, or will come there.
+/// Announces an end from the thread that waits for it (if it was not announced `ahead`), and looks after the
+/// link until the answer is there (if it waits: `answer`). What is handed back has to be done by the control
+/// thread; otherwise the answer is in the channel afterwards, or will come there.
 pub(in crate::session) fn drive(
     cell: &Cell,
     announcement: Announcement,
@@ -152,8 +158,9 @@ pub(in crate::session) fn drive(
     answer: Option<&Receiver<Result<(), AnnounceError>>>,
     ahead: Option<Ahead>,
 ) -> Option<(Announcement, Reply<(), AnnounceError>)> {
-    // A callback that panics ends the session, as it does in the control thread; it does not end the thread that waits, which
-    // hears `Left`. Unwinding has poisoned the state, so nobody uses it any more but to drop it.
+    // A callback that panics ends the session, as it does in the control thread; it does not end the thread
+    // that waits, which hears `Left`. Unwinding has poisoned the state, so nobody uses it any more but to
+    // drop it.
     let driven = AssertUnwindSafe(|| match (ahead, answer) {
         (Some(ahead), Some(answer)) => {
             keep_the_wheel(cell, announcement, reply, answer, ahead);

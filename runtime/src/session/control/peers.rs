@@ -1,8 +1,9 @@
 //! The processes of the nodes that this one has connections with, by pidfd.
 //!
-//! An epoch belongs to one process ([`hivemind_core::identity`]). A pidfd of another process under a known epoch is refused, and the
-//! node that is known stays as it is. Where nobody can tell processes apart every pidfd of an epoch is kept, and the node is gone
-//! when all of them say so: pins count too long then, never too short.
+//! An epoch belongs to one process ([`hivemind_core::identity`]). A pidfd of another process under a known
+//! epoch is refused, and the node that is known stays as it is. Where nobody can tell processes apart every
+//! pidfd of an epoch is kept, and the node is gone when all of them say so: pins count too long then, never
+//! too short.
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +17,8 @@ use crate::identity::{current_process, process_of};
 use crate::remedy::with_remedy;
 use crate::socket::is_gone;
 
-/// With more than twice as many peers as were left the last time, and some, those that are no acquaintances any more are forgotten.
+/// With more than twice as many peers as were left the last time, and some, those that are no acquaintances
+/// any more are forgotten.
 const SPARE_PEERS: usize = 16;
 /// Pidfds that are kept of one peer where nobody can tell whether they are of one process: one for each root
 /// that introduced it. Where a sandbox refuses `kcmp` as well, one for each pair with it.
@@ -142,7 +144,8 @@ impl Peers {
         Ok(())
     }
 
-    /// Forgets those with which nothing is left to do, but for one that has just come. `None`: it is not known who they are.
+    /// Forgets those with which nothing is left to do, but for one that has just come. `None`: it is not
+    /// known who they are.
     pub(super) fn keep_only(&mut self, acquaintances: Option<&HashSet<u64>>, newcomer: u64) {
         if let Some(acquaintances) = acquaintances {
             let is_stranger = |node: &u64| *node != newcomer && !acquaintances.contains(node);

@@ -20,13 +20,14 @@ use crate::session::link::{Connecting, Link};
 use crate::session::{JoinError, RootRole, WaitedFor};
 use crate::socket::SendFailure;
 
-/// Pauses between two attempts to find or to become a root: they double from the first to the longest, and to the
-/// idle one when there has been no root for [`LONG_WITHOUT_ROOT`].
+/// Pauses between two attempts to find or to become a root: they double from the first to the longest, and to
+/// the idle one when there has been no root for [`LONG_WITHOUT_ROOT`].
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 const IDLE_PAUSE: Duration = Duration::from_millis(250);
 const LONG_WITHOUT_ROOT: Duration = Duration::from_secs(2);
-/// Lock taken, root started, connected: so many steps one attempt has, and some for what may change in between.
+/// Lock taken, root started, connected: so many steps one attempt has, and some for what may change in
+/// between.
 const STEPS: usize = 4;
 
 /// What this node knows of roots, and how it comes to one.
@@ -107,7 +108,8 @@ impl Seeking {
         (self.since, self.again, self.pause) = (now, now, FIRST_PAUSE);
     }
 
-    /// Why this node cannot serve a root, or be served: that joining fails if it has not been in the hive yet; otherwise it waits.
+    /// Why this node cannot serve a root, or be served: that joining fails if it has not been in the hive
+    /// yet; otherwise it waits.
     pub(super) fn fails_with(&mut self, reason: Lost) -> Option<Lost> {
         match reason {
             Lost::Never(error) if !self.was_admitted => {

@@ -13,7 +13,8 @@
 //! other), and [`JOINERS_BOUND`] in all. So a stopped subscriber delays the first publisher that meets it;
 //! then the root knows, and nobody waits for it until it goes on.
 //!
-//! If the root dies, everything begins anew with the next one: a publisher that has sent nothing yet begins there.
+//! If the root dies, everything begins anew with the next one: a publisher that has sent nothing yet begins
+//! there.
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
-//! A root that lives and does not answer: who waits for it in vain takes its place. The clock of that is the [vigil](crate::session::vigil).
+//! A root that lives and does not answer: who waits for it in vain takes its place. The clock of that is the
+//! [vigil](crate::session::vigil).
 use hivemind_core::protocol::ToRoot;
 use nix::sys::epoll::EpollFlags;
 

@@ -1,7 +1,9 @@
-//! Aeron IPC, through rusteron: an embedded media driver in the parent, exclusive publications, polling subscribers.
+//! Aeron IPC, through rusteron: an embedded media driver in the parent, exclusive publications, polling
+//! subscribers.
 //!
-//! The driver's work for IPC is to create logs and to move the publisher's limit on; no message passes through it. Its
-//! thread shares the parent's core, so it sleeps between its rounds, and the window is large enough to last meanwhile.
+//! The driver's work for IPC is to create logs and to move the publisher's limit on; no message passes
+//! through it. Its thread shares the parent's core, so it sleeps between its rounds, and the window is large
+//! enough to last meanwhile.
 
 use std::ffi::CStr;
 
@@ -17,7 +19,8 @@ use rusteron_client::{
 };
 use rusteron_media_driver::{AeronDriver, AeronDriverContext, EmbeddedMediaDriver};
 
-/// Messages up to this length are claimed and written in place; longer ones are offered in fragments and put together.
+/// Messages up to this length are claimed and written in place; longer ones are offered in fragments and put
+/// together.
 const MTU: usize = 65_504;
 const CLAIM_MOST: usize = MTU - 32;
 /// Length of the three terms of each log.

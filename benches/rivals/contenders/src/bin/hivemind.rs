@@ -1,4 +1,5 @@
-//! hivemind, through the public surface of its SDK: within one host, and between two that are linked over TCP.
+//! hivemind, through the public surface of its SDK: within one host, and between two that are linked over
+//! TCP.
 
 use std::time::Duration;
 

@@ -378,7 +378,8 @@ impl Link for Ends {
         };
         let mut sample = publisher.loan_slice_uninit(bytes).map_err(rival)?;
         fill(initialised(sample.payload_mut()));
-        // SAFETY: initialised: shared memory comes zeroed from the kernel, and what was written since are bytes.
+        // SAFETY: initialised: shared memory comes zeroed from the kernel, and what was written since are
+        // bytes.
         unsafe { sample.assume_init() }.send().map_err(rival)?;
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! ringfire: a broadcast ring in a file of shared memory. Fixed-size elements go through its ring, other messages through
-//! its ring with an arena, which cannot hold the writer back; so large messages one way go through the ring, too.
+//! ringfire: a broadcast ring in a file of shared memory. Fixed-size elements go through its ring, other
+//! messages through its ring with an arena, which cannot hold the writer back; so large messages one way go
+//! through the ring, too.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -205,8 +206,8 @@ fn producer<const WORDS: usize>(path: &Path) -> Result<Push> {
     let slots = (LARGE_BYTES / (8 * WORDS as u64)).clamp(2, MANY_SLOTS);
     let mut producer = lossless::<Element<WORDS>>(path, slots)?;
     Ok(Box::new(move |bytes| {
-        // SAFETY: in bounds: the buffer has the element's length; initialised; every pattern of bits is an element. It
-        // need not be aligned: see the check.
+        // SAFETY: in bounds: the buffer has the element's length; initialised; every pattern of bits is an
+        // element. It need not be aligned: see the check.
         let (before, elements, _) = unsafe { bytes.align_to::<Element<WORDS>>() };
         assert!(before.is_empty() && elements.len() == 1, "the buffer is aligned like its elements");
         producer.try_push(&elements[0]).is_ok()

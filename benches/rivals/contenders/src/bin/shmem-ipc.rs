@@ -85,7 +85,8 @@ fn bequeath(file: &File) -> Result<RawFd> {
 }
 
 fn inherit(descriptor: RawFd) -> File {
-    // SAFETY: the parent has left this descriptor open for this process, which takes it once and nowhere else.
+    // SAFETY: the parent has left this descriptor open for this process, which takes it once and nowhere
+    // else.
     unsafe { File::from_raw_fd(descriptor) }
 }
 
@@ -102,8 +103,8 @@ struct Ends<const WORDS: usize> {
 /// The ring has lent that many.
 #[inline(always)]
 unsafe fn lent_mut<'ring, const WORDS: usize>(start: *mut [u64; WORDS], count: usize) -> &'ring mut [u8] {
-    // SAFETY: in bounds, aligned, alive and exclusive while the ring's closure runs: it lends them; initialised, since
-    // the kernel gives zeroed memory and every pattern of bits is a byte.
+    // SAFETY: in bounds, aligned, alive and exclusive while the ring's closure runs: it lends them;
+    // initialised, since the kernel gives zeroed memory and every pattern of bits is a byte.
     unsafe { std::slice::from_raw_parts_mut(start.cast(), count * WORDS * 8) }
 }
 
@@ -259,8 +260,8 @@ impl<const WORDS: usize> Link for Ends<WORDS> {
     }
 }
 
-/// The sizes of the course, each with its type of element: a ring holds no whole number of smaller elements, so a
-/// message of several would be torn apart at its end.
+/// The sizes of the course, each with its type of element: a ring holds no whole number of smaller elements,
+/// so a message of several would be torn apart at its end.
 macro_rules! sizes {
     ($($variant:ident $bytes:literal)*) => {
         enum AnySize {

@@ -1,7 +1,8 @@
-//! zenoh between two peers: over a Unix socket with payloads in its shared memory, and without; and over TCP, as between hosts.
+//! zenoh between two peers: over a Unix socket with payloads in its shared memory, and without; and over TCP,
+//! as between hosts.
 //!
-//! Its runtime's threads share the cores of the two processes, as everything here does, and an end that spun would take
-//! the core from them. So all ends block.
+//! Its runtime's threads share the cores of the two processes, as everything here does, and an end that spun
+//! would take the core from them. So all ends block.
 
 use std::path::PathBuf;
 
@@ -102,9 +103,11 @@ impl<const WAY: u8> Contender for Zenoh<WAY> {
 
     fn setup() -> &'static str {
         match WAY {
-            SHARED => "two peers over a Unix socket, no scouting; payloads allocated in its shared memory, filled and read in place; \
+            SHARED => {
+                "two peers over a Unix socket, no scouting; payloads allocated in its shared memory, filled and read in place; \
              congestion control Block (Drop in the fan-out), express in round trips, batched one way; blocking receive (a \
-             spinning end would starve its runtime); FIFO of 1,024, ring of 64 in the fan-out",
+             spinning end would starve its runtime); FIFO of 1,024, ring of 64 in the fan-out"
+            }
             UNIX => "the same without shared memory: payloads travel through the socket",
             _ => "the same over TCP on loopback, without encryption",
         }

@@ -1,7 +1,7 @@
 //! ZeroMQ over `ipc://`: PAIR sockets, and XPUB with SUB for the fan-out.
 //!
-//! Its I/O threads share the cores of the two processes, as everything here does; an end that spun would take the core
-//! from its own I/O thread. So all ends block, which is also what its guide shows.
+//! Its I/O threads share the cores of the two processes, as everything here does; an end that spun would take
+//! the core from its own I/O thread. So all ends block, which is also what its guide shows.
 
 use rivals_course::case::Task;
 use rivals_course::contender::{Contender, Drain, Keep, Launch, Link, Run, Waits};

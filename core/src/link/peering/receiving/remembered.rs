@@ -14,7 +14,8 @@ pub const REMEMBERED_MAX: usize = 4096;
 struct Former {
     /// The number after the last message that was published here, or counted as lost.
     next: u64,
-    /// Service and type, if somebody here has wanted it ever since: then what it publishes meanwhile is lost.
+    /// Service and type, if somebody here has wanted it ever since: then what it publishes meanwhile is
+    /// lost.
     missed_by: Option<(ServiceName, u128)>,
 }
 

@@ -1,4 +1,5 @@
-//! One line each way, and both sides asleep in a futex until it changes: what a blocking transport costs at least.
+//! One line each way, and both sides asleep in a futex until it changes: what a blocking transport costs at
+//! least.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;

@@ -1,12 +1,14 @@
-//! What the kernel itself offers: a pipe, a Unix stream socket, and TCP over loopback. All are streams, so all run through [`Stream`].
+//! What the kernel itself offers: a pipe, a Unix stream socket, and TCP over loopback. All are streams, so
+//! all run through [`Stream`].
 //!
-//! Where the case lets both ends spin, reads and writes do not block and are repeated: two cores are there, and a
-//! sleeping side would be woken for more than the whole transfer costs. In the blocking case both block.
+//! Where the case lets both ends spin, reads and writes do not block and are repeated: two cores are there,
+//! and a sleeping side would be woken for more than the whole transfer costs. In the blocking case both
+//! block.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 

@@ -5,7 +5,8 @@
 //!   pong   | number, mark, words ... |  ...  | last line |     written by the peer
 //! ```
 //!
-//! There is room for one message, so only round trips can be run. No message can be faster between two processes.
+//! There is room for one message, so only round trips can be run. No message can be faster between two
+//! processes.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -86,7 +87,8 @@ impl Link for Buffers {
         let due = self.received;
         let word = |index: usize| self.mapping.word(self.theirs + 8 * index);
         spin_until(|| word(0).load(Acquire) == due, "the raw line")?;
-        // Relaxed: ordered by the load of the number above; the other side writes again only after our answer.
+        // Relaxed: ordered by the load of the number above; the other side writes again only after our
+        // answer.
         let mark = word(1).load(Relaxed);
         let mut last = word(7).load(Relaxed);
         if part != Part::Small {

@@ -1,5 +1,5 @@
-//! The references: what the machine and the kernel cost, with nothing around them. Not rivals; nobody could use them
-//! as they are.
+//! The references: what the machine and the kernel cost, with nothing around them. Not rivals; nobody could
+//! use them as they are.
 
 mod futex;
 mod kernel;

@@ -43,15 +43,17 @@ impl Mapping {
     /// The word at `offset`, which both processes treat as an atomic.
     #[inline(always)]
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: in bounds and aligned by the assertion in `at` (mappings begin at a page); alive as long as `self`,
-        // whose lifetime the reference has; every access to an offset used as a word is atomic, in both processes.
+        // SAFETY: in bounds and aligned by the assertion in `at` (mappings begin at a page); alive as long as
+        // `self`, whose lifetime the reference has; every access to an offset used as a word is
+        // atomic, in both processes.
         unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 
     /// The low half of the word at `offset`: what a futex can wait for.
     #[inline(always)]
     pub(crate) fn half(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: as for `word`; the processors that hivemind runs on allow atomics of both sizes in one place.
+        // SAFETY: as for `word`; the processors that hivemind runs on allow atomics of both sizes in one
+        // place.
         unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
     }
 
@@ -66,15 +68,16 @@ impl Mapping {
     /// The bytes from `offset`, to be written.
     ///
     /// # Safety
-    /// Until the slice is gone, nobody else touches these bytes: the index by which they are handed over says so.
+    /// Until the slice is gone, nobody else touches these bytes: the index by which they are handed over says
+    /// so.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn bytes_mut(&self, offset: usize, length: usize) -> &mut [u8] {
         assert!(offset + length <= self.memory.len());
         // SAFETY: in bounds by the assertion.
         let start = unsafe { self.memory.as_mut_ptr().add(offset) };
-        // SAFETY: in bounds by the assertion; initialised, since the kernel gives zeroed memory; exclusive by the
-        // caller's promise; alive as long as `self`.
+        // SAFETY: in bounds by the assertion; initialised, since the kernel gives zeroed memory; exclusive by
+        // the caller's promise; alive as long as `self`.
         unsafe { std::slice::from_raw_parts_mut(start, length) }
     }
 
@@ -84,7 +87,8 @@ impl Mapping {
     /// Until the slice is gone, nobody writes these bytes.
     #[inline(always)]
     pub(crate) unsafe fn bytes(&self, offset: usize, length: usize) -> &[u8] {
-        // SAFETY: the caller promises more than is asked for: nobody writes, and this function hands out shared.
+        // SAFETY: the caller promises more than is asked for: nobody writes, and this function hands out
+        // shared.
         unsafe { self.bytes_mut(offset, length) }
     }
 }

@@ -1,5 +1,5 @@
-//! A bare ring: one producer, one consumer, slots of a fixed size, one index each. It can be used by nobody who wants
-//! to know who is there, which type travels, or what happens when a side dies.
+//! A bare ring: one producer, one consumer, slots of a fixed size, one index each. It can be used by nobody
+//! who wants to know who is there, which type travels, or what happens when a side dies.
 //!
 //! ```text
 //!   line 0   head: messages written    by the producer
@@ -226,8 +226,8 @@ impl Link for Duplex {
     #[inline(always)]
     fn send(&mut self, bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<()> {
         self.out.room(&self.mapping, 1)?;
-        // SAFETY: the consumer has said (edge consume) that it is done with this slot, and reads it again only after
-        // the commit below, when the slice is gone.
+        // SAFETY: the consumer has said (edge consume) that it is done with this slot, and reads it again
+        // only after the commit below, when the slice is gone.
         fill(unsafe { self.mapping.bytes_mut(self.out.place(self.out.mine), bytes) });
         self.out.commit(&self.mapping, 1);
         Ok(())
@@ -236,8 +236,8 @@ impl Link for Duplex {
     #[inline(always)]
     fn receive<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Result<R> {
         self.back.available(&self.mapping)?;
-        // SAFETY: the producer has committed this slot (edge commit) and writes it again only after `consume`, when
-        // the slice is gone.
+        // SAFETY: the producer has committed this slot (edge commit) and writes it again only after
+        // `consume`, when the slice is gone.
         let found =
             read(unsafe { self.mapping.bytes(self.back.place(self.back.mine), self.back.slot_bytes) });
         self.back.consume(&self.mapping, 1);
