@@ -167,10 +167,10 @@ impl Waits {
             }
             match (&mut self.waiter, &self.epoll) {
                 (Some(waiter), _) => {
-                    if matches!(self.way, Way::PolledWaiter(_)) {
-                        if waiter.wait(&mut ready, Some(Duration::ZERO))? == 0 {
-                            readable(waiter.as_fd())?;
-                        }
+                    if matches!(self.way, Way::PolledWaiter(_))
+                        && waiter.wait(&mut ready, Some(Duration::ZERO))? == 0
+                    {
+                        readable(waiter.as_fd())?;
                     }
                     ready.clear();
                     waiter.wait(&mut ready, Some(PATIENCE))?;
