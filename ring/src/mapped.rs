@@ -10,8 +10,9 @@
 //!   atomics only, so no byte pattern is invalid and no concurrent store is a data race.
 //!
 //! Opening a peer's segment reads the constants of its header once, as bytes and with a system call, checks
-//! them, and keeps the checked copy ([`RingConstants`], [`ReaderConstants`]): there is no other way to look
-//! at them. See the head of [`crate::layout`].
+//! them, and keeps the checked copy ([`RingConstants`],
+//! [`ReaderConstants`](crate::layout::ReaderConstants)): there is no other way to look at them. See the head
+//! of [`crate::layout`].
 //!
 //! **Holes.** A page of a peer's segment that has no memory would get some when it is touched here, at this
 //! process's cost. So none is touched:

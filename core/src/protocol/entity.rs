@@ -109,7 +109,7 @@ pub struct Demand {
     /// What it asks for.
     pub asks: Asks,
     /// Publishers that are attached already: no match for these. (On the wire they travel ahead, see
-    /// [`ToRoot::Connected`].)
+    /// [`ToRoot::Connected`](super::ToRoot::Connected).)
     pub connected: Vec<Connected>,
 }
 

@@ -43,7 +43,7 @@ pub enum ToRoot {
     Connected {
         /// The end that the `Demand` will name.
         subscriber: u32,
-        /// At most [`CONNECTED_PER_PACKET`].
+        /// At most [`CONNECTED_PER_PACKET`](super::CONNECTED_PER_PACKET).
         connections: Vec<Connected>,
     },
     /// A subscription begins. Answered by `Accepted` or `Refused`.

@@ -4,22 +4,20 @@
 //! takes in what is new with [`Intake::take_notice`] and [`Intake::admit_new`], then reads from
 //! [`Intake::connection_mut`] and sleeps in [`Intake::sleep_at`].
 
-use hivemind_core::contract::{Asks, Kind, Match, Remote, SubscriberRole};
+use hivemind_core::contract::{Asks, Kind, Remote, SubscriberRole};
 use hivemind_core::filter::Filter;
-use hivemind_core::name::ServiceName;
 use hivemind_core::protocol::{Demand, EndId};
 use hivemind_ring::archive::{Message as Arrived, NoCopy};
-use hivemind_ring::bell::Woken;
 use hivemind_ring::fork::Counter;
 use hivemind_ring::layout::{CAPACITY_MAX, SEATS_MAX};
 use hivemind_ring::line::Line;
 use hivemind_ring::mapped::{Mapped, MappedSeats};
-use hivemind_ring::reader::{Held, PollError, Reader, Seats, Taken, Unread};
+use hivemind_ring::reader::{Held, PollError, Seats, Taken, Unread};
 use std::cell::OnceCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::Batch;
 use super::error::{RecvError, SubscriberError, WaitError};
@@ -28,136 +26,25 @@ use super::member::Member;
 use super::origin::Origin;
 use super::trust::Trust;
 use super::watch::{Watch, WatchError};
-use crate::session::Mismatch;
+
+mod connection;
+mod figures;
+mod receive;
+
+pub use self::connection::{Connection, ConnectionStatus};
+pub use self::figures::Skipped;
+pub use self::receive::{Receiving, receive};
+
+use self::connection::{Left, StoodFor};
 
 /// How long `recv` looks before it sleeps, by default: about what a wake-up costs.
 pub const SPIN: Duration = Duration::from_micros(20);
-/// Looks at the readers between two looks at the clock while spinning.
-const SPINS_PER_CLOCK: u32 = 64;
-/// Rounds of a blocking receive, each of which found something new but no message, between two looks at the
-/// clock.
-const ROUNDS_PER_CLOCK: u32 = 16;
 /// After so many looks at the readers follows one for publishers that have ended …
 const LOOKS_PER_SWEEP: u32 = 256;
 /// … where one that found nothing counts as so many.
 const IDLE_LOOKS: u32 = 16;
 /// Attachments that have ended and are still listed by [`Subscriber::connections`].
 const ENDED_MAX: usize = 256;
-
-/// A service that matches the filter but carries another type. Its messages are not received; the subscriber
-/// waits, and is attached as soon as a publisher of its type has the service. Example:
-/// `hivemind::Subscriber::skipped`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Skipped {
-    /// The service.
-    pub service: ServiceName,
-    /// The name of the type that it carries.
-    pub type_name: String,
-    /// The name of the type that this subscriber expects; it may be the same.
-    pub expected: String,
-    /// The first difference, "here" being this subscriber: `Pose.frame is missing here`.
-    pub difference: String,
-    /// The node that publishes it, or has published what is kept of it.
-    pub node: String,
-}
-
-impl std::fmt::Display for Skipped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Skipped { service, type_name, expected, difference, node } = self;
-        write!(f, "{service} carries {type_name} in node {node}, not {expected} ({difference})")
-    }
-}
-
-/// Where a subscriber stands with one publisher. Example: `hivemind::Subscriber::connections`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConnectionStatus {
-    /// The publisher, its node's name, and the service.
-    pub origin: Origin,
-    /// Sequence of the first message that this subscriber could get.
-    pub first: u64,
-    /// Messages received.
-    pub received: u64,
-    /// Messages missed for good. `first + received + lost` is the sequence that is read next.
-    pub lost: u64,
-    /// Whether this subscriber has detached: the publisher is gone and all that it committed was read (or it
-    /// was at fault).
-    pub ended: bool,
-    /// Whether messages are copied before they are read, because their publisher is not trusted (see
-    /// [`Trust`]).
-    pub copies: bool,
-}
-
-/// How much longer a receive waits.
-struct Patience {
-    start: Option<Instant>,
-    timeout: Option<Duration>,
-    rounds: u32,
-}
-
-impl Patience {
-    fn new(timeout: Option<Duration>) -> Self {
-        Patience { start: None, timeout, rounds: 0 }
-    }
-
-    fn is_over(&mut self) -> bool {
-        let elapsed = self.elapsed();
-        self.timeout.is_some_and(|timeout| elapsed >= timeout)
-    }
-
-    /// Time since the first look at the clock, which is made as late as possible.
-    fn elapsed(&mut self) -> Duration {
-        self.start.get_or_insert_with(Instant::now).elapsed()
-    }
-
-    /// What is left of the time; `None` for ever.
-    fn left(&mut self) -> Option<Duration> {
-        let elapsed = self.elapsed();
-        self.timeout.map(|timeout| timeout.saturating_sub(elapsed))
-    }
-}
-
-/// A receiving end above an intake. What it receives is its own matter; how it waits is the same for all: see
-/// [`receive`].
-pub trait Receiving {
-    /// What it receives.
-    type Received;
-
-    /// What it receives from.
-    fn intake(&mut self) -> &mut Intake;
-
-    /// The next message, if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// [`RecvError`]; the end stays usable.
-    fn try_receive(&mut self) -> Result<Option<Self::Received>, RecvError>;
-}
-
-/// The next message; waits for one, at most for `timeout`. `None` when the time is over, and once the node is
-/// leaving and everything was read that was there when that began.
-///
-/// # Errors
-/// [`RecvError`]; the end stays usable.
-pub fn receive<R: Receiving>(
-    end: &mut R,
-    timeout: Option<Duration>,
-) -> Result<Option<R::Received>, RecvError> {
-    let mut patience = Patience::new(timeout);
-    loop {
-        if end.intake().is_over() {
-            return Ok(None);
-        }
-        if let Some(received) = end.try_receive()? {
-            end.intake().count_down();
-            return Ok(Some(received));
-        }
-        if !end.intake().wait(&mut patience) {
-            // Whatever came between the last look and the end of the wait.
-            return end.try_receive();
-        }
-    }
-}
 
 /// A subscriber without its type: the readers of all publishers it is attached to, polled in turn. `S` is
 /// what a port above it keeps with each connection.
@@ -186,150 +73,6 @@ pub struct Intake<S = ()> {
     problems: VecDeque<(Origin, String)>,
     /// Who waits for this end beside the thread that receives.
     watch: OnceCell<Box<Watch>>,
-}
-
-/// The most publishers of other hosts of which a subscriber remembers how far it got, the latest.
-const LEFT_MAX: usize = 4096;
-
-/// A publisher of another host, and the user who says that it stands for it: nobody takes the place of
-/// somebody else's, and has messages counted that nobody ever sent.
-type StoodFor = (u32, EndId);
-
-/// By publisher, the number of the message that would have been next.
-#[derive(Default)]
-struct Left {
-    next: HashMap<StoodFor, u64>,
-    in_order: VecDeque<StoodFor>,
-}
-
-impl Left {
-    fn insert(&mut self, publisher: StoodFor, next: u64) {
-        if self.next.insert(publisher, next).is_none() {
-            self.in_order.push_back(publisher);
-            if self.in_order.len() > LEFT_MAX
-                && let Some(oldest) = self.in_order.pop_front()
-            {
-                self.next.remove(&oldest);
-            }
-        }
-    }
-}
-
-/// One attachment. See [`Intake`] for its state.
-#[derive(Debug)]
-pub struct Connection<S = ()> {
-    reader: Reader<Mapped>,
-    origin: Origin,
-    /// See [`Arrival::matched`].
-    matched: Arc<Match>,
-    /// See [`Arrival::user`].
-    user: u32,
-    /// The kernel says that the publisher's node is gone.
-    gone: bool,
-    /// Its publisher is not trusted: its chunks are not mapped, and messages are copied before they are
-    /// looked at.
-    copies: bool,
-    /// Messages that were read and are not what they must be, or could not be copied.
-    invalid: u64,
-    /// There is another one for the same publisher of another host by now, which begins at this number
-    /// there.
-    followed_at: Option<u64>,
-    /// `None` until [`Intake::admit_new`] gives it one.
-    state: Option<S>,
-}
-
-impl<S> Connection<S> {
-    /// The end that let this subscriber in.
-    #[must_use]
-    pub fn route(&self) -> EndId {
-        self.matched.route.end
-    }
-
-    /// The number of the first message that this subscriber could get.
-    #[must_use]
-    pub fn first(&self) -> u64 {
-        self.reader.first()
-    }
-
-    /// The number of the message that is read next.
-    #[must_use]
-    pub fn cursor(&self) -> u64 {
-        self.reader.cursor()
-    }
-
-    /// How many messages are published and not read. A stranger's figure.
-    #[must_use]
-    pub fn lag(&self) -> u64 {
-        self.reader.lag()
-    }
-
-    /// Whether there is something to read.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        self.reader.ready()
-    }
-
-    /// Whether its publisher waits for slow subscribers instead of overwriting.
-    #[must_use]
-    pub fn reliable(&self) -> bool {
-        self.reader.reliable()
-    }
-
-    /// The next message, if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// [`PollError`]. All but [`PollError::HeldOut`] mean that the publisher is at fault: [`Intake::cut_off`]
-    /// it.
-    pub fn poll(&mut self) -> Result<Option<Taken<Mapped>>, PollError> {
-        self.reader.poll()
-    }
-
-    /// Its state; `None`: it was not admitted yet.
-    #[must_use]
-    pub fn state(&self) -> Option<&S> {
-        self.state.as_ref()
-    }
-
-    /// Its state, to be changed.
-    pub fn state_mut(&mut self) -> Option<&mut S> {
-        self.state.as_mut()
-    }
-
-    /// The number that message 0 of the ring has at its publisher's host, if that is another one.
-    fn remote_first(&self) -> Option<u64> {
-        self.matched.route.author.remote().map(|remote| remote.first)
-    }
-
-    fn received(&self) -> u64 {
-        self.reader.cursor() - self.reader.first() - self.lost()
-    }
-
-    fn lost(&self) -> u64 {
-        self.reader.lost() + self.invalid
-    }
-
-    /// For a publisher of another host, its number of the message that would be read next.
-    fn remote_next(&self) -> Option<u64> {
-        // Numbers of a stranger: whatever they are, only figures depend on it.
-        Some(self.remote_first()?.saturating_add(self.reader.cursor()))
-    }
-
-    /// Whether its publisher has ended, or is gone, and everything was read.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.reader.finished() || (self.gone && !self.reader.ready())
-    }
-
-    fn status(&self, ended: bool) -> ConnectionStatus {
-        ConnectionStatus {
-            origin: self.origin,
-            first: self.reader.first(),
-            received: self.received(),
-            lost: self.lost(),
-            ended,
-            copies: self.copies,
-        }
-    }
 }
 
 impl<S> Intake<S> {
@@ -568,22 +311,6 @@ impl<S> Intake<S> {
         &self.connections[turn].matched.kind.schema
     }
 
-    /// Whether a blocking receive gives nothing more: the node is leaving, and what was there when that began
-    /// was read. Whatever comes still is not waited out, or a busy publisher would keep the node for
-    /// ever.
-    #[inline]
-    fn is_over(&self) -> bool {
-        self.last_call == Some(0)
-    }
-
-    /// A blocking receive gives a message.
-    #[inline]
-    fn count_down(&mut self) {
-        if let Some(left) = &mut self.last_call {
-            *left = left.saturating_sub(1);
-        }
-    }
-
     #[cold]
     fn trouble(&mut self, turn: usize, error: &PollError) -> RecvError {
         match error {
@@ -711,51 +438,6 @@ impl<S> Intake<S> {
         }
     }
 
-    /// Waits until there may be something to read. False: the time is over, or the node is leaving.
-    fn wait(&mut self, patience: &mut Patience) -> bool {
-        patience.rounds = patience.rounds.wrapping_add(1);
-        // A publisher that overtakes this reader again and again has always something new, and never a
-        // message.
-        if patience.rounds.is_multiple_of(ROUNDS_PER_CLOCK)
-            && (patience.is_over() || self.member.hub().leaving())
-        {
-            return false;
-        }
-        let spin_end = patience.elapsed().saturating_add(self.spin);
-        loop {
-            let looks = if self.spin.is_zero() { 1 } else { SPINS_PER_CLOCK };
-            for _ in 0..looks {
-                if self.anything_new() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if self.member.hub().leaving() {
-                return false;
-            }
-            self.sweep();
-            let elapsed = patience.elapsed();
-            if patience.timeout.is_some_and(|timeout| elapsed >= timeout) {
-                return false;
-            }
-            if elapsed >= spin_end {
-                break;
-            }
-        }
-        let left = patience.left();
-        if left.is_some_and(|left| left.is_zero()) {
-            return false;
-        }
-        if let Some(watch) = self.watch.get_mut() {
-            // This sleep takes what rings. Whoever waits otherwise is told to look afterwards.
-            watch.trip();
-        }
-        let readers = self.connections.iter().map(|connection| &connection.reader);
-        let news = || self.anything_new() || self.member.hub().leaving() || self.anything_ended();
-        let woken = self.end.seats.sleep(readers, news, left);
-        woken == Woken::LookAgain || self.anything_new()
-    }
-
     #[inline]
     fn anything_new(&self) -> bool {
         self.news.get() != self.seen_news
@@ -791,54 +473,6 @@ impl<S> Intake<S> {
             let mismatch = self.skipped().first().map(Skipped::to_string);
             WaitError { mismatch, ..error(found, None) }
         })
-    }
-
-    /// How many publishers it is attached to; in a forked child none.
-    #[must_use]
-    pub fn publishers(&self) -> usize {
-        if self.member.hub().home().is_here() { self.end.publishers() } else { 0 }
-    }
-
-    /// Messages received, over all publishers that ever were.
-    #[must_use]
-    pub fn received(&self) -> u64 {
-        self.received_before + self.connections.iter().map(Connection::received).sum::<u64>()
-    }
-
-    /// Messages missed for good, over all publishers that ever were.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        // What a publisher of another host says that it has published before is a stranger's number.
-        let live = self.connections.iter().map(Connection::lost).sum::<u64>();
-        self.lost_before.saturating_add(live)
-    }
-
-    /// Where it stands with each publisher; those that ended last are listed too (up to 256).
-    #[must_use]
-    pub fn statuses(&self) -> Vec<ConnectionStatus> {
-        let live = self.connections.iter().map(|connection| connection.status(false));
-        self.ended.iter().cloned().chain(live).collect()
-    }
-
-    /// Services that match and carry another type (up to 256).
-    #[must_use]
-    pub fn skipped(&self) -> Vec<Skipped> {
-        if !self.member.hub().home().is_here() {
-            return Vec::new();
-        }
-        // Comparing types takes a moment; the control thread does not wait for it.
-        let known = self.end.inbox().skipped.clone();
-        let in_words = known.into_iter().map(|skipped| {
-            let Mismatch { ours, theirs, difference } = self.end.mismatch(&skipped);
-            Skipped {
-                service: skipped.service,
-                type_name: theirs,
-                expected: ours,
-                difference,
-                node: skipped.holder.as_str().to_owned(),
-            }
-        });
-        in_words.collect()
     }
 }
 

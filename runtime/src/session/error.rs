@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hivemind_ring::fork::Forked;
 
-use super::{Announcement, Unanswered};
+use super::Unanswered;
 use crate::remedy::remedy;
 use crate::rounded::rounded;
 use crate::runtime_dir::RuntimeDirError;
@@ -315,20 +315,18 @@ impl From<Unanswered> for AnnounceError {
 const REQUESTS: &str = "requests at once in one node";
 
 impl AnnounceError {
-    /// The answer of the root in the words of the caller. `ours` is what was announced; `None`: it stood
-    /// already.
-    pub(super) fn from_refusal(refusal: Refusal, ours: Option<&Announcement>) -> AnnounceError {
+    /// The answer of the root in the words of the caller. `kind` and `pattern` are those of what
+    /// was announced.
+    pub(super) fn from_refusal(refusal: Refusal, kind: Option<&Kind>, pattern: Pattern) -> AnnounceError {
         match refusal {
             Refusal::OtherType(carried) => {
-                let kind = ours.and_then(Announcement::kind);
                 let Mismatch { ours, theirs, difference } = Mismatch::between(kind, &carried.kind);
                 let Carried { service, holder, .. } = *carried;
                 AnnounceError::TypeMismatch { service, ours, theirs, difference, holder }
             }
             Refusal::OtherPattern(carried) => {
                 let Carried { service, pattern: theirs, holder, .. } = *carried;
-                let ours = ours.map_or_else(Pattern::default, Announcement::pattern);
-                AnnounceError::PatternMismatch { service, ours, theirs, holder }
+                AnnounceError::PatternMismatch { service, ours: pattern, theirs, holder }
             }
             Refusal::Limit { what, limit } => AnnounceError::Limit { what: what.to_string(), limit },
             Refusal::NotAllowed { owner, user, right, what } => {

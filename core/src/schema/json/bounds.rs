@@ -7,7 +7,7 @@ pub const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
 /// The most steps for one message.
 pub const MAX_STEPS: u64 = 16 * 1024 * 1024;
 
-/// How much [`Schema::to_json_within`] may do.
+/// How much [`Schema::to_json_within`](crate::schema::Schema::to_json_within) may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JsonBounds {
     /// How deep values may be nested. Each level takes a few hundred bytes of stack.

@@ -25,21 +25,23 @@ pub enum DecodeError {
     TooDeep {
         /// Where in the message.
         path: String,
-        /// [`JsonBounds::depth`].
+        /// [`JsonBounds::depth`](super::JsonBounds::depth).
         limit: u32,
     },
-    /// The text would be longer than the bound. Allow more with [`Schema::to_json_within`], or read this
-    /// message with its Rust type.
+    /// The text would be longer than the bound. Allow more with
+    /// [`Schema::to_json_within`](crate::schema::Schema::to_json_within), or read this message with its
+    /// Rust type.
     #[error("the message is longer than {limit} bytes as JSON; read it with its Rust type")]
     TooLong {
-        /// [`JsonBounds::bytes`].
+        /// [`JsonBounds::bytes`](super::JsonBounds::bytes).
         limit: usize,
     },
-    /// Reading took more steps than the bound. Allow more with [`Schema::to_json_within`], or read this
-    /// message with its Rust type.
+    /// Reading took more steps than the bound. Allow more with
+    /// [`Schema::to_json_within`](crate::schema::Schema::to_json_within), or read this message with its
+    /// Rust type.
     #[error("the message takes more than {limit} steps to read; read it with its Rust type")]
     TooManySteps {
-        /// [`JsonBounds::steps`].
+        /// [`JsonBounds::steps`](super::JsonBounds::steps).
         limit: u64,
     },
 }

@@ -15,7 +15,7 @@ use crate::session::{
     SessionError, WaitedFor,
 };
 use crate::socket::Packet;
-use hivemind_core::contract::Match;
+use hivemind_core::contract::{Match, Pattern};
 use hivemind_core::protocol::{
     Cursor, DecodeError, EndId, Entry, Joining, MAX_EPOCH, Misfit, Offer, Refusal, ToNode, ToRoot,
     bounded_reason, decode, decode_unaccompanied,
@@ -185,7 +185,9 @@ impl Control {
             // It is withdrawn, or was refused before.
             Some(Told::Refused(_)) | None => return,
         };
-        let error = AnnounceError::from_refusal(refusal, ours);
+        let kind = ours.and_then(Announcement::kind);
+        let pattern = ours.map_or_else(Pattern::default, Announcement::pattern);
+        let error = AnnounceError::from_refusal(refusal, kind, pattern);
         self.announced.told.insert(index, Told::Refused(Box::new(error.clone())));
         match self.announced.pending.remove(&index) {
             Some(pending) => drop(pending.reply.send(Err(error))),
