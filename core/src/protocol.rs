@@ -104,9 +104,15 @@ pub const PAGE_BYTES: usize = 48 * 1024;
 /// The highest epoch a root may have. Above it is no epoch but a mistake.
 pub const MAX_EPOCH: u64 = 1 << 48;
 
-/// Cuts an explanation to [`MAX_REASON`] bytes.
+/// An explanation as it may be shown, whoever wrote it: cut to [`MAX_REASON`] bytes, and what would steer a
+/// terminal, forge a line of a log or turn the text around is escaped (`\u{1b}`).
 #[must_use]
 pub fn bounded_reason(mut reason: String) -> String {
+    if reason.chars().any(steers) {
+        // Cut first: an escape is up to eight times as long.
+        let shown = reason.chars().take(MAX_REASON);
+        reason = shown.flat_map(|c| if steers(c) { c.escape_default().collect() } else { vec![c] }).collect();
+    }
     if reason.len() > MAX_REASON {
         let mut end = MAX_REASON;
         while !reason.is_char_boundary(end) {
@@ -115,4 +121,10 @@ pub fn bounded_reason(mut reason: String) -> String {
         reason.truncate(end);
     }
     reason
+}
+
+/// Whether a character does something to what shows it, instead of being shown.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

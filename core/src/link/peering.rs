@@ -271,7 +271,7 @@ impl Peering {
             FrameKind::Pong => {}
             FrameKind::Bye => {
                 let bye: say::Bye = say::read(payload).ok_or(damaged)?;
-                return Err(Violation::Bye { reason: bye.reason });
+                return Err(Violation::Bye { reason: bounded_reason(bye.reason) });
             }
         }
         Ok(())
@@ -460,6 +460,6 @@ impl Peering {
     #[must_use]
     pub fn farewell_reason(payload: &[u8]) -> Option<String> {
         let bye: say::Bye = say::read(payload)?;
-        Some(bye.reason)
+        Some(bounded_reason(bye.reason))
     }
 }

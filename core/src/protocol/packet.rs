@@ -321,6 +321,16 @@ mod tests {
         assert!(encode(&message, &mut packet).is_err());
     }
 
+    // Once a guest's reason cleared the screen of `hm echo` and wrote an error of its own.
+    #[test]
+    fn a_reason_of_a_stranger_steers_no_terminal_and_forges_no_line() {
+        let hostile = "no\u{1b}[2J\u{9b}31m\r\n2026-11-29 ERROR forged\u{202e}dlrow\u{7}".to_owned();
+        let shown = bounded_reason(hostile);
+        assert_eq!(shown, r"no\u{1b}[2J\u{9b}31m\r\n2026-11-29 ERROR forged\u{202e}dlrow\u{7}");
+        assert!(bounded_reason("\u{1b}".repeat(100_000)).len() <= MAX_REASON);
+        assert_eq!(bounded_reason("schön: 5 µs".to_owned()), "schön: 5 µs");
+    }
+
     #[test]
     fn a_reason_is_cut_between_characters() {
         assert_eq!(bounded_reason("ä".repeat(1000)).len(), MAX_REASON);
