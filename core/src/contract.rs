@@ -123,7 +123,7 @@ pub struct Contract {
     /// Of its last messages, how many stay readable when the publisher is gone; less than the capacity.
     pub retained: u32,
     /// The longest time between two messages, in microseconds; `None`: any.
-    pub deadline: Option<u64>,
+    pub deadline_us: Option<u64>,
 }
 
 impl Contract {
@@ -136,7 +136,7 @@ impl Contract {
     /// What stays promised when the publisher is gone and others have its ring.
     #[must_use]
     pub fn of_former(self) -> Contract {
-        Contract { history: self.history.max(self.retained), retained: 0, deadline: None, ..self }
+        Contract { history: self.history.max(self.retained), retained: 0, deadline_us: None, ..self }
     }
 }
 

@@ -33,18 +33,16 @@
 //!   be answered twice. The first answer counts.
 //! - Publishers fix the type (*kind*) of a service, subscribers never do:
 //!
-//!   | who                                      | what happens
-//!   | | ---------------------------------------- |
-//!   ------------------------------------------------------------------------- | | the first publisher of a
-//!   service         | its type is the type of the service, until the last publisher goes        | | a later
-//!   one of another type              | refused, with both types and the node that holds the service
-//!   | | ... while all others are gone (retained) | accepted; what those retained is released
-//!   | | a subscriber of another type             | accepted and told (`Skipped`), by exact name and by
-//!   pattern alike; waits  | | a waiting subscriber                     | matched, as anybody, with the first
-//!   publisher of its own type             |
+//!   | who                                      | what happens                                                       |
+//!   | ---------------------------------------- | ------------------------------------------------------------------ |
+//!   | the first publisher of a service         | its type is the type of the service, until the last publisher goes |
+//!   | a later one of another type              | refused, with both types and the node that holds the service       |
+//!   | ... while all others are gone (retained) | accepted; what those retained is released                          |
+//!   | a subscriber of another type             | accepted and told (`Skipped`), by name or wildcard alike; waits    |
+//!   | a waiting subscriber                     | matched, as anybody, with the first publisher of its own type      |
 //!
-//!   The same holds for the *pattern* of a service, but that who subscribes by pattern (`**`) means services
-//!   of its own pattern only, and is not told of others.
+//!   The same holds for the *pattern* of a service, except that a subscription with wildcards (`**`) means
+//!   services of its own pattern only, and is not told of others.
 //!
 //!   So neither a guest who may only subscribe nor a forgotten viewer keeps a publisher out, and nodes start
 //!   in any order. A subscriber of a service without a publisher has no line in a listing of services. After

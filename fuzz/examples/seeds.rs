@@ -145,7 +145,7 @@ fn control_packets(schema: &[u8]) -> Result<(), Box<dyn Error>> {
         service: service.clone(),
         route: route.clone(),
         kind: kind.clone(),
-        contract: Contract { deadline: Some(1000), ..contract },
+        contract: Contract { deadline_us: Some(1000), ..contract },
     };
     let carried = Carried {
         service: service.clone(),

@@ -100,8 +100,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         self
     }
 
-    /// Past messages that a subscriber gets which attaches later; at most one less than the capacity, and cut
-    /// to that. Default: 0.
+    /// Past messages that a late subscriber gets; less than the capacity, more is an error of
+    /// [`create`](Self::create). Default: 0.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;
@@ -117,8 +117,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
         self
     }
 
-    /// Last messages that stay readable when the publisher is gone, for subscribers that come later; at most
-    /// one less than the capacity, and cut to that. Default: 0.
+    /// Last messages that stay readable when the publisher is gone, for subscribers that come later; less
+    /// than the capacity, more is an error of [`create`](Self::create). Default: 0.
     ///
     /// Up to two other nodes of the same user keep the ring (and this one, if its process goes on), so the
     /// messages survive the death of this process as long as one of those lives; `hm ls` tells how many there
@@ -200,7 +200,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
     /// Makes the ring and announces it. Blocks until the root has answered, at most for the patience of the
     /// node, and until the subscribers that are there are attached: they get everything, from the first
     /// message on, whatever becomes of this process. For a subscriber that does not answer (its process is
-    /// stopped) it waits at most 100 ms, and not again until that one answers; when it goes on, it gets what
+    /// stopped) it waits until 100 ms have passed without another one that attached, at most 1 s in
+    /// all, and not again until that one answers; when it goes on, it gets what
     /// the ring still holds, and counts the rest as lost.
     ///
     /// ```
@@ -232,8 +233,8 @@ impl<T: Message + ?Sized> PublisherBuilder<T> {
 
 impl<T: Message + ?Sized> Publisher<T> {
     /// Sends one message: archived once, straight into shared memory. Returns how many subscribers are
-    /// attached. Never blocks; no system call unless a subscriber sleeps (one for each that does), no heap
-    /// allocation in steady state.
+    /// attached. Never blocks, no heap allocation in steady state, and no system call unless a subscriber
+    /// sleeps: one for all that have few publishers, one for each of the others.
     ///
     /// ```
     /// # let folder = tempfile::tempdir()?;

@@ -23,7 +23,7 @@
 //! | chunk memory, publisher trusted    | subscribers     | its publisher reserved it; it is trusted in more than that                    |
 //! | chunk memory, publisher not trusted| subscribers     | it is not mapped: see [`crate::unmapped`]                                     |
 //! | header and seats of a reader       | publishers      | its subscriber wrote to each before it named it; looked at when opened, and when a seat further on is named |
-//! | a line of doorbells                | both            | perhaps none: it is a page for each end that one is attached to, and no more   |
+//! | a line of doorbells                | both            | perhaps none: at most the 4 MiB of each peer node's doorbells, as a peer may name any of its lines |
 //!
 //! What has been written stays, by the seals ([`crate::segment::Found`]).
 

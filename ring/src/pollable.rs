@@ -13,8 +13,9 @@
 //! ```
 //!
 //! From `clear` on one of three things is true until the next: the wait has begun, or it is over and the
-//! descriptor is readable, or [`Pollable::trip`] made it readable. Nothing else makes it readable but the end
-//! of the thread that began the wait, which ends the wait.
+//! descriptor is readable, or [`Pollable::trip`] made it readable. Besides, the end of the thread that began
+//! the wait makes it readable, which ends the wait; and a raise for an earlier wait may come late, which
+//! [`Pollable::is_armed`] takes back.
 //!
 //! The kernel finishes a request in the thread that made it. For the first thread that waits, the io_uring is
 //! made so that this happens when that thread asks (`IORING_SETUP_DEFER_TASKRUN`), and the eventfd is raised
@@ -134,7 +135,14 @@ impl Pollable {
     /// Whether the kernel waits: the descriptor is not readable, and will be.
     #[must_use]
     pub fn is_armed(&self) -> bool {
-        !self.is_tripped && self.uring.as_ref().is_some_and(Uring::is_waiting)
+        let waits = || self.uring.as_ref().is_some_and(Uring::is_waiting);
+        if !self.home.is_here() || self.is_tripped || !waits() {
+            return false;
+        }
+        // The kernel may raise the descriptor late for a wait that is over. It counts an end before it raises,
+        // so if what is taken here was raised for the wait that is under way, the second look sees its end.
+        self.event.clear();
+        waits()
     }
 
     /// Makes it unreadable, and ends the wait that may be under way. To be followed by [`Pollable::wait`] or
@@ -157,6 +165,9 @@ impl Pollable {
     pub fn wait(&mut self, armed: &Armed<'_>) {
         let waits = self.home.is_here() && self.uring.as_mut().is_some_and(|uring| uring.wait(armed).is_ok());
         if !waits {
+            // It serves another thread, or holds requests that the kernel did not take and whose memory is
+            // about to go: the next `clear` makes another.
+            self.uring = None;
             self.trip();
         }
     }

@@ -239,3 +239,48 @@ fn marks_are_taken_once_and_in_order() {
     assert_eq!(bell.take_marks().collect::<Vec<_>>(), [0, 31, 32, 383]);
     assert_eq!(bell.take_marks().count(), 0);
 }
+
+/// As an end that looks until nothing is there: it may take a look more to get an io_uring that serves this thread.
+fn come_to_rest(seats: &Seats<Heap>, pollable: &mut Pollable) {
+    for _ in 0..3 {
+        let armed = arm(seats, pollable);
+        pollable.wait(&armed);
+        if pollable.is_armed() {
+            return;
+        }
+    }
+    panic!("it is readable for ever");
+}
+
+// Once its owner looked again and again, at 100 % of a core: the io_uring of the thread that had made it was kept,
+// and refused each wait of the other.
+#[test]
+fn one_that_is_made_by_one_thread_and_armed_first_by_another_comes_to_rest() {
+    let Some(mut pollable) = pollable() else { return };
+    let (bell, seats) = end();
+    let armed_elsewhere = std::thread::spawn(move || {
+        for _ in 0..10 {
+            come_to_rest(&seats, &mut pollable);
+            bell::ring(&bell.wake);
+            assert_eq!(poll(pollable.as_fd(), BOUND_MS), 1);
+        }
+    });
+    armed_elsewhere.join().unwrap();
+}
+
+// Once a raise for a wait that had been given up came after the next one had begun, and stayed: a poller by level
+// went round and round.
+#[test]
+fn a_raise_that_comes_late_is_gone_after_a_look() {
+    let Some(mut pollable) = pollable() else { return };
+    let (_bell, seats) = end();
+    for _ in 0..200 {
+        come_to_rest(&seats, &mut pollable);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                come_to_rest(&seats, &mut pollable);
+                assert!((0..1000).any(|_| pollable.is_armed() && !is_readable(&pollable)));
+            });
+        });
+    }
+}

@@ -1,4 +1,4 @@
-//! The root: who is in this process hosts it, and how it changes hands.
+//! The root: which process hosts it, and how it changes hands.
 //!
 //! ```text
 //!            lock taken                         lock taken

@@ -136,6 +136,18 @@ pub(super) struct Uring {
     in_flight: u32,
 }
 
+/// In the flags of the completion ring: the eventfd is not raised.
+const CQ_EVENTFD_DISABLED: u32 = 1;
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.rings.home.is_here() {
+            // Relaxed: the kernel alone looks, when it cancels what is under way: nobody is to hear of that.
+            self.rings.word(self.cq.flags).store(CQ_EVENTFD_DISABLED, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Uring {
     /// One that raises `event` when a request has ended.
     pub(super) fn new(event: &Event, serves: Serves) -> Result<Uring, PollableError> {
@@ -253,7 +265,8 @@ impl Uring {
         unsafe { place.write(request) };
     }
 
-    /// Hands over so many requests that were prepared.
+    /// Hands over so many requests that were prepared. After an error some may still lie there: the io_uring is
+    /// not used again.
     fn submit(&mut self, count: u32) -> io::Result<()> {
         let tail = self.rings.word(self.sq.tail);
         // Relaxed, both: the kernel looks at it within `enter`, on this thread.

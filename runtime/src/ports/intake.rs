@@ -43,7 +43,7 @@ pub const SPIN: Duration = Duration::from_micros(20);
 const LOOKS_PER_SWEEP: u32 = 256;
 /// … where one that found nothing counts as so many.
 const IDLE_LOOKS: u32 = 16;
-/// Attachments that have ended and are still listed by [`Subscriber::connections`].
+/// Attachments that have ended and are still listed by [`Intake::statuses`].
 const ENDED_MAX: usize = 256;
 
 /// A subscriber without its type: the readers of all publishers it is attached to, polled in turn. `S` is
@@ -567,12 +567,19 @@ impl<S> Intake<S> {
     /// Sleeps until the publisher of one of these connections publishes or ends, connections come or go, a
     /// [`Waker`] wakes it, or the time is over. It does not sleep if `is_due` says yes, asked once wake-ups
     /// cannot be lost any more. It may return early.
+    ///
+    /// # Panics
+    /// If this end has a descriptor or a waiter: one that sleeps here would hide what they wait for.
     pub fn sleep_at<'a>(
         &'a self,
         chosen: impl Iterator<Item = &'a Connection<S>> + Clone,
         mut is_due: impl FnMut() -> bool,
         timeout: Option<Duration>,
     ) {
+        assert!(
+            self.watch.get().is_none(),
+            "nobody else waits for an end that sleeps at some of its publishers"
+        );
         let is_due = || self.has_news() || self.member.hub().leaving() || is_due();
         // Whatever it says, the caller looks.
         let _woken = self.end.seats.sleep(chosen.map(|connection| &connection.reader), is_due, timeout);

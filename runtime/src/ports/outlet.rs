@@ -149,16 +149,15 @@ fn offer_of(index: u32, service: &ServiceName, kind: Kind, contract: Contract, a
     Offer { born: since_boot(), author, begins: true, ..offer }
 }
 
-/// The contract of a ring that is made with this configuration.
-fn contract_of(config: &RingConfig) -> Contract {
+/// What is promised, with the sizes that a ring of this configuration has. Whatever else was asked for stays.
+fn contract_of(asked: Contract, config: &RingConfig) -> Contract {
+    // Beyond these bounds the ring is refused; see `check`, and `MappedRing::create`.
     let slots = config.slots().min(CAPACITY_MAX);
     Contract {
-        pattern: Pattern::Messages,
-        delivery: Delivery::reliable_if(config.reliable),
         history: config.history.min(slots - 1) as u32,
         capacity: slots as u32,
         retained: config.retained.min(slots - 1) as u32,
-        deadline: None,
+        ..asked
     }
 }
 
@@ -211,7 +210,9 @@ impl Outlet {
             bell: 0,
         };
         check(options, &config)?;
-        let offer = offer_of(index, &service, kind, contract_of(&config), Author::Own);
+        let delivery = Delivery::reliable_if(options.reliable);
+        let asked = Contract { pattern: Pattern::Messages, delivery, ..Contract::default() };
+        let offer = offer_of(index, &service, kind, contract_of(asked, &config), Author::Own);
         let ahead = AheadOptions { prefault: options.prefault, huge_pages: options.huge_pages };
         let (session, gathering) = (member.session(), batch.map(Batch::gathering));
         // Taking much memory ahead takes long, so the root hears of it only when that is done.
@@ -521,7 +522,7 @@ impl StandIn {
             retained: u64::from(contract.retained),
             bell: 0,
         };
-        let offer = offer_of(index, service, kind, contract_of(&config), Author::Remote(via));
+        let offer = offer_of(index, service, kind, contract_of(contract, &config), Author::Remote(via));
         let refused = Arc::new(OnceLock::new());
         let nothing = AheadOptions { prefault: None, huge_pages: false };
         let (writer, _) = make(member, config, nothing, offer.clone(), Some(Arc::clone(&refused)))?;

@@ -113,7 +113,7 @@ impl Waiter {
                 return Ok(self.nothing(ready));
             }
             let spin = self.spin.saturating_sub(elapsed).min(left.unwrap_or(Duration::MAX));
-            if !self.spin_while_silent(&words, start + elapsed + spin) {
+            if !self.spin_while_silent(&words, start, elapsed.saturating_add(spin)) {
                 let armed = with_ears(&words, &ears, bound);
                 let time = armed.bound.into_iter().chain(left).min();
                 bell::wait_for_any(&armed.words, time);
@@ -122,10 +122,10 @@ impl Waiter {
         }
     }
 
-    /// True: it was rung.
-    fn spin_while_silent(&self, words: &PlaceWords<'_>, until: Instant) -> bool {
+    /// Looks until so long after `start`. True: it was rung.
+    fn spin_while_silent(&self, words: &PlaceWords<'_>, start: Instant, until: Duration) -> bool {
         let (word, seen) = words.all()[0];
-        while Instant::now() < until {
+        while start.elapsed() < until {
             for _ in 0..SPINS_PER_CLOCK {
                 // Relaxed: whoever looks afterwards does so with orderings of its own.
                 if word.load(Ordering::Relaxed) != seen {

@@ -218,6 +218,11 @@ impl Wards {
 /// The words to wait on at a place, noted before its wards were gathered, and those of the ears.
 pub(crate) fn with_ears<'a>(words: &PlaceWords<'a>, ears: &'a [Ear], bound: Option<Duration>) -> Armed<'a> {
     let mut words = words.clone();
+    if !ears.is_empty() && !bell::can_wait_for_any() {
+        // The kernel waits for one word only: `Book::hear` looks at the others.
+        let bound = bound.into_iter().chain([bell::UNHEARD_SLEEP_MAX]).min();
+        return Armed { words, bound };
+    }
     // One that has no room is looked at when the bound is over.
     for (word, seen) in ears.iter().map(Ear::word).take(STRANGERS_HEARD_MAX) {
         words.add_seen(word, seen);
@@ -311,6 +316,10 @@ impl WardHandle {
         book.forget_watch(self.ticket.number);
         if let Some(ward) = book.wards[self.ticket.number as usize].as_mut() {
             ward.is_ready = false;
+            // Under the lock, under which it is raised: what is told from here on is for the wait that follows.
+            if let Some(event) = &ward.tell {
+                event.clear();
+            }
         }
     }
 
@@ -329,7 +338,9 @@ impl WardHandle {
         // Who has ears has a bound, as others can spoil what rings there.
         ward.look_by = Some(Instant::now() + bound.unwrap_or(bell::STRANGERS_SLEEP_MAX));
         book.watched.push(self.ticket.number);
-        self.wards.ring_if_waited_at(&book);
+        // Also if nobody is known to wait: the kernel may, for a descriptor that was armed before.
+        drop(book);
+        bell::ring(&self.wards.bell.bell().wake);
     }
 
     /// It is ready.

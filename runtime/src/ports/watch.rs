@@ -19,10 +19,10 @@ pub enum WatchError {
     /// It is of another process.
     #[error(transparent)]
     Forked(#[from] Forked),
-    /// Somebody waits for it already: a waiter, or its own descriptor. Take it from that waiter, or wait on
-    /// the descriptor.
+    /// Somebody waits for it already: a waiter, or its own descriptor. Take it back with `unwatch`, or wait
+    /// on the descriptor.
     #[error(
-        "this end is waited for by a descriptor or a waiter already; drop that waiter, or wait on that descriptor"
+        "this end is waited for by a descriptor or a waiter already; call `unwatch`, or wait on that descriptor"
     )]
     Watched,
     /// There is no doorbell left in this node.
@@ -68,11 +68,7 @@ impl Descriptor {
     pub(crate) fn clear(&mut self) {
         match self {
             Descriptor::Kernel(pollable) => pollable.clear(),
-            Descriptor::Told { event, ward } => {
-                // In this order: what is told from here on is for the wait that follows.
-                ward.clear();
-                event.clear();
-            }
+            Descriptor::Told { ward, .. } => ward.clear(),
         }
     }
 

@@ -123,7 +123,7 @@ fn a_value_that_contains_itself_is_too_deep() {
     }
 }
 
-/// Four thousand million units take no bytes in the archive, and would take five times as many as text.
+/// Four billion units take no bytes in the archive, and would take five times as many as text.
 #[test]
 fn elements_without_size_are_bounded_by_their_text() {
     let error = json(&of::<Vec<()>>(), &words(&[0, -1])).unwrap_err();
