@@ -139,8 +139,9 @@ impl Pollable {
         if !self.home.is_here() || self.is_tripped || !waits() {
             return false;
         }
-        // The kernel may raise the descriptor late for a wait that is over. It counts an end before it raises,
-        // so if what is taken here was raised for the wait that is under way, the second look sees its end.
+        // The kernel may raise the descriptor late for a wait that is over. It counts an end before it
+        // raises, so if what is taken here was raised for the wait that is under way, the second look
+        // sees its end.
         self.event.clear();
         waits()
     }

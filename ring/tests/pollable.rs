@@ -240,7 +240,8 @@ fn marks_are_taken_once_and_in_order() {
     assert_eq!(bell.take_marks().count(), 0);
 }
 
-/// As an end that looks until nothing is there: it may take a look more to get an io_uring that serves this thread.
+/// As an end that looks until nothing is there: it may take a look more to get an io_uring that serves this
+/// thread.
 fn come_to_rest(seats: &Seats<Heap>, pollable: &mut Pollable) {
     for _ in 0..3 {
         let armed = arm(seats, pollable);
@@ -252,8 +253,8 @@ fn come_to_rest(seats: &Seats<Heap>, pollable: &mut Pollable) {
     panic!("it is readable for ever");
 }
 
-// Once its owner looked again and again, at 100 % of a core: the io_uring of the thread that had made it was kept,
-// and refused each wait of the other.
+// Once its owner looked again and again, at 100 % of a core: the io_uring of the thread that had made it was
+// kept, and refused each wait of the other.
 #[test]
 fn one_that_is_made_by_one_thread_and_armed_first_by_another_comes_to_rest() {
     let Some(mut pollable) = pollable() else { return };
@@ -268,8 +269,8 @@ fn one_that_is_made_by_one_thread_and_armed_first_by_another_comes_to_rest() {
     armed_elsewhere.join().unwrap();
 }
 
-// Once a raise for a wait that had been given up came after the next one had begun, and stayed: a poller by level
-// went round and round.
+// Once a raise for a wait that had been given up came after the next one had begun, and stayed: a poller by
+// level went round and round.
 #[test]
 fn a_raise_that_comes_late_is_gone_after_a_look() {
     let Some(mut pollable) = pollable() else { return };

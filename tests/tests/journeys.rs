@@ -98,7 +98,7 @@ fn a_node_that_waits_in_vain_for_a_root_is_told_what_it_waited_for() {
     let text = error.to_string();
     let NodeError::Join(JoinError::NoRoot { waited, .. }) = error else { panic!("{error:?}") };
     assert!(waited >= patience, "{waited:?}");
-    let waited = format!("{waited:?}");
+    let waited = hivemind_runtime::rounded::rounded(waited).to_string();
     assert!(text.contains("no root") && text.contains("root.sock") && text.contains(&waited), "{text}");
     assert!(text.contains("hm root"), "it says what to do: {text}");
 }

@@ -265,8 +265,8 @@ impl Uring {
         unsafe { place.write(request) };
     }
 
-    /// Hands over so many requests that were prepared. After an error some may still lie there: the io_uring is
-    /// not used again.
+    /// Hands over so many requests that were prepared. After an error some may still lie there: the io_uring
+    /// is not used again.
     fn submit(&mut self, count: u32) -> io::Result<()> {
         let tail = self.rings.word(self.sq.tail);
         // Relaxed, both: the kernel looks at it within `enter`, on this thread.

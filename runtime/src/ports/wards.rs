@@ -316,7 +316,8 @@ impl WardHandle {
         book.forget_watch(self.ticket.number);
         if let Some(ward) = book.wards[self.ticket.number as usize].as_mut() {
             ward.is_ready = false;
-            // Under the lock, under which it is raised: what is told from here on is for the wait that follows.
+            // Under the lock, under which it is raised: what is told from here on is for the wait that
+            // follows.
             if let Some(event) = &ward.tell {
                 event.clear();
             }
