@@ -18,7 +18,7 @@ use super::tally::latency_histogram;
 const REMEMBERED_NS: u64 = 60_000_000_000;
 /// Rates and latencies of the live table are of this time.
 const RECENT_NS: u64 = 1_000_000_000;
-/// So many lines of a process's standard error are kept.
+/// Lines of a process's standard error that are kept.
 const MAX_LAST_WORDS: usize = 12;
 
 /// How far a process has come.

@@ -71,7 +71,7 @@ const KILLS_AT: [f64; 3] = [0.2, 0.45, 0.7];
 pub const MIN_SECONDS: u64 = 6;
 /// A day; beyond that the totals of a demo say nothing new.
 pub const MAX_SECONDS: u64 = 86_400;
-/// So long the user sees that something is dead before it is started again.
+/// How long something is shown dead before it is started again.
 const DEAD_FOR_NS: u64 = 400_000_000;
 /// After everything flows again, the gaps of so much time still belong to the kill.
 const SETTLE_NS: u64 = 500_000_000;
@@ -89,7 +89,7 @@ const GLANCE_NS: u64 = 200_000;
 const WAIT_AT_MOST_NS: u64 = 20_000_000;
 /// Being late by less is nothing to speak of.
 const LEAST_STALL_NS: u64 = 1_000_000;
-/// So many of the last are kept.
+/// How many of the last are kept.
 const MAX_STALLS: usize = 1_000;
 /// News taken between two looks at the clock.
 const NEWS_AT_ONCE: usize = 1_000;

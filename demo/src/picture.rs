@@ -21,7 +21,7 @@ pub(crate) const FRAME_BYTES: usize = WIDTH * HEIGHT * PIXEL_BYTES;
 const COLUMNS_PER_VALUE: usize = 3;
 /// Values kept per curve: enough for the widest panel.
 const PAST: usize = CPU.width / COLUMNS_PER_VALUE + 2;
-/// So many cores get a curve of their own; the others count in the total alone.
+/// Cores with a curve of their own; the others count in the total alone.
 const MAX_CORES: usize = 32;
 /// Cores stand one below the other, so many in a column.
 const CORES_PER_COLUMN: usize = 8;

@@ -58,7 +58,7 @@ impl Watcher {
             if self.rings.contains_key(&end) {
                 continue;
             }
-            // Who left since it was listed has nothing to be watched any more.
+            // A node that left since it was listed has nothing to be watched any more.
             let Some(owner) = listing.nodes.iter().find(|info| info.node == node) else { continue };
             let pid = u32::try_from(owner.pid).unwrap_or(0);
             let view = look::ring(&self.node, publisher.end)?;

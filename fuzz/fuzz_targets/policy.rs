@@ -58,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(!policy.reasons(&person, Right::Publish, &by_name).is_empty(), publish);
             for pattern in PATTERNS {
                 let pattern = Filter::parse(pattern).expect("a filter");
-                // Whoever may read something that the pattern means may subscribe to the pattern.
+                // A user who may read something that the pattern means may subscribe to the pattern.
                 assert!(!read || !pattern.matches(name) || rights.subscribe(&pattern));
             }
         }

@@ -11,8 +11,8 @@ use hivemind_links::keys::{self, HostKey, KeyError};
 pub(crate) enum KeyCommand {
     /// Make the authority of a hive, hive.pem, in a folder of its own.
     ///
-    /// Whoever has this file can make hosts of the hive. It is needed for `hm key issue` alone: keep it where
-    /// no host is.
+    /// Anybody with this file can make hosts of the hive. It is needed for `hm key issue` alone: keep it
+    /// where no host is.
     New {
         /// The folder; made if it is missing.
         folder: PathBuf,

@@ -362,7 +362,7 @@ fn a_root_of_its_own_takes_over_and_gives_back() {
         std::thread::yield_now();
     }
     assert!(!node.hosts_root());
-    // Who comes now is introduced by it.
+    // It introduces later ones.
     let late = join(dir.path(), "listener");
     let mut subscriber = late.subscriber::<Pose>("sensors/pose").unwrap();
     poses.wait_for_subscribers(1, LONG).unwrap();
@@ -481,7 +481,7 @@ fn policy_check_says_who_gets_in_and_where_a_mistake_is() {
         said.contains("policy: line 1, column 32:") && said.contains("what was in force before stays so"),
         "{said}"
     );
-    // Whoever looks at the hive hears it, too.
+    // `hm ls` says it, too.
     let node = join(dir.path(), "camera");
     let output = hm(dir.path()).args(["ls", "--interval", "0"]).output().unwrap();
     assert!(

@@ -23,7 +23,7 @@
 //!   call each. For subscribers of many publishers, and where the kernel or a sandbox refuses `futex_waitv`:
 //!   the first refusal ends that sleep, and no subscriber of this process listens again.
 //!
-//! Who waits for many ends at once names one line for all of them, and for each a *mark* there
+//! A thread that waits for many ends names one line for all of them, and for each a *mark* there
 //! ([`crate::place`]): whoever would ring `wake` of such an end sets its mark and rings `wake` of that line.
 //! A mark says which end to look at. One that a peer sets in vain costs a look; one that it clears lets the
 //! end be looked at late, with the next ring there.

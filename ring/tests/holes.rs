@@ -43,7 +43,7 @@ struct Sparse {
 }
 
 impl Sparse {
-    /// So long, with so many bytes mapped, these words at its start, and memory for nothing else.
+    /// Of this length, with this many bytes mapped, these words at its start, and memory for nothing else.
     fn new(length: u64, mapped: u64, words: &[u64]) -> Sparse {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create("sparse", flags).unwrap());

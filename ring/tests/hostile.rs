@@ -345,7 +345,7 @@ fn check(message: &Message<Heap>) {
 /// used here.
 const _: () = assert!((PINS as u64 + CAPACITY + 4) * 640 <= CHUNK_MEMORY);
 
-/// So many times a scribbler writes while the other side works.
+/// Writes of a scribbler while the other side works.
 const SCRIBBLES: u64 = 200_000;
 
 /// Numbers that look random, from a seed that is printed.

@@ -34,7 +34,7 @@ fn publisher_without_fences() -> Publisher {
     publisher
 }
 
-/// So many messages are sent while a subscriber reads and sleeps.
+/// Messages that are sent while a subscriber reads and sleeps.
 fn send_to_a_sleeper(
     mut publisher: Publisher,
     mut subscriber: Subscriber,

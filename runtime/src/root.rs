@@ -9,7 +9,7 @@
 //!                                    dedicated (`hm root`) ─┘
 //! ```
 //!
-//! Whoever holds the lock file is the root; there is no other condition. The holder binds the socket and
+//! The holder of the lock file is the root; there is no other condition. The holder binds the socket and
 //! writes its epoch into the file. Handing over: the dedicated root connects, asks, and the embedded one
 //! closes its socket, frees the lock and says so, in this order; nodes that hear of it give the successor a
 //! moment before they would take the lock themselves. If a root dies without a word, every node tries the

@@ -508,8 +508,8 @@ fn ends_that_are_gathered_are_all_there_and_the_refused_are_named() {
     assert!(node.session.finish(&gathering).is_empty());
 }
 
-/// Whoever waits for an answer may do the work of the control thread, and only one can: here they push each
-/// other aside, while matches of all of them are under way.
+/// A thread that waits for an answer may do the work of the control thread, and only one can: here they push
+/// each other aside, while matches of all of them are under way.
 #[test]
 fn threads_that_announce_at_the_same_time_all_get_their_answers_and_their_matches() {
     const THREADS: u32 = 4;

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 static SOURCE: LazyLock<Source> = LazyLock::new(|| Source::new(0x5EED));
 /// So often a collection that hears nothing looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(2);
-/// So long a stream waits for room.
+/// How long a stream waits for room.
 const STREAM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Does what standard input says until it ends.

@@ -46,7 +46,7 @@ pub const PAYLOAD_MAX: usize = 4096;
 pub const EXCEPTION_EVERY: u64 = 10_000;
 /// The payload of an exceptional message.
 pub const EXCEPTION_BYTES: usize = 1 << 20;
-/// So many places of the block may be the begin of a payload; a prime, so that they are not aligned.
+/// Places of the block where a payload may begin; a prime, so that they are not aligned.
 const PLACES: u64 = 65_521;
 
 /// Scatters numbers (splitmix64).

@@ -41,7 +41,7 @@ pub enum HollowOrder {
     },
     /// Let in so many subscribers that ask.
     LetIn {
-        /// So many.
+        /// How many.
         count: usize,
     },
     /// Say something else of the largest message.
@@ -51,7 +51,7 @@ pub enum HollowOrder {
     },
     /// Commit messages that lie one behind the other in the chunk memory.
     Commit {
-        /// So many.
+        /// How many.
         count: u64,
         /// The first begins here.
         offset: u64,

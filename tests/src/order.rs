@@ -139,7 +139,7 @@ pub enum Order {
     PublishAhead {
         /// How.
         publish: Publish,
-        /// So many bytes.
+        /// How many bytes.
         prefault: u64,
         /// In huge pages, as far as there are any.
         huge: bool,
@@ -173,29 +173,29 @@ pub enum Order {
     WhoIsRoot,
     /// From now on, open no descriptor beyond `spare` more than there are.
     LimitDescriptors {
-        /// So many more.
+        /// How many more.
         spare: usize,
     },
     /// From now on, have no more than so many bytes of addresses beyond those in use.
     LimitAddresses {
-        /// So many more.
+        /// How many more.
         spare: u64,
     },
     /// Become this user for good, who may have no more than so many threads and processes.
     LimitThreads {
         /// The user.
         user: u32,
-        /// So many, over all its processes.
+        /// How many, over all its processes.
         limit: u64,
     },
     /// Map so much that only so many mappings more are possible; `None`: unmap all of that.
     FillMappings {
-        /// So many.
+        /// How many.
         spare: Option<usize>,
     },
     /// From now on, have no file longer than so many bytes.
     LimitFiles {
-        /// So many.
+        /// How many.
         bytes: u64,
     },
     /// Without the SDK, subscribe to a service and try to change the memory of its publisher. Answered with

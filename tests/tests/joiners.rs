@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 const ACTOR: &str = env!("CARGO_BIN_EXE_actor");
-/// So many lives of a publisher; a subscriber that joins slowly misses most of them.
+/// Lives of a publisher; a subscriber that joins slowly misses most of them.
 const LIVES: usize = 200;
 /// Far more than the bound of a wait for who does not answer, and far less than that wait for each of
 /// [`LIVES`].

@@ -51,7 +51,7 @@ fn rings_of(actor: &Actor) -> usize {
     descriptors.iter().filter(|target| target.contains("ring")).count()
 }
 
-/// So many nodes keep it, and nothing of the past stands in the listing any more.
+/// This many nodes keep it, and nothing of the past stands in the listing any more.
 fn await_keepers(actor: &Hive, count: u32) {
     let watcher = actor.node("watcher").observer().join().unwrap();
     until("enough nodes keep it", || {

@@ -452,7 +452,7 @@ impl NodeSide for Hub {
         let ends = lock(&self.ends);
         let mut nodes = HashSet::new();
         for end in ends.publishers.values() {
-            // Who has ended but holds samples stays: its death lets go of them.
+            // A subscriber that has ended but holds samples stays: its death lets go of them.
             end.desk.prune();
             nodes.extend(end.desk.subscribers().into_iter().map(|(node, _)| node));
         }

@@ -201,7 +201,7 @@ impl SubscriberEnd {
         if inbox.live.contains_key(&publisher) || inbox.barred.contains(&publisher) {
             return Ok(None);
         }
-        // Who got its messages while it lived, or from another keeper, has them all.
+        // A subscriber that got its messages while it lived, or from another keeper, has them all.
         if suitor.is_gone && inbox.known.publishers.contains(&suitor.matched.route.writer()) {
             return Ok(None);
         }

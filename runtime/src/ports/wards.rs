@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Both may be on different threads; the book is locked for a few instructions, never while somebody sleeps.
-//! Whoever changes what the sleeper waits for rings the place.
+//! A change of what the sleeper waits for rings the place.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -336,7 +336,7 @@ impl WardHandle {
             return;
         };
         ward.ears = ears;
-        // Who has ears has a bound, as others can spoil what rings there.
+        // A ward with ears has a bound, as others can spoil what rings there.
         ward.look_by = Some(Instant::now() + bound.unwrap_or(bell::STRANGERS_SLEEP_MAX));
         book.watched.push(self.ticket.number);
         // Also if nobody is known to wait: the kernel may, for a descriptor that was armed before.

@@ -135,9 +135,9 @@ fn arm_ward<'a>(
 
 /// Who waits for an end.
 pub(crate) enum Watch {
-    /// Whoever polls its descriptor.
+    /// A poller of its descriptor.
     Descriptor(Descriptor),
-    /// Whoever waits at a place for many.
+    /// A waiter, at a place for many.
     Ward(WardHandle),
 }
 

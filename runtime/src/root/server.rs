@@ -410,7 +410,7 @@ impl Server {
 
     fn close_client(&mut self, client: ClientId) {
         let Some(mut entry) = self.clients.remove(&client) else { return };
-        // Whoever is gone succeeds nobody.
+        // A process that is gone succeeds nobody.
         self.hand_over_to = self.hand_over_to.filter(|successor| *successor != client);
         let _ = entry.queue.flush(&entry.socket);
         // Said explicitly: others may hold the pidfd on its way to a third, and a child the socket.

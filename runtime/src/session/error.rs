@@ -147,8 +147,8 @@ pub enum JoinError {
         /// What the root speaks.
         theirs: u32,
     },
-    /// Whoever listens in the folder of the hive is not its owner. Set HIVEMIND_DIR to a folder that only its
-    /// owner may write to, and HIVEMIND_OWNER to that user if it is another.
+    /// The process that listens in the folder of the hive is not its owner's. Set HIVEMIND_DIR to a folder
+    /// that only its owner may write to, and HIVEMIND_OWNER to that user if it is another.
     #[error(
         "the process that listens belongs to user {user}, but the hive to user {owner}; set HIVEMIND_DIR to a folder that \
          only its owner may write to, and HIVEMIND_OWNER to that user if it is another"

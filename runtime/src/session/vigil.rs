@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Time runs only while this node waits for the root: a hive in which nobody asks for anything has no timer.
-//! Whoever is in doubt says so by touching the lock file, and all nodes, which watch the folder, ask for a
+//! A node in doubt says so by touching the lock file, and all nodes, which watch the folder, ask for a
 //! sign of life ([`ToRoot::AreYouThere`]) and wait the other half. So a guest, which never hosts the root,
 //! does not wait in vain beside nodes that would but want nothing of it.
 //!

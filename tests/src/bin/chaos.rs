@@ -29,7 +29,7 @@ struct Arguments {
     /// Only these cases, with commas between them.
     #[arg(long, value_delimiter = ',', value_name = "CASE")]
     only: Vec<String>,
-    /// So many rounds of each case. Default: those of `--list`, or what fits into `--minutes`.
+    /// Rounds of each case. Default: those of `--list`, or what fits into `--minutes`.
     #[arg(long)]
     count: Option<u64>,
     /// No case may take longer.

@@ -123,7 +123,7 @@ pub(super) fn zombie(rounds: &mut Rounds<'_>) -> Row {
     })
 }
 
-/// Who is stopped is alive.
+/// A stopped process is alive.
 pub(super) fn stopped(rounds: &mut Rounds<'_>) -> Row {
     play(rounds, "stopped", |hive, speaker, row| {
         let scene = Scene::set(hive, speaker);

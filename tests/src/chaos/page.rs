@@ -22,9 +22,9 @@ pub enum Word {
     Node,
     /// How far it is; what the numbers mean is the case's own.
     Stage,
-    /// So many messages it may have committed, and no more.
+    /// Most messages that it may have committed.
     Begun,
-    /// So many messages it has committed, at least.
+    /// Least messages that it has committed.
     Done,
 }
 

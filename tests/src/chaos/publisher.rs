@@ -29,7 +29,7 @@ const LANES: u64 = 2;
 const LATEST_FROM_START_US: u64 = 8_000;
 /// Delays from the first message on are spread over this many octaves of a microsecond.
 const OCTAVES: u64 = 11;
-/// So long a connection may take to be seen or to end. Generous, and far shorter than [`BOUND`], so that a
+/// Longest time for a connection to be seen or to end. Generous, and far shorter than [`BOUND`], so that a
 /// fault costs no minute.
 const END_BOUND: Duration = Duration::from_secs(10);
 /// Messages taken between two looks at the clock, and batches in the page.

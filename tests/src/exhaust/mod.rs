@@ -45,11 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 /// More calls of one name than any path makes: the bound of the loop over N.
 const MOST_CALLS: usize = 500;
-/// So many findings of one path are enough for a day; the bystanders may be in disarray by then.
+/// Findings of one path that are enough for a day; the bystanders may be in disarray by then.
 const MOST_FINDINGS: usize = 8;
 /// After so many runs with fewer than N calls a path has no call N.
 const SHORT_RUNS: usize = 3;
-/// So long it may take until what was dropped is gone; it is a matter of microseconds.
+/// Longest time until what was dropped is gone; it is a matter of microseconds.
 const SETTLING: Duration = Duration::from_secs(10);
 /// What did not change for so long is what is left of a victim for whom nothing failed.
 const STEADY: Duration = Duration::from_millis(20);

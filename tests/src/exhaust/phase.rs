@@ -66,7 +66,7 @@ const LARGE: usize = 1 << 20;
 const LARGE_ONES: u64 = 6;
 /// Memory taken ahead.
 const AHEAD: u64 = 3 << 20;
-/// So long a victim waits for what may not come because a call failed: the failing half is told at once, and
+/// How long a victim waits for what may not come because a call failed: the failing half is told at once, and
 /// the other hears nothing until then.
 const ATTACH_PATIENCE_MS: u64 = 700;
 

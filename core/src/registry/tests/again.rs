@@ -303,7 +303,7 @@ impl Hive {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Whoever lets go, declines, fails and wants again, across roots: when everything is said, the root
+    /// Subscribers let go, decline, fail and want again, across roots: when everything is said, the root
     /// takes for connected what is attached, and nothing else; and whatever is wanted then is attached.
     #[test]
     fn the_root_knows_what_is_attached_and_whatever_is_wanted_again_is_attached_again(

@@ -53,7 +53,7 @@ fn a_publisher_hears_when_all_who_were_there_are_attached_and_they_hear_it_first
     let actions = said(&mut registry, 1, attached(7, end(3, 4)));
     assert_eq!(summary(&actions), [(3, "attached"), (1, "joined")]);
     assert!(is_empty(&registry));
-    // Who comes later begins where it always did, and nobody waits for it.
+    // A later one begins where it always did, and nobody waits for it.
     join(&mut registry, 4);
     drop(said(&mut registry, 4, demand(4, "*", None)));
     let actions = said(&mut registry, 4, attach(4, end(1, 7)));

@@ -76,7 +76,7 @@ fn a_publisher_that_retains_stands_when_somebody_keeps_its_ring() {
     assert_eq!((*source, &attachments[..]), (publisher, &[Attachment::PidfdOf(1)][..]));
     let former = Former { publisher, node_name: "node1".parse().unwrap() };
     assert_eq!((offer.author.former(), offer.contract.retained, &*offer.service), (Some(&former), 0, "a"));
-    // Who was asked fetches the ring like anybody who looks.
+    // The node that was asked fetches the ring like any observer.
     let actions = said(&mut registry, 2, ToRoot::Inspect { request: 9, end: publisher });
     assert_eq!(summary(&actions), [(1, "inspect")]);
     assert_eq!(summary(&said(&mut registry, 2, kept(publisher))), [(1, "accepted")]);

@@ -15,7 +15,7 @@ fn a_subscriber_of_another_type_keeps_no_publisher_out_and_is_told() {
     assert_eq!(summary(&actions), [(2, "accepted"), (1, "skipped")]);
     let told = ToNode::Skipped { subscriber: 1, carried: carried("a", 5, "node2") };
     assert_eq!(actions[1], send(1, told.clone()));
-    // Whoever comes later is told the same; a second publisher is no news.
+    // Later ones are told the same; a second publisher is no news.
     let actions = said(&mut registry, 3, demand(1, "a", Some(6)));
     assert_eq!(
         actions[..],
@@ -136,7 +136,7 @@ fn a_pattern_skips_other_types_and_says_so() {
     assert_eq!(summary(&said(&mut registry, 1, offer(2, "b", 5))), [(1, "accepted"), (2, "skipped")]);
     assert_eq!(summary(&said(&mut registry, 1, offer(3, "b", 5))), [(1, "accepted")]);
     assert_eq!(summary(&said(&mut registry, 1, offer(4, "c", 6))), [(1, "accepted"), (2, "match")]);
-    // Who takes any type takes both.
+    // A subscriber of any type takes both.
     let actions = said(&mut registry, 2, demand(2, "*", None));
     assert_eq!(summary(&actions).len(), 5);
 }
