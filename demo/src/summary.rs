@@ -119,6 +119,12 @@ impl Summary {
 
     /// Prints it for people.
     pub(crate) fn print(&self, screen: &mut Screen) -> io::Result<()> {
+        self.print_pairs(screen)?;
+        self.print_kills(screen)?;
+        self.print_totals(screen)
+    }
+
+    fn print_pairs(&self, screen: &mut Screen) -> io::Result<()> {
         let heading = format!(
             "\n{:<22}{:<10}{:<10}{:>13}{:>11}{:>13}{:>8}",
             "service", "from", "to", "published", "began at", "received", "lost"
@@ -142,7 +148,10 @@ impl Summary {
                 Count(pair.lost),
             ))?;
         }
+        Ok(())
+    }
 
+    fn print_kills(&self, screen: &mut Screen) -> io::Result<()> {
         let heading = format!(
             "\n{:<17}{:<21}{:>6}{:>6}{:>12}{:>9}{:>9}{:>9}{:>9}",
             "killed", "", "at", "pairs", "machine/**", "before", "frames", "before", "held up"
@@ -171,7 +180,10 @@ impl Summary {
         screen.say(
             "held up: how long this process itself, which only waits, was kept from running meanwhile",
         )?;
+        Ok(())
+    }
 
+    fn print_totals(&self, screen: &mut Screen) -> io::Result<()> {
         let Latency { p50_ns, p99_ns, p999_ns, max_ns } = self.machine;
         screen.say(&format!(
             "\n{:.1} s: {} messages/s, {}/s received",

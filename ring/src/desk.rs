@@ -206,6 +206,7 @@ impl<M: Memory> Desk<M> {
         self.register(begin, seats, seat, Call::Door(door), subscriber)
     }
 
+    /// Longer than a screen: it is one critical section, whose order the head of this module proves.
     fn register(
         &self,
         begin: Begin,
