@@ -21,8 +21,8 @@ fn joined() -> (tempfile::TempDir, Node) {
     (folder, node)
 }
 
-/// Records a message and plays it: the bytes of a dynamic sample, with its schema, through a port that never heard of
-/// the type.
+/// Records a message and plays it: the bytes of a dynamic sample, with its schema, through a port that never
+/// heard of the type.
 #[test]
 fn what_was_recorded_is_played_through_a_port_without_its_type() {
     let (_folder, node) = joined();
