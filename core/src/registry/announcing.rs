@@ -70,10 +70,14 @@ impl Registry {
         if !self.gives_way(&service, offer) {
             self.check_stream(&service, offer)?;
         }
-        if let Some(Remote { host, .. }) = offer.author.remote()
-            && (!is_host_name(host) || offer.contract.retained > 0)
-        {
-            return Err(malformed("a publisher of another host that no link announces"));
+        if let Some(Remote { host, .. }) = offer.author.remote() {
+            if !is_host_name(host) || offer.contract.retained > 0 {
+                return Err(malformed("a publisher of another host that no link announces"));
+            }
+            // Subscribers are told that name and that host, and of the node that says so nothing.
+            if !self.rights(client).are_everything() {
+                return Err(malformed("only the owner of the hive links it with other hosts"));
+            }
         }
         self.check_retained(client, offer)?;
         Ok(service)

@@ -106,7 +106,12 @@ impl State {
     pub(super) fn dispatch(&mut self) {
         while let Some(action) = self.peering.next_action() {
             match action {
-                Action::Want(_) | Action::Release { .. } => self.to_sender.push_back(action),
+                Action::Want(_) => {
+                    // The latest counts. A peer that changes its mind and does not read fills no queue.
+                    self.to_sender.retain(|queued| !matches!(queued, Action::Want(_)));
+                    self.to_sender.push_back(action);
+                }
+                Action::Release { .. } => self.to_sender.push_back(action),
                 Action::Open { .. } | Action::Reopen { .. } | Action::Close { .. } => {
                     self.to_receiver.push_back(action);
                 }

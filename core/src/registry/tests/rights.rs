@@ -1,5 +1,7 @@
 //! The registry with a policy: guests beside the owner, and policies that change.
 use super::*;
+use crate::contract::{Author, Remote};
+use crate::name::NodeName;
 use crate::policy::Accounts;
 
 const ALICE: u32 = 1001;
@@ -462,4 +464,26 @@ fn a_match_that_was_sent_twice_may_be_answered_twice() {
     assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "the first answer counts");
     assert_eq!(summary(&said(&mut registry, 1, attached_stranger(7, end(2, 5)))), [(2, "attached")]);
     assert_eq!(said(&mut registry, 2, attach(5, end(1, 7))), [], "it stands");
+}
+
+/// A guest could have its messages taken for those of another host's node, under any name.
+#[test]
+fn a_guest_stands_for_no_publisher_of_another_host() {
+    let mut registry = hive("allow user:1001 publish sensors/*");
+    join_as(&mut registry, 1, ALICE, &[]);
+    join_as(&mut registry, 2, OWNER, &[]);
+    let remote = |index| {
+        let ToRoot::Offer { request, offer } = offer(index, "sensors/pose", 7) else { unreachable!() };
+        let author = Author::Remote(Remote {
+            host: "plant".to_owned(),
+            leaf: false,
+            publisher: EndId { node: 7, index: 1 },
+            node_name: NodeName::parse("controller").unwrap(),
+            first: 0,
+        });
+        ToRoot::Offer { request, offer: Offer { author, ..offer } }
+    };
+    let refused = said(&mut registry, 1, remote(1));
+    assert!(refusal(&refused).to_string().contains("only the owner of the hive links it with other hosts"));
+    assert_eq!(summary(&said(&mut registry, 2, remote(1))), [(2, "accepted")]);
 }

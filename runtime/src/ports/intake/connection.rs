@@ -142,7 +142,7 @@ impl<S> Connection<S> {
     }
 
     pub(super) fn received(&self) -> u64 {
-        self.reader.cursor() - self.reader.first() - self.lost()
+        self.reader.cursor().saturating_sub(self.reader.first()).saturating_sub(self.lost())
     }
 
     pub(super) fn lost(&self) -> u64 {
