@@ -272,7 +272,6 @@ impl Node {
         self.announce(index, offer, None)
     }
 
-    #[allow(dead_code)]
     pub fn offer_within(
         &self,
         gathering: &Gathering,
