@@ -104,7 +104,7 @@ pub const PAGE_BYTES: usize = 48 * 1024;
 /// The highest epoch a root may have. Above it is no epoch but a mistake.
 pub const MAX_EPOCH: u64 = 1 << 48;
 
-/// An explanation as it may be shown, whoever wrote it: cut to [`MAX_REASON`] bytes, and what would steer a
+/// An explanation as it may be shown, even if a stranger wrote it: cut to [`MAX_REASON`] bytes, and what would steer a
 /// terminal, forge a line of a log or turn the text around is escaped (`\u{1b}`).
 #[must_use]
 pub fn bounded_reason(mut reason: String) -> String {
