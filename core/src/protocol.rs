@@ -104,8 +104,8 @@ pub const PAGE_BYTES: usize = 48 * 1024;
 /// The highest epoch a root may have. Above it is no epoch but a mistake.
 pub const MAX_EPOCH: u64 = 1 << 48;
 
-/// An explanation as it may be shown, even if a stranger wrote it: cut to [`MAX_REASON`] bytes, and what would steer a
-/// terminal, forge a line of a log or turn the text around is escaped (`\u{1b}`).
+/// An explanation as it may be shown, even if a stranger wrote it: cut to [`MAX_REASON`] bytes, and what
+/// would steer a terminal, forge a line of a log or turn the text around is escaped (`\u{1b}`).
 #[must_use]
 pub fn bounded_reason(mut reason: String) -> String {
     if reason.chars().any(steers) {

@@ -282,7 +282,8 @@ fn a_raise_that_comes_late_is_gone_after_a_look() {
             scope.spawn(|| {
                 come_to_rest(&seats, &mut pollable);
                 let is_at_rest = || pollable.is_armed() && !is_readable(&pollable);
-                // The kernel cancels in a thread of its own; the raise may come between any two of these looks.
+                // The kernel cancels in a thread of its own; the raise may come between any two of these
+                // looks.
                 for _ in 0..1000 {
                     is_at_rest();
                 }
